@@ -1,0 +1,30 @@
+//! STUB: IQ3_S.
+
+use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+
+/// 3.44-bit codebook of 4-vectors.
+pub struct IQ3_S;
+
+impl BlockFormat for IQ3_S {
+    const INFO: FormatInfo = FormatInfo {
+        name: "IQ3_S",
+        ggml_type: 21,
+        block_len: 256,
+        block_bytes: 110,
+        imatrix: ImatrixUse::Optional,
+        storage: true,
+        summary: "3.44-bit codebook of 4-vectors",
+    };
+
+    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
+        todo!()
+    }
+
+    fn decode_row(_data: &[u8], _out: &mut [f32]) {
+        todo!()
+    }
+
+    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
+        todo!()
+    }
+}

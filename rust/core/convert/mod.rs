@@ -1,0 +1,1 @@
+//! Conversion: plan -> stream -> encode -> positioned write.

@@ -1,0 +1,19 @@
+//! `ggquant`: encoders and decoders for every GGUF block format, GGUF reading and writing, and the
+//! streaming conversion that ties them together. Nothing in this crate knows about Python.
+//!
+//! - [`block`]: one file a format, and the registry of all of them;
+//! - [`encode`]: rows in, blocks out, in parallel, independent of the number of threads;
+//! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
+//! - [`checkpoint`]: safetensors shards;
+//! - [`convert`]: plan -> stream -> encode -> positioned write.
+
+pub mod block;
+pub mod checkpoint;
+pub mod convert;
+pub mod encode;
+pub mod error;
+pub mod gguf;
+pub mod reference;
+
+pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};
+pub use error::{At, Error, Result};
