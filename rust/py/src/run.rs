@@ -45,11 +45,9 @@ pub(crate) fn detached<T: Send>(
                     // The worker sends before it ends, so this cannot happen; an error beats waiting for ever.
                     Err(RecvTimeoutError::Disconnected) => return Err(Box::new("worker thread vanished") as _),
                 }
-                if raised.is_none() {
-                    if let Err(signal) = py.check_signals() {
-                        raised = Some(signal);
-                        interrupt.store(true, Ordering::Relaxed);
-                    }
+                if let (None, Err(signal)) = (&raised, py.check_signals()) {
+                    raised = Some(signal);
+                    interrupt.store(true, Ordering::Relaxed);
                 }
             }
         })
