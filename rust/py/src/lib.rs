@@ -2,6 +2,7 @@
 
 mod blocks;
 mod errors;
+mod metadata;
 mod run;
 
 use pyo3::prelude::*;
