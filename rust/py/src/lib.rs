@@ -2,6 +2,7 @@
 
 mod blocks;
 mod errors;
+mod gguf;
 mod metadata;
 mod run;
 
@@ -11,4 +12,6 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use super::blocks::{decode, encode, formats};
+    #[pymodule_export]
+    use super::gguf::GgufWriter;
 }

@@ -8,6 +8,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
+use crate::gguf::MetadataEntry;
+
 type Entry<'py> = (String, &'static str, Bound<'py, PyAny>, Option<&'static str>);
 
 fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
@@ -109,7 +111,7 @@ fn array_from_python(item: &str, value: &Bound<'_, PyAny>) -> PyResult<Array> {
 }
 
 /// Entries given by Python.
-pub(crate) fn from_python(entries: Vec<(String, String, Bound<'_, PyAny>, Option<String>)>) -> PyResult<Metadata> {
+pub(crate) fn from_python(entries: Vec<MetadataEntry<'_>>) -> PyResult<Metadata> {
     let mut metadata = Metadata::default();
     for (key, kind, value, item) in entries {
         let typed = match kind.as_str() {
