@@ -30,7 +30,7 @@ from ggquant.errors import (
     UnsupportedError,
     UsageError,
 )
-from ggquant.formats import FormatInfo, formats
+from ggquant.registry import FormatInfo, formats
 from ggquant.gguf import GGUFFile, GGUFWriter, Tensor, open
 from ggquant.metadata import Metadata, MetaValue
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
     from ggquant.pipeline import ConversionReport, Plan, PlannedTensor, Progress, convert, plan
-    from ggquant.variants import Options, variants
+    from ggquant.policy import Options, variants
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
     "ConversionReport": "pipeline",
     "Finding": "files",
     "Imatrix": "imatrix",
-    "Options": "variants",
+    "Options": "policy",
     "Plan": "pipeline",
     "PlannedTensor": "pipeline",
     "Progress": "pipeline",
@@ -55,7 +55,7 @@ _LAZY = {
     "merge": "files",
     "plan": "pipeline",
     "split": "files",
-    "variants": "variants",
+    "variants": "policy",
     "verify": "files",
 }
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from ggquant import _native, variants
 from ggquant.errors import ImatrixError, UnsupportedError, UsageError
-from ggquant.formats import format_info
+from ggquant.registry import format_info
 from ggquant.imatrix import Imatrix, load_imatrix
 from ggquant.metadata import Metadata, MetaValue, to_native
-from ggquant.plan import Model, Plan, PlannedTensor, SourceTensor
+from ggquant.model import Model, Plan, PlannedTensor, SourceTensor
 from ggquant.sources import load_model
 
 if TYPE_CHECKING:

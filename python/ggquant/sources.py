@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ggquant.errors import FileError, UnsupportedError, UsageError
 from ggquant.gguf import GGUFFile
 from ggquant.metadata import Metadata
-from ggquant.plan import Model, SourceTensor, View
+from ggquant.model import Model, SourceTensor, View
 
 if TYPE_CHECKING:
     import os

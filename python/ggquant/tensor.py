@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ggquant import _native
 from ggquant.errors import DTypeError, ImatrixError, ShapeError
-from ggquant.formats import format_info
+from ggquant.registry import format_info
 
 _FLOAT_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
