@@ -1,9 +1,11 @@
 //! The GGUF container: metadata, layout, reader, writer and splits.
 
+pub mod atomic;
 pub mod layout;
 pub mod metadata;
 pub mod types;
 
+pub use atomic::AtomicFile;
 pub use layout::{Layout, TensorSpec};
 pub use metadata::{Array, Metadata, Value};
 pub use types::GgmlType;
