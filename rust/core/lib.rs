@@ -2,11 +2,13 @@
 //! streaming conversion that ties them together. Nothing in this crate knows about Python.
 //!
 //! - [`block`]: one file a format, and the registry of all of them;
+//! - [`arch`]: the instruction set in use, and the kernels for it;
 //! - [`encode`]: rows in, blocks out, in parallel, independent of the number of threads;
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
 //! - [`checkpoint`]: safetensors shards;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
+pub mod arch;
 pub mod block;
 pub mod checkpoint;
 pub mod convert;
