@@ -8,6 +8,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+mod layout;
+mod signs;
+
 /// How a format's encoder treats an importance matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImatrixUse {
