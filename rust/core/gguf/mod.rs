@@ -3,9 +3,11 @@
 pub mod atomic;
 pub mod layout;
 pub mod metadata;
+pub mod spool;
 pub mod types;
 
 pub use atomic::AtomicFile;
 pub use layout::{Layout, TensorSpec};
 pub use metadata::{Array, Metadata, Value};
+pub use spool::SpoolWriter;
 pub use types::GgmlType;
