@@ -65,7 +65,8 @@ impl State {
     fn take(&mut self, len: usize, limit: usize) -> Option<Vec<u8>> {
         // A few bytes must not occupy a buffer of many megabytes.
         let fits = |buffer: &Vec<u8>| buffer.len() >= len && buffer.len() / 4 <= len.max(4096);
-        let best = self.free.iter().enumerate().filter(|(_, buffer)| fits(buffer)).min_by_key(|(_, buffer)| buffer.len());
+        let best =
+            self.free.iter().enumerate().filter(|(_, buffer)| fits(buffer)).min_by_key(|(_, buffer)| buffer.len());
         let size = best.map_or(len, |(_, buffer)| buffer.len());
         if self.out > 0 && self.out + size > limit {
             return None;

@@ -87,6 +87,18 @@ impl SourceType {
         }
     }
 
+    /// Bytes of so many elements, a whole number of units.
+    pub(super) const fn bytes(self, elements: usize) -> usize {
+        let (len, bytes) = self.unit();
+        elements / len * bytes
+    }
+
+    /// Elements in so many bytes; what is left over does not count.
+    pub(super) const fn elements(self, nbytes: usize) -> usize {
+        let (len, bytes) = self.unit();
+        nbytes / bytes * len
+    }
+
     /// The GGUF type with the same bytes, if there is one.
     pub fn ggml_type(self) -> Option<GgmlType> {
         match self {
@@ -179,11 +191,11 @@ mod tests {
     #[test]
     fn e4m3_values_of_the_paper() {
         let value = |code: u8| E4M3[usize::from(code)];
-        assert_eq!(value(0b0_1111_110), 448.0);
-        assert_eq!(value(0b0_0000_001), 2f32.powi(-9));
-        assert_eq!(value(0b0_0001_000), 2f32.powi(-6));
-        assert_eq!(value(0b0_0111_000), 1.0);
-        assert_eq!(value(0b1_1000_100), -3.0);
+        assert_eq!(value(0b0111_1110), 448.0);
+        assert_eq!(value(0b0000_0001), 2f32.powi(-9));
+        assert_eq!(value(0b0000_1000), 2f32.powi(-6));
+        assert_eq!(value(0b0011_1000), 1.0);
+        assert_eq!(value(0b1100_0100), -3.0);
         assert!(value(0x7f).is_nan() && value(0xff).is_nan());
         assert_eq!(value(0x80).to_bits(), (-0.0f32).to_bits());
     }
@@ -191,7 +203,7 @@ mod tests {
     #[test]
     fn e5m2_is_the_upper_half_of_a_half() {
         let mut out = [0.0; 4];
-        SourceType::F8_E5M2.decode(&[0b0_11110_11, 0b0_00001_00, 0b1_01111_10, 0b0_11111_00], &mut out).unwrap();
+        SourceType::F8_E5M2.decode(&[0b0111_1011, 0b0000_0100, 0b1011_1110, 0b0111_1100], &mut out).unwrap();
         assert_eq!(out, [57344.0, 2f32.powi(-14), -1.5, f32::INFINITY]);
     }
 

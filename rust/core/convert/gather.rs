@@ -5,6 +5,7 @@
 //! along its widest stride, so that reads go through the file in order and even a transposed matrix that is larger than
 //! memory is read in bands.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::plan::View;
@@ -81,7 +82,8 @@ impl Gather {
             }
         }
         let at = |unit: u64| unit.checked_mul(unit_bytes as u64)?.checked_add(view.offset);
-        let end = if units == 0 { Some(view.offset) } else { last.and_then(|last| at(last.checked_add(1)?)) };
+        let last = last.filter(|&last| usize::try_from(last).is_ok_and(|last| last < usize::MAX));
+        let end = if units == 0 { Some(view.offset) } else { last.and_then(|last| at(last + 1)) };
         match end {
             None => return Err(overflow()),
             Some(end) if end > file.len() => {
@@ -100,8 +102,8 @@ impl Gather {
     }
 
     /// The file and the byte offset at which the view starts.
-    pub(super) fn place(&self) -> (&SourceFile, u64) {
-        (&self.file, self.start)
+    pub(super) fn place(&self) -> (&Path, u64) {
+        (self.file.path(), self.start)
     }
 
     /// Whether the view's fastest dimension jumps about in the file, so that reading a few rows touches all of it.
@@ -109,10 +111,16 @@ impl Gather {
         self.dims.len() > 1 && self.dims.last().is_some_and(|dim| dim.src > 1)
     }
 
-    /// Reads the units from `first` on, as many as `out` holds.
-    pub(super) fn read(&self, first: usize, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<()> {
+    /// Reads the units from `first` on, as many as `out` holds. `given_up` is asked before every read.
+    pub(super) fn read(
+        &self,
+        first: usize,
+        out: &mut [u8],
+        scratch: &mut Vec<u8>,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<()> {
         let last = first + out.len() / self.unit_bytes;
-        let mut reader = Reader { view: self, out, scratch };
+        let mut reader = Reader { view: self, out, scratch, given_up };
         split_range(&self.dims, first, last, 0, 0, &mut |dims, src, dst| reader.read_box(dims, src, dst))
     }
 }
@@ -124,12 +132,12 @@ fn in_units(view: &View, unit: u64) -> Option<(Vec<u64>, Vec<u64>, u64)> {
         return Some((shape, strides, view.start));
     }
     let (row_len, row_stride) = (shape.last_mut()?, strides.pop()?);
-    if *row_len % unit != 0 || row_stride != 1 || view.start % unit != 0 {
+    if !row_len.is_multiple_of(unit) || row_stride != 1 || !view.start.is_multiple_of(unit) {
         return None;
     }
     *row_len /= unit;
     for (stride, &len) in strides.iter_mut().zip(&view.shape) {
-        if *stride % unit != 0 && len > 1 {
+        if !stride.is_multiple_of(unit) && len > 1 {
             return None;
         }
         *stride /= unit;
@@ -138,16 +146,12 @@ fn in_units(view: &View, unit: u64) -> Option<(Vec<u64>, Vec<u64>, u64)> {
     Some((shape, strides, view.start / unit))
 }
 
+/// Takes a box: its dimensions, and the places of its first unit in the file and in the result.
+type Emit<'a> = dyn FnMut(&[Dim], usize, usize) -> Result<()> + 'a;
+
 /// Cuts the elements `first..last` of a view into boxes. `src` and `dst` are where the view starts in the file and in
 /// the result.
-fn split_range(
-    dims: &[Dim],
-    first: usize,
-    last: usize,
-    src: usize,
-    dst: usize,
-    emit: &mut dyn FnMut(&[Dim], usize, usize) -> Result<()>,
-) -> Result<()> {
+fn split_range(dims: &[Dim], first: usize, last: usize, src: usize, dst: usize, emit: &mut Emit<'_>) -> Result<()> {
     let Some((outer, inner)) = dims.split_first() else {
         return if first < last { emit(&[], src, dst) } else { Ok(()) };
     };
@@ -180,36 +184,42 @@ struct Reader<'a> {
     view: &'a Gather,
     out: &'a mut [u8],
     scratch: &'a mut Vec<u8>,
+    given_up: &'a dyn Fn() -> bool,
 }
 
 impl Reader<'_> {
     /// Reads one box whose first unit is `src` in the file and `dst` in the result.
     fn read_box(&mut self, dims: &[Dim], src: usize, dst: usize) -> Result<()> {
+        if (self.given_up)() {
+            return Err(Error::Interrupted);
+        }
         let unit = self.view.unit_bytes;
+        let dims: Vec<Dim> = dims.iter().copied().filter(|dim| dim.len > 1).collect();
         let offset = self.view.start + src as u64 * unit as u64;
         let count: usize = dims.iter().map(|dim| dim.len).product();
-        if dims.iter().all(|dim| dim.src == dim.dst) && dims.last().is_none_or(|dim| dim.src == 1) && dims.len() < 2 {
+        if matches!(dims[..], [] | [Dim { src: 1, .. }]) {
             return self.view.file.read_exact_at(&mut self.out[dst * unit..][..count * unit], offset);
         }
         // Fits: the view was checked to lie inside the file.
         let span = dims.iter().map(|dim| (dim.len - 1) * dim.src).sum::<usize>() + 1;
         let bytes = span.saturating_mul(unit);
-        let widest = (0..dims.len()).filter(|&at| dims[at].len > 1).max_by_key(|&at| dims[at].src);
+        let widest = (0..dims.len()).max_by_key(|&at| dims[at].src);
         let small = bytes <= SMALL_SPAN || (bytes <= MAX_SPAN && span / MIN_DENSITY <= count);
         if let Some(widest) = widest.filter(|_| !small) {
-            let (mut low, mut high) = (dims.to_vec(), dims.to_vec());
             let half = dims[widest].len / 2;
+            let (mut low, mut high) = (dims.clone(), dims);
             low[widest].len = half;
             high[widest].len -= half;
+            let step = low[widest];
             self.read_box(&low, src, dst)?;
-            return self.read_box(&high, src + half * dims[widest].src, dst + half * dims[widest].dst);
+            return self.read_box(&high, src + half * step.src, dst + half * step.dst);
         }
         if self.scratch.len() < bytes {
             self.scratch.resize(bytes, 0);
         }
         let span = &mut self.scratch[..bytes];
         self.view.file.read_exact_at(span, offset)?;
-        copy_box(dims, unit, span, &mut self.out[dst * unit..]);
+        copy_box(&dims, unit, span, &mut self.out[dst * unit..]);
         Ok(())
     }
 }
@@ -263,6 +273,8 @@ fn copy_elements<const N: usize>(dims: &[Dim], src: &[u8], dst: &mut [u8]) {
 fn walk(dims: &[Dim], src: usize, dst: usize, visit: &mut dyn FnMut(usize, usize)) {
     match dims.split_first() {
         None => visit(src, dst),
-        Some((outer, inner)) => (0..outer.len).for_each(|at| walk(inner, src + at * outer.src, dst + at * outer.dst, visit)),
+        Some((outer, inner)) => {
+            (0..outer.len).for_each(|at| walk(inner, src + at * outer.src, dst + at * outer.dst, visit))
+        }
     }
 }
