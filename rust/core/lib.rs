@@ -5,6 +5,7 @@
 //! - [`arch`]: the instruction set in use, and the kernels for it;
 //! - [`encode`]: rows in, blocks out, in parallel, independent of the number of threads;
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
+//! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
@@ -15,6 +16,7 @@ pub mod convert;
 pub mod encode;
 pub mod error;
 pub mod gguf;
+pub mod imatrix;
 pub mod reference;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};

@@ -20,7 +20,7 @@ use crate::error::{At, Error, Result};
 
 pub(crate) use first_error::FirstError;
 pub(crate) use pool::thread_count;
-pub(crate) use rows::{RowEncoder, row_bytes};
+pub(crate) use rows::{RowEncoder, check_finite, row_bytes};
 
 /// Weights in a task, as far as whole rows allow: small enough that the widened rows stay in a core's own cache and
 /// that the slowest format answers an interruption within a tenth of a second, large enough to pay for the hand-over.
@@ -86,7 +86,7 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn interrupted(&self) -> bool {
+    pub(crate) fn interrupted(&self) -> bool {
         self.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 

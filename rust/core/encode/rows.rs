@@ -36,17 +36,12 @@ impl<'a> RowEncoder<'a> {
         Ok(Self { kernel: kernel(format)?, row_len, row_bytes, imatrix })
     }
 
-    /// Bytes of an encoded row.
-    pub(crate) fn row_bytes(&self) -> usize {
-        self.row_bytes
-    }
-
     /// Encodes the whole rows in `x`, the first of which is row `first_row` of the tensor, into `out`.
     ///
     /// # Errors
     /// `NonFinite`, with row and column counted over the tensor.
     pub(crate) fn encode_rows(&self, first_row: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
-        check_finite(x, first_row, self.row_len)?;
+        check_finite(x, first_row * self.row_len, self.row_len)?;
         let Some(imatrix) = self.imatrix else {
             self.kernel.encode_rows(x, self.row_len, None, out);
             return Ok(());
@@ -81,11 +76,11 @@ pub(crate) fn row_bytes(format: Format, row_len: usize) -> Result<usize> {
     format.info().row_bytes(row_len).ok_or(fault)
 }
 
-/// Refuses NaN and infinities, naming the first.
+/// Refuses NaN and infinities, naming the first. `x` starts at element `first` of a tensor with rows of `row_len`.
 ///
 /// # Errors
 /// `NonFinite`.
-pub(crate) fn check_finite(x: &[f32], first_row: usize, row_len: usize) -> Result<()> {
+pub(crate) fn check_finite(x: &[f32], first: usize, row_len: usize) -> Result<()> {
     const EXPONENT: u32 = 0x7f80_0000;
     let is_bad = |v: &f32| v.to_bits() & EXPONENT == EXPONENT;
     // Without an early exit the compiler can look at many weights at once; the position is only sought when needed.
@@ -93,7 +88,8 @@ pub(crate) fn check_finite(x: &[f32], first_row: usize, row_len: usize) -> Resul
         return Ok(());
     }
     let Some(at) = x.iter().position(is_bad) else { return Ok(()) };
-    Err(Error::NonFinite { at: At::default(), row: first_row + at / row_len, column: at % row_len, value: x[at] })
+    let place = first + at;
+    Err(Error::NonFinite { at: At::default(), row: place / row_len, column: place % row_len, value: x[at] })
 }
 
 fn check_imatrix(imatrix: Imatrix<'_>, rows: usize, row_len: usize) -> Result<()> {

@@ -1,0 +1,4 @@
+//! Shared by the integration tests: adversarial rows, golden files, digests.
+
+pub mod golden;
+pub mod rows;
