@@ -133,8 +133,7 @@ def quantize(
 ) -> None:
     """Quantize a checkpoint or a GGUF file, in one streaming pass.
 
-    The output has the bytes that convert_hf_to_gguf.py followed by llama-quantize would give. It appears
-    under its name only when it is complete.
+    The output has the bytes of convert_hf_to_gguf.py and llama-quantize, and its name once it is whole.
     """
     import ggquant as gg
 
