@@ -1,4 +1,4 @@
-"""Rows of weights that try an encoder: everyday ones, and where a search, a sign or a rounding may go wrong."""
+"""Rows of weights that try an encoder: everyday ones, and where a search, sign or rounding may go wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every block format against ggml-base: the same bytes and the same decoded values, on rows made to be difficult."""
+"""Every block format against ggml-base: the same bytes and decoded values, on rows made to be difficult."""
 
 from __future__ import annotations
 

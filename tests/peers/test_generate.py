@@ -1,4 +1,4 @@
-"""Files we wrote, in llama.cpp: they load, predict text as the model was trained to, and generate the same from shards."""
+"""Files we wrote, in llama.cpp: they load, predict text as they should, and generate the same from shards."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reference_loss(bf16: Path) -> float:
 
 
 def test_the_model_knows_its_language(reference_loss: float) -> None:
-    """A wrong permutation, norm or tokenizer leaves little better than chance, which is the vocabulary's logarithm."""
+    """With a wrong permutation, norm or tokenizer little is left but chance, the vocabulary's logarithm."""
     assert reference_loss < 0.75 * math.log(4096)
 
 
