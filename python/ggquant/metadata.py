@@ -172,9 +172,10 @@ class Metadata(MutableMapping[str, Any]):
         """The value of `key` with its stored type."""
         return self._entries[key]
 
-    def move_to_end(self, key: str) -> None:
-        """Makes `key` the last entry."""
-        self._entries[key] = self._entries.pop(key)
+    def set_last(self, key: str, value: Any) -> None:
+        """Sets `key` as the last entry, where llama.cpp puts a key that it sets or overrides."""
+        self.pop(key, None)
+        self[key] = value
 
     def __getitem__(self, key: str) -> Any:
         return self._entries[key].plain()
