@@ -12,6 +12,7 @@ mod bits;
 mod fp4;
 mod layout;
 mod scale_min;
+mod signs;
 
 /// How a format's encoder treats an importance matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -45,7 +45,7 @@ impl TensorSpec {
         };
         let (block_len, block_bytes) = (block_len as u64, block_bytes as u64);
         let row_len = self.shape.first().copied().unwrap_or(1);
-        if row_len % block_len != 0 {
+        if !row_len.is_multiple_of(block_len) {
             return Err(match (self.ty.format(), usize::try_from(row_len)) {
                 (Some(format), Ok(len)) => Error::RowLength { at: at(), format, len },
                 _ => Error::Shape { at: at(), what: format!("rows of {row_len} do not divide into {}", self.ty) },

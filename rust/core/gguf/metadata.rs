@@ -1,7 +1,6 @@
 //! Key-value metadata: typed values in file order, found by key in constant time.
 
-use std::collections::HashMap;
-
+use super::index::NameIndex;
 use crate::error::{At, Error, Result};
 
 /// An array of one element type. Strings are bytes, since GGUF does not promise UTF-8.
@@ -135,8 +134,7 @@ impl From<&str> for Value {
 #[derive(Debug, Clone, Default)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
-    /// Key to position in `entries`.
-    index: HashMap<String, usize>,
+    index: NameIndex,
 }
 
 impl PartialEq for Metadata {
@@ -148,23 +146,20 @@ impl PartialEq for Metadata {
 impl Metadata {
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.index.get(key).map(|&at| &self.entries[at].1)
+        self.position(key).map(|at| &self.entries[at].1)
     }
 
     /// Whether `key` is present.
     pub fn contains(&self, key: &str) -> bool {
-        self.index.contains_key(key)
+        self.position(key).is_some()
     }
 
     /// Sets `key`: in place if present, otherwise at the end.
     pub fn set(&mut self, key: impl Into<String>, value: Value) {
         let key = key.into();
-        match self.index.get(&key) {
-            Some(&at) => self.entries[at].1 = value,
-            None => {
-                self.index.insert(key.clone(), self.entries.len());
-                self.entries.push((key, value));
-            }
+        match self.index.insert(&key, self.entries.len(), |at| &self.entries[at].0) {
+            Some(at) => self.entries[at].1 = value,
+            None => self.entries.push((key, value)),
         }
     }
 
@@ -201,14 +196,12 @@ impl Metadata {
 
     /// Removes `key` and returns its value. Takes time in proportion to the entries after it.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        let at = self.index.remove(key)?;
-        let (_, value) = self.entries.remove(at);
-        for (position, (later, _)) in self.entries.iter().enumerate().skip(at) {
-            if let Some(slot) = self.index.get_mut(later) {
-                *slot = position;
-            }
-        }
-        Some(value)
+        let at = self.index.remove(key, |at| &self.entries[at].0)?;
+        Some(self.entries.remove(at).1)
+    }
+
+    fn position(&self, key: &str) -> Option<usize> {
+        self.index.find(key, |at| &self.entries[at].0)
     }
 
     /// All entries in file order.
