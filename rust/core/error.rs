@@ -136,6 +136,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// The place the error is about, where it has one.
+    pub fn at(&self) -> Option<&At> {
+        match self {
+            Self::Io { at, .. }
+            | Self::Malformed { at, .. }
+            | Self::Unsupported { at, .. }
+            | Self::NonFinite { at, .. }
+            | Self::RowLength { at, .. }
+            | Self::ImatrixRequired { at, .. }
+            | Self::Imatrix { at, .. }
+            | Self::Shape { at, .. }
+            | Self::InvalidBlock { at, .. } => Some(at),
+            Self::Interrupted => None,
+        }
+    }
+
     fn at_mut(&mut self) -> Option<&mut At> {
         match self {
             Self::Io { at, .. }

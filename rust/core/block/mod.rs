@@ -8,7 +8,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+mod bits;
+mod fp4;
 mod layout;
+mod scale_min;
 mod signs;
 
 /// How a format's encoder treats an importance matrix.
@@ -49,7 +52,7 @@ impl FormatInfo {
 
     /// Bytes of a row of `len` weights, or `None` if `len` is not a whole number of blocks or the product overflows.
     pub fn row_bytes(&self, len: usize) -> Option<usize> {
-        if len % self.block_len != 0 { None } else { (len / self.block_len).checked_mul(self.block_bytes) }
+        len.is_multiple_of(self.block_len).then(|| len / self.block_len)?.checked_mul(self.block_bytes)
     }
 }
 

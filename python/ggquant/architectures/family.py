@@ -1,0 +1,125 @@
+"""What one model family declares: names, transforms, metadata, tokenizer. All data, no control flow.
+
+A family is one file with one `Family`, and one line in `registry.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ggquant.architectures.config import Config
+from ggquant.architectures.lazy import LazyTensor
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict, SourceTensor
+
+Step = Callable[[LazyTensor, Config], LazyTensor]
+"""One move of the view algebra, or one elementwise operation; sizes come from the configuration."""
+
+Entry = Callable[[Config], Iterable[tuple[str, MetaValue]]]
+"""MetaDict of one concern; keys lack the architecture's prefix (`attention.head_count`), or absolute (`/...`)."""
+
+Dims = Mapping[str, Callable[[Config], int]]
+"""Sizes that tensor shapes are written in: E hidden, F feed-forward, V vocabulary, Q and K projections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One tensor made from a rule's sources: its GGUF name and the steps applied to each source first."""
+
+    name: str
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """From tensors of the checkpoint to tensors of the model.
+
+    Attributes:
+        sources: names with `{bid}` for the layer and `{xid}` for the expert.
+        outputs: what each becomes.
+        combine: "single" source; "stack" all experts along a new leading axis; "concat" sources along the
+            first axis; "mxfp4" packs codes and scales into blocks.
+        shape: expected shape in the family's dims, such as "Q E"; `*` is any size; empty is not checked.
+        required: the conversion fails where a source is missing.
+        group: rules of one group are written together, once the last source of the layer's group has come.
+    """
+
+    sources: tuple[str, ...]
+    outputs: tuple[Output, ...]
+    combine: Literal["single", "stack", "concat", "mxfp4"] = "single"
+    shape: str = ""
+    required: bool = True
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model family.
+
+    Attributes:
+        name: llama.cpp's name of the architecture, the prefix of its metadata keys.
+        architectures: class names in config.json that this family converts.
+        rules: tensors, see `Rule`.
+        metadata: entries in the order in which they are written.
+        vocabulary: kinds of tokenizer in the order they are looked for, see `ggquant.tokenizers`.
+        defaults: hyperparameters that transformers assumes where config.json is silent.
+        prepare: completes the hyperparameters, after `defaults`.
+        tokenizer_extra: entries written after the tokenizer's.
+        tokenizer_first: entries written before the tokenizer's.
+        early: entries written before everything but the architecture's name.
+        extra_tensors: computed tensors, written first.
+        renames: (pattern, replacement) regular expressions applied to checkpoint names before the rules.
+        ignore: regular expressions of checkpoint tensors that the model does not need.
+        dims: sizes for the rules' shapes.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    metadata: tuple[Entry, ...]
+    vocabulary: tuple[str, ...]
+    dims: Dims
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    prepare: tuple[Callable[[Config], None], ...] = ()
+    tokenizer_first: tuple[Entry, ...] = ()
+    tokenizer_extra: tuple[Entry, ...] = ()
+    early: tuple[Entry, ...] = ()
+    extra_tensors: tuple[Callable[[Config], Iterable[SourceTensor]], ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+
+
+def module(
+    source: str,
+    target: str,
+    *steps: Step,
+    shape: str = "",
+    bias_steps: tuple[Step, ...] | None = None,
+    required: bool = True,
+    group: str = "",
+) -> tuple[Rule, Rule]:
+    """The rules of a layer's `.weight` and of its `.bias`, which may be absent.
+
+    The bias has the weight's first size, and the weight's steps unless `bias_steps` says otherwise.
+    """
+    weight = Rule(
+        (f"{source}.weight",), (Output(f"{target}.weight", steps),), "single", shape, required, group
+    )
+    bias_outputs = (Output(f"{target}.bias", steps if bias_steps is None else bias_steps),)
+    bias = Rule((f"{source}.bias",), bias_outputs, "single", shape.split(" ")[0], False, group)
+    return weight, bias
+
+
+def experts(source: str, target: str, *steps: Step, shape: str = "", required: bool = True) -> Rule:
+    """One weight of every expert (`{xid}` in `source`), stacked into one tensor."""
+    outputs = (Output(f"{target}.weight", steps),)
+    return Rule((f"{source}.weight",), outputs, "stack", shape, required, "experts")
+
+
+def write(entries: Iterable[Entry], config: Config, arch: str, into: MetaDict) -> None:
+    """Runs metadata entries, with the architecture's prefix on keys that are not absolute."""
+    for entry in entries:
+        for key, value in entry(config):
+            into[key[1:] if key.startswith("/") else f"{arch}.{key}"] = value
