@@ -232,9 +232,9 @@ fn validation_names_the_first_bad_block() {
             }
             assert_eq!(validate(format, &data), Err(format!("block {block}: scale d is {what}")), "{format}");
         }
-        // Nothing else in a block can be wrong.
+        // Nothing else in a block can be wrong: the exponent of the scale is small, all other bits are set.
         let mut data = vec![0xff; size];
-        data[if format == Format::IQ1_M { 49 } else { 1 }] = 0;
+        data[if format == Format::IQ1_M { 55 } else { 1 }] = 0;
         assert_eq!(validate(format, &data), Ok(()), "{format}");
     }
 }
@@ -273,9 +273,9 @@ proptest! {
         }
     }
 
-    /// Weights of a usual size never decode to something far outside their range.
+    /// Weights whose scales are not subnormal halves never decode to something far outside their range.
     #[test]
-    fn decoded_weights_stay_near_the_range(v in prop::collection::vec(-1.0f32..1.0, 256), e in -18i32..9) {
+    fn decoded_weights_stay_near_the_range(v in prop::collection::vec(-1.0f32..1.0, 256), e in -6i32..9) {
         let x: Vec<f32> = v.iter().map(|v| v * 2f32.powi(e)).collect();
         let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let w: Vec<f32> = v.iter().map(|v| 0.5 + v.abs()).collect();
