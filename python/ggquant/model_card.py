@@ -116,14 +116,11 @@ def size_label(tensors: Iterable[SourceTensor]) -> str:
     return _rounded(total)
 
 
-_UNITS = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (0, 1e-3, "K"))
+_UNITS = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (-1, 1e-3, "K"))
 
 
 def _rounded(count: int) -> str:
-    for limit, unit, suffix in _UNITS:
-        scaled = count * unit
-        if count > limit:
-            break
+    scaled, suffix = next((count * unit, suffix) for limit, unit, suffix in _UNITS if count > limit)
     digits = len(str(round(scaled)).lstrip("0"))
     return f"{scaled:.{max(2 - digits, 0)}f}{suffix}"
 

@@ -27,6 +27,30 @@ def write_bpe(
     return True
 
 
+def write_wordpiece(
+    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
+) -> bool:
+    """BERT's WordPiece: `##` marks a piece inside a word; GGUF marks the pieces that begin one instead."""
+    if not files.json:
+        return False
+    tokens, types = token_list(files, config)
+    texts = [_begin_marked(text, kind) for text, kind in zip(tokens, types, strict=True)]
+    kinds = config.first("type_vocab_size")
+    metadata["tokenizer.ggml.token_type_count"] = MetaValue("UINT32", kinds if type(kinds) is int else 1)
+    metadata["tokenizer.ggml.model"] = MetaValue("STRING", "bert")
+    metadata["tokenizer.ggml.pre"] = MetaValue("STRING", pretokenizer_name(files, pre, warnings))
+    metadata["tokenizer.ggml.tokens"] = MetaValue("ARRAY", texts, "STRING")
+    metadata["tokenizer.ggml.token_type"] = MetaValue("ARRAY", types, "INT32")
+    write_special(files, metadata, merges=False, vocabulary_size=len(texts), warnings=warnings)
+    return True
+
+
+def _begin_marked(text: str, kind: int) -> str:
+    if kind == TokenType.CONTROL:
+        return text
+    return text[2:] if text.startswith("##") else "\u2581" + text
+
+
 def token_list(files: TokenizerFiles, config: Config) -> tuple[list[str], list[int]]:
     """Texts and types of all ids up to the model's vocabulary size; ids without a token are padding.
 

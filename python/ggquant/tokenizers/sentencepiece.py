@@ -147,7 +147,12 @@ def token_table(files: TokenizerFiles, config: Config, warnings: list[str]) -> T
 def write_phi3(
     files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
 ) -> bool:
-    """Phi-3's SentencePiece vocabulary: added tokens of tokenizer.json count too, and keep their texts."""
+    """Phi-3's SentencePiece vocabulary: added tokens of tokenizer.json count too, and keep their texts.
+
+    False where there is none; Phi-4 has a byte-level one.
+    """
+    if files.config.get("tokenizer_class") == "GPT2Tokenizer":
+        return False
     table = _pieces(files, config, warnings)
     if table is None:
         return False
