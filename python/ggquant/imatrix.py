@@ -59,13 +59,13 @@ class Imatrix:
         """
         if self.file is not None:
             file = Path(self.file).name if redact_paths else self.file
-            _append(metadata, "quantize.imatrix.file", MetaValue("STRING", _clip(file)))
+            metadata.set_last("quantize.imatrix.file", MetaValue("STRING", _clip(file)))
         if self.datasets:
             dataset = Path(self.datasets[0]).name if redact_paths else self.datasets[0]
-            _append(metadata, "quantize.imatrix.dataset", MetaValue("STRING", _clip(dataset)))
-        _append(metadata, "quantize.imatrix.entries_count", MetaValue("UINT32", len(self.entries)))
+            metadata.set_last("quantize.imatrix.dataset", MetaValue("STRING", _clip(dataset)))
+        metadata.set_last("quantize.imatrix.entries_count", MetaValue("UINT32", len(self.entries)))
         if self.chunk_count > 0:
-            _append(metadata, "quantize.imatrix.chunks_count", MetaValue("UINT32", self.chunk_count))
+            metadata.set_last("quantize.imatrix.chunks_count", MetaValue("UINT32", self.chunk_count))
 
 
 def load_imatrix(source: str | os.PathLike[str] | Imatrix | Mapping[str, npt.ArrayLike]) -> Imatrix:
@@ -82,8 +82,8 @@ def load_imatrix(source: str | os.PathLike[str] | Imatrix | Mapping[str, npt.Arr
         made = Imatrix(arrays)
     else:
         path = str(source)
-        entries, datasets, chunk_count, warnings = _native.read_imatrix(path)
-        made = Imatrix(dict(entries), path, datasets, chunk_count, warnings)
+        entries, datasets, chunk_count = _native.read_imatrix(path)
+        made = Imatrix(dict(entries), path, list(datasets), chunk_count)
     for name, values in made.entries.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
@@ -93,12 +93,6 @@ def load_imatrix(source: str | os.PathLike[str] | Imatrix | Mapping[str, npt.Arr
                 tensor=name,
             )
     return made
-
-
-def _append(metadata: Metadata, key: str, value: MetaValue) -> None:
-    """Sets `key` as the last entry, where llama.cpp puts a key that it overrides."""
-    metadata[key] = value
-    metadata.move_to_end(key)
 
 
 def _clip(text: str) -> str:

@@ -46,7 +46,7 @@ class MetaValue:
 
     Attributes:
         type: UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64 or FLOAT64.
-        value: a bool, int, float or str; for an ARRAY a list of them, or of `MetaValue` for arrays of arrays.
+        value: a bool, int, float, str or bytes (a string need not be UTF-8); for an ARRAY a list of them, or of `MetaValue` for arrays of arrays.
         item_type: element type of an ARRAY.
     """
 
@@ -139,7 +139,7 @@ def _check_scalar(key: str, kind: str, value: Any) -> None:
     elif kind == "BOOL":
         fits = isinstance(value, bool)
     else:
-        fits = isinstance(value, str)
+        fits = isinstance(value, (str, bytes))
     if not fits:
         raise UsageError(f"metadata '{key}': {value!r} cannot be stored as {kind}")
 
@@ -172,9 +172,10 @@ class Metadata(MutableMapping[str, Any]):
         """The value of `key` with its stored type."""
         return self._entries[key]
 
-    def move_to_end(self, key: str) -> None:
-        """Makes `key` the last entry."""
-        self._entries[key] = self._entries.pop(key)
+    def set_last(self, key: str, value: Any) -> None:
+        """Sets `key` as the last entry, where llama.cpp puts a key that it sets or overrides."""
+        self.pop(key, None)
+        self[key] = value
 
     def __getitem__(self, key: str) -> Any:
         return self._entries[key].plain()

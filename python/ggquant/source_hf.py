@@ -13,7 +13,8 @@ from ggquant.bounded_json import read_object
 from ggquant.checkpoint_index import StoredTensor, index_checkpoint
 from ggquant.errors import CheckpointError, UnsupportedError
 from ggquant.model_card import describe
-from ggquant.plan import Metadata, MetaValue, Model
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict, Model
 from ggquant.tokenizers import vocabulary
 
 _FILE_TYPES = {"F32": 0, "BF16": 32}
@@ -53,7 +54,7 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     warnings: list[str] = []
     tensors = build_tensors(family, config, stored, warnings)
     config.values["file_type"] = _FILE_TYPES[_intermediate(stored)]
-    metadata: Metadata = {"general.architecture": MetaValue("STRING", family.name)}
+    metadata: MetaDict = {"general.architecture": MetaValue("STRING", family.name)}
     write(family.early, config, family.name, metadata)
     metadata |= describe(folder, tensors, warnings)
     write(family.metadata, config, family.name, metadata)

@@ -27,9 +27,9 @@ def load_model(source: str | os.PathLike[str], *, pre: str | None = None) -> Mod
     """
     path = Path(source)
     if path.is_dir() or path.suffix == ".safetensors":
-        from ggquant.source_hf import load_checkpoint
+        from ggquant.source_hf import open_checkpoint
 
-        return load_checkpoint(path, pre=pre)
+        return open_checkpoint(path, pre)
     if not path.exists():
         raise FileError(f"{path}: no such file or folder", file=str(path))
     if path.suffix in (".bin", ".pt", ".pth"):
@@ -73,7 +73,7 @@ def _from_gguf(file: GGUFFile) -> Model:
     arch = metadata.get("general.architecture")
     return Model(
         arch=arch if isinstance(arch, str) else "",
-        metadata=metadata,
+        metadata={key: metadata.typed(key) for key in metadata},
         tensors=tensors,
         inputs=[str(shard) for shard in file.shards],
     )

@@ -63,12 +63,12 @@ fn with_exponent(h: u64, exponent: u32) -> f32 {
 }
 
 /// Number of kinds of rows.
-pub const KINDS: u64 = 24;
+pub(crate) const KINDS: u64 = 24;
 /// Number of kinds of importance matrices.
-pub const WEIGHT_KINDS: u64 = 10;
+pub(crate) const WEIGHT_KINDS: u64 = 10;
 
 /// Row number `index` of a seed; the kind of row is `index % KINDS`.
-pub fn row(seed: u64, index: u64, len: usize) -> Vec<f32> {
+pub(crate) fn row(seed: u64, index: u64, len: usize) -> Vec<f32> {
     let s = Stream::new(seed, index);
     let moderate = pow2(s.ranged(0, -20, 25));
     let wide = pow2(s.ranged(1, -126, 252));
@@ -98,11 +98,13 @@ pub fn row(seed: u64, index: u64, len: usize) -> Vec<f32> {
             // Subnormals.
             8 => f32::from_bits(h as u32 & 0x807f_ffff),
             // Alternating signs, nearly constant.
-            9 => f32::from_bits((((i as u32) & 1) << 31) | (exponent << 23) | (s.param(5) as u32 & 0x7f_fff8) | (h as u32 & 7)),
+            9 => f32::from_bits(
+                (((i as u32) & 1) << 31) | (exponent << 23) | (s.param(5) as u32 & 0x7f_fff8) | (h as u32 & 7),
+            ),
             // Outliers.
-            10 => bell(h) * if mix(h) % 61 == 0 { 1024.0 * moderate } else { moderate },
+            10 => bell(h) * if mix(h).is_multiple_of(61) { 1024.0 * moderate } else { moderate },
             // One sign throughout.
-            11 => (unit(h) + if s.param(6) % 2 == 0 { 4.0 } else { -4.0 }) * moderate,
+            11 => (unit(h) + if s.param(6).is_multiple_of(2) { 4.0 } else { -4.0 }) * moderate,
             // Just below and above a power of two.
             12 => f32::from_bits(((exponent << 23) + 16 - (h % 64) as u32) | ((h >> 32) as u32 & 0x8000_0000)),
             // A scale for each group of 16.
@@ -114,13 +116,13 @@ pub fn row(seed: u64, index: u64, len: usize) -> Vec<f32> {
             // Near the largest float.
             16 => with_exponent(h, 249 + (h >> 32) as u32 % 6),
             // Scales around the ends of the range of halves.
-            17 => unit(h) * pow2(if s.param(7) % 2 == 0 { s.ranged(8, 12, 13) } else { s.ranged(8, -30, 24) }),
+            17 => unit(h) * pow2(if s.param(7).is_multiple_of(2) { s.ranged(8, 12, 13) } else { s.ranged(8, -30, 24) }),
             18 => (i as i32 - (len / 2) as i32) as f32 * moderate,
             // Weights of a bf16 checkpoint.
             19 => f32::from_bits((bell(h) * moderate).to_bits() & 0xffff_0000),
             // Groups of zeros.
             20 => {
-                if of_group(32) % 2 == 0 {
+                if of_group(32).is_multiple_of(2) {
                     unit(h) * moderate
                 } else {
                     0.0
@@ -146,7 +148,7 @@ pub fn row(seed: u64, index: u64, len: usize) -> Vec<f32> {
 }
 
 /// Importance matrix number `index` of a seed: finite, not negative.
-pub fn weights(seed: u64, index: u64, len: usize) -> Vec<f32> {
+pub(crate) fn weights(seed: u64, index: u64, len: usize) -> Vec<f32> {
     let s = Stream::new(!seed, index);
     let value = |i: usize| {
         let h = s.at(i as u64);
@@ -156,7 +158,7 @@ pub fn weights(seed: u64, index: u64, len: usize) -> Vec<f32> {
             1 => fraction,
             // Mostly zero.
             2 => {
-                if h % 8 == 0 {
+                if h.is_multiple_of(8) {
                     fraction
                 } else {
                     0.0
@@ -169,7 +171,7 @@ pub fn weights(seed: u64, index: u64, len: usize) -> Vec<f32> {
             7 => with_exponent(h, (h >> 32) as u32 % 20).abs(),
             // Groups that count for nothing.
             8 => {
-                if mix(s.at((1 << 33) + (i / 32) as u64)) % 2 == 0 {
+                if mix(s.at((1 << 33) + (i / 32) as u64)).is_multiple_of(2) {
                     fraction
                 } else {
                     0.0
@@ -180,4 +182,10 @@ pub fn weights(seed: u64, index: u64, len: usize) -> Vec<f32> {
         }
     };
     (0..len).map(value).collect()
+}
+
+/// Random bytes number `index` of a seed.
+pub(crate) fn random_bytes(seed: u64, index: u64, len: usize) -> Vec<u8> {
+    let s = Stream::new(seed, index);
+    (0..len as u64).map(|i| s.at(i / 8).to_le_bytes()[i as usize % 8]).collect()
 }

@@ -11,7 +11,7 @@ from ggquant.architectures.family import Family, Output, Rule
 from ggquant.architectures.lazy import LazyTensor
 from ggquant.checkpoint_index import StoredTensor
 from ggquant.errors import CheckpointError
-from ggquant.plan import SourceTensor
+from ggquant.model import SourceTensor
 
 _FLOATS = ("BF16", "F16", "F32", "F64")
 

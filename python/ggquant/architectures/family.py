@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from ggquant.architectures.config import Config
 from ggquant.architectures.lazy import LazyTensor
-from ggquant.plan import Metadata, MetaValue, SourceTensor
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict, SourceTensor
 
 Step = Callable[[LazyTensor, Config], LazyTensor]
 """One move of the view algebra, or one elementwise operation; sizes come from the configuration."""
 
 Entry = Callable[[Config], Iterable[tuple[str, MetaValue]]]
-"""Metadata of one concern; keys lack the architecture's prefix (`attention.head_count`), or absolute (`/...`)."""
+"""MetaDict of one concern; keys lack the architecture's prefix (`attention.head_count`), or absolute (`/...`)."""
 
 Dims = Mapping[str, Callable[[Config], int]]
 """Sizes that tensor shapes are written in: E hidden, F feed-forward, V vocabulary, Q and K projections."""
@@ -117,7 +118,7 @@ def experts(source: str, target: str, *steps: Step, shape: str = "", required: b
     return Rule((f"{source}.weight",), outputs, "stack", shape, required, "experts")
 
 
-def write(entries: Iterable[Entry], config: Config, arch: str, into: Metadata) -> None:
+def write(entries: Iterable[Entry], config: Config, arch: str, into: MetaDict) -> None:
     """Runs metadata entries, with the architecture's prefix on keys that are not absolute."""
     for entry in entries:
         for key, value in entry(config):

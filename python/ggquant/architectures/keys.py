@@ -1,4 +1,4 @@
-"""Metadata entries: which hyperparameter becomes which key, of which type.
+"""MetaDict entries: which hyperparameter becomes which key, of which type.
 
 Order matters: entries are written as they stand, and a key written again keeps its first place.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from ggquant.architectures.config import Config
 from ggquant.architectures.family import Entry
-from ggquant.plan import MetaValue
+from ggquant.metadata import MetaValue
 
 _LIMITS = {"UINT32": (0, 1 << 32), "INT32": (-(1 << 31), 1 << 31)}
 _ITEM_TYPES = {bool: "BOOL", int: "INT32", float: "FLOAT32", str: "STRING"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ggquant.architectures.config import Config
 from ggquant.errors import CheckpointError
-from ggquant.plan import Metadata, MetaValue
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict
 from ggquant.tokenizers.files import AddedToken, TokenizerFiles
 from ggquant.tokenizers.kinds import TokenType, looks_special
 from ggquant.tokenizers.pretokenizer import pretokenizer_name
@@ -12,7 +13,7 @@ from ggquant.tokenizers.special import write_special
 
 
 def write_bpe(
-    files: TokenizerFiles, config: Config, metadata: Metadata, pre: str | None, warnings: list[str]
+    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
 ) -> bool:
     """Byte-level BPE. False where the folder has no tokenizer.json."""
     if not files.json:

@@ -11,7 +11,8 @@ from typing import Any
 from ggquant.architectures.config import Config
 from ggquant.bounded_json import MAX_TOKENIZER_BYTES, read_bytes, read_object
 from ggquant.errors import MalformedFileError
-from ggquant.plan import Metadata, MetaValue
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict
 from ggquant.tokenizers.files import MAX_VOCABULARY, TokenizerFiles
 from ggquant.tokenizers.kinds import TokenType, looks_special
 from ggquant.tokenizers.protobuf import WireError, fields
@@ -106,7 +107,7 @@ class TokenTable:
         self.texts[index], self.scores[index], self.types[index] = text, score, kind
         return True
 
-    def write(self, metadata: Metadata, model: str) -> None:
+    def write(self, metadata: MetaDict, model: str) -> None:
         """Model name, pre-tokenizer and the three lists."""
         metadata["tokenizer.ggml.model"] = MetaValue("STRING", model)
         metadata["tokenizer.ggml.pre"] = MetaValue("STRING", "default")
@@ -118,7 +119,7 @@ class TokenTable:
 
 
 def write_sentencepiece(
-    files: TokenizerFiles, config: Config, metadata: Metadata, pre: str | None, warnings: list[str]
+    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
 ) -> bool:
     """A SentencePiece vocabulary. False where the folder has no tokenizer.model."""
     table = token_table(files, config, warnings)
@@ -144,7 +145,7 @@ def token_table(files: TokenizerFiles, config: Config, warnings: list[str]) -> T
 
 
 def write_phi3(
-    files: TokenizerFiles, config: Config, metadata: Metadata, pre: str | None, warnings: list[str]
+    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
 ) -> bool:
     """Phi-3's SentencePiece vocabulary: added tokens of tokenizer.json count too, and keep their texts."""
     table = _pieces(files, config, warnings)

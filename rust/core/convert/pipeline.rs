@@ -173,7 +173,7 @@ impl<'s> Stream<'s> {
         let mut order: Vec<usize> = (0..self.jobs.len()).collect();
         order.sort_by_key(|&job| self.jobs[job].place());
         let (mut number, mut scratch) = (0, Vec::new());
-        for job in order {
+        for job in order.into_iter().filter(|&job| self.jobs[job].bytes_out > 0) {
             self.begun[job].get_or_init(Instant::now);
             let done = match &self.jobs[job].input {
                 Input::Inline(bytes) => {

@@ -70,3 +70,70 @@ pub fn floor_log2(x: f32) -> i32 {
     };
     if (1 << 24) - mantissa <= ROUNDED_UP[k as usize] { next } else { exponent }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_int_rounds_half_to_even_and_wraps() {
+        for i in -8_388_606..=8_388_606 {
+            let x = i as f32 / 2.0;
+            assert_eq!(nearest_int(x), x.round_ties_even() as i32, "{x}");
+        }
+        assert_eq!(nearest_int(4_194_304.0), -4_194_304);
+        assert_eq!(nearest_int(f32::INFINITY), -4_194_304);
+        assert_eq!(nearest_int(f32::NEG_INFINITY), -4_194_304);
+        assert_eq!(nearest_int(f32::NAN), 0);
+    }
+
+    #[test]
+    fn conversions_out_of_range() {
+        for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 2_147_483_648.0, -2_147_483_904.0] {
+            assert_eq!(truncate(x), i32::MIN, "{x}");
+            assert_eq!(round_half_away(x), i32::MIN, "{x}");
+        }
+        assert_eq!(truncate(2_147_483_520.0), 2_147_483_520);
+        assert_eq!(truncate(-1.9), -1);
+        assert_eq!([2.5, -2.5, 0.499_999_97].map(round_half_away), [3, -3, 0]);
+        assert_eq!([2.5, -2.5, 0.499_999_97].map(round_half_away_long), [3, -3, 0]);
+        for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30] {
+            assert_eq!(round_half_away_long(x), 0, "{x}");
+        }
+        assert_eq!(round_half_away_long(4_294_967_296.0 + 512.0), 512);
+    }
+
+    #[test]
+    fn halves() {
+        assert_eq!(to_half(65_519.996).to_bits(), 0x7bff);
+        assert_eq!(to_half(-65_520.0).to_bits(), 0xfc00);
+        assert_eq!(to_half(f32::NAN).to_bits(), 0xfe00);
+        assert_eq!(to_half(-f32::NAN).to_bits(), 0xfe00);
+        // Below every half, subnormals included, lies a point half-way to the next; it goes to the even one.
+        for bits in 0..0x7bff {
+            let (low, high) = (f16::from_bits(bits).to_f32(), f16::from_bits(bits + 1).to_f32());
+            let middle = (low + high) / 2.0;
+            assert_eq!(to_half(middle).to_bits(), bits + (bits & 1));
+            assert_eq!(to_half(middle.next_down()).to_bits(), bits);
+            assert_eq!(to_half(middle.next_up()).to_bits(), bits + 1);
+        }
+    }
+
+    /// Double precision is exact enough to say to which float a logarithm rounds.
+    #[test]
+    fn floor_log2_is_that_of_the_rounded_logarithm() {
+        let check = |bits: u32| {
+            let x = f32::from_bits(bits);
+            let expected = (f64::from(x).log2() as f32).floor() as i32;
+            assert_eq!(floor_log2(x), expected, "{x:e}");
+        };
+        for exponent in 1..=255u32 {
+            (0..2048).for_each(|below| check((exponent << 23) - 1 - below));
+            if exponent < 255 {
+                (0..2048).for_each(|above| check((exponent << 23) + above));
+            }
+        }
+        (1..1 << 23).step_by(7).for_each(check);
+        (0..23).for_each(|shift| (0..64u32).for_each(|below| check((1 << shift) - below.min((1 << shift) - 1))));
+    }
+}

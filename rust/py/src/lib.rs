@@ -1,6 +1,7 @@
 //! Python bindings: arrays in and out, the GIL released around all work, errors mapped to exceptions.
 
 mod blocks;
+mod convert;
 mod errors;
 mod gguf;
 mod metadata;
@@ -29,5 +30,7 @@ mod _native {
     #[pymodule_export]
     use super::blocks::{decode, encode, formats};
     #[pymodule_export]
-    use super::gguf::GgufWriter;
+    use super::convert::{checkpoint_tensors, convert_model};
+    #[pymodule_export]
+    use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
 }

@@ -8,11 +8,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
-use crate::gguf::MetadataEntry;
+/// An entry for Python: key, type, value, element type of an array.
+pub(crate) type Entry<'py> = (String, &'static str, Bound<'py, PyAny>, Option<&'static str>);
 
-type Entry<'py> = (String, &'static str, Bound<'py, PyAny>, Option<&'static str>);
-
-fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+/// Bytes as a Python string.
+pub(crate) fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     match std::str::from_utf8(bytes) {
         Ok(valid) => Ok(PyString::new(py, valid).into_any()),
         Err(_) => PyBytes::new(py, bytes).call_method1("decode", ("utf-8", "surrogateescape")),
@@ -20,6 +20,9 @@ fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
 }
 
 fn bytes_of(value: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        return Ok(bytes.as_bytes().to_vec());
+    }
     let string = value.cast::<PyString>()?;
     match string.to_str() {
         Ok(valid) => Ok(valid.as_bytes().to_vec()),
@@ -51,6 +54,9 @@ fn array_to_python<'py>(py: Python<'py>, array: &Array) -> PyResult<(&'static st
         }
     })
 }
+
+/// An entry given by Python.
+pub(crate) type Given<'py> = (String, String, Bound<'py, PyAny>, Option<String>);
 
 /// All entries, for Python.
 pub(crate) fn to_python<'py>(py: Python<'py>, metadata: &Metadata) -> PyResult<Vec<Entry<'py>>> {
@@ -111,7 +117,7 @@ fn array_from_python(item: &str, value: &Bound<'_, PyAny>) -> PyResult<Array> {
 }
 
 /// Entries given by Python.
-pub(crate) fn from_python(entries: Vec<MetadataEntry<'_>>) -> PyResult<Metadata> {
+pub(crate) fn from_python(entries: Vec<Given<'_>>) -> PyResult<Metadata> {
     let mut metadata = Metadata::default();
     for (key, kind, value, item) in entries {
         let typed = match kind.as_str() {
