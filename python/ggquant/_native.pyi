@@ -1,10 +1,17 @@
 """Signatures of the native module; `mypy.stubtest` holds them against the binary."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
 
+from ggquant.metadata import NativeEntry
+
+__version__: str
+
+def isa() -> str: ...
 def formats() -> list[dict[str, Any]]: ...
 def encode(
     format: str,
@@ -18,3 +25,54 @@ def encode(
 def decode(
     format: str, data: npt.NDArray[np.uint8], row_len: int, threads: int | None
 ) -> npt.NDArray[np.float32]: ...
+@final
+class GgufReader:
+    def __new__(cls, path: str) -> GgufReader: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def byte_order(self) -> Literal["little", "big"]: ...
+    @property
+    def alignment(self) -> int: ...
+    @property
+    def shards(self) -> list[str]: ...
+    def metadata(self) -> list[NativeEntry]: ...
+    def tensors(self) -> list[tuple[str, list[int], str, int, int, int]]: ...
+    def read(self, index: int, offset: int, nbytes: int) -> npt.NDArray[np.uint8]: ...
+
+@final
+class GgufWriter:
+    def __new__(cls, path: str, overwrite: bool) -> GgufWriter: ...
+    def add(self, name: str, shape: Sequence[int], kind: str, data: npt.NDArray[np.uint8]) -> None: ...
+    def finish(self, entries: list[NativeEntry]) -> None: ...
+    def discard(self) -> None: ...
+
+def verify_file(
+    path: str, threads: int | None
+) -> list[tuple[str, str | None, int | None, int | None, str]]: ...
+def split_file(
+    source: str,
+    prefix: str,
+    max_bytes: int | None,
+    max_tensors: int | None,
+    no_tensor_first: bool,
+    overwrite: bool,
+    progress: Callable[[int], object] | None,
+) -> list[str]: ...
+def merge_file(
+    source: str, target: str, overwrite: bool, progress: Callable[[int], object] | None
+) -> None: ...
+def read_imatrix(
+    path: str,
+) -> tuple[list[tuple[str, npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
+def checkpoint_tensors(path: str) -> list[tuple[str, str, list[int], Path, int, int]]: ...
+def convert_model(
+    target: str,
+    entries: list[NativeEntry],
+    tensors: Sequence[Any],
+    threads: int | None,
+    overwrite: bool,
+    split_max_bytes: int | None,
+    split_max_tensors: int | None,
+    progress: Callable[[str, str, int, int, int], object] | None,
+) -> tuple[list[Path], int]: ...

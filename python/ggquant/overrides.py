@@ -7,11 +7,13 @@ anywhere in the tensor's name. What would mean something else here than there is
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from .ecmascript import PatternError, ecmascript_to_python
+from .errors import UsageError
+from .metadata import MetaValue
 from .tensor_types import Kind, format_facts
 
 __all__ = [
@@ -24,7 +26,7 @@ __all__ = [
 ]
 
 
-class OverrideError(ValueError):
+class OverrideError(UsageError):
     """An option that cannot be honoured; the message names it and says what to write instead."""
 
 
@@ -98,7 +100,8 @@ def parse_prune_layers(text: str) -> tuple[int, ...]:
 class Options:
     """The options of llama-quantize that bear on which format a tensor takes, under their names there.
 
-    Ours is `no_fallback`: a tensor that cannot take its format is an error instead of taking another one.
+    `overrides` are metadata to set (`--override-kv`), in order. Ours are `no_fallback`: a tensor that cannot take its
+    format is an error instead of taking another one; and `redact_paths`: metadata name files without their folders.
     """
 
     output_tensor_type: str | None = None
@@ -110,6 +113,8 @@ class Options:
     allow_requantize: bool = False
     keep_split: bool = False
     no_fallback: bool = False
+    redact_paths: bool = False
+    overrides: Mapping[str, MetaValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, option in (

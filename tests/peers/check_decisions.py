@@ -23,7 +23,7 @@ from random_models import random_model
 
 from ggquant.overrides import Options, parse_tensor_type
 from ggquant.tensor_types import FORMATS
-from ggquant.variants import ALIASES, VARIANTS, MisfitError, ModelFacts, PolicyError, choose, find_variant
+from ggquant.policy import ALIASES, VARIANTS, MisfitError, ModelFacts, PolicyError, choose, find_variant
 
 UPSTREAM = [name for name, v in VARIANTS.items() if v.base is None]
 SPELLINGS = [

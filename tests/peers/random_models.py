@@ -8,7 +8,7 @@ from typing import Any
 
 from dry_run import Model
 
-from ggquant.variants.architectures import LLAMA_CPP_ARCHITECTURES
+from ggquant.policy.architectures import LLAMA_CPP_ARCHITECTURES
 
 
 def _words(text: str) -> list[str]:

@@ -138,7 +138,7 @@ impl Progress for Reporter<'_> {
 }
 
 /// Carries out a plan. Returns the paths written and the bytes in them.
-#[pyfunction(name = "convert")]
+#[pyfunction]
 #[pyo3(signature = (target, entries, tensors, threads, overwrite, split_max_bytes, split_max_tensors, progress))]
 pub(crate) fn convert_model(
     py: Python<'_>,

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..errors import UsageError
 from ..overrides import Options
 from ..tensor_types import FALLBACK, FORMATS, Kind
 from .facts import ModelFacts
@@ -18,7 +19,7 @@ from .tensors import V_LIKE, Category, categorize, kept_because, layer_of, order
 __all__ = ["Decision", "MisfitError", "PolicyError", "TensorHeader", "choose", "requires_imatrix"]
 
 
-class PolicyError(ValueError):
+class PolicyError(UsageError):
     """No format can be chosen for a tensor; the message names it and says what to do."""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from ..errors import UsageError
 from .rules import (
     EXPERT_STACK,
     EXPERTS_8,
@@ -304,7 +305,7 @@ _BY_NUMBER = {v.file_type: v.name for v in reversed(_UPSTREAM) if not v.copies} 
 }
 
 
-class UnknownVariantError(ValueError):
+class UnknownVariantError(UsageError):
     """A name that no variant has."""
 
 
