@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import llama_cpp
@@ -24,8 +25,9 @@ class _TypeTraits(ctypes.Structure):
 
 
 def _load() -> ctypes.CDLL:
-    (path,) = (Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.so")
-    library = ctypes.CDLL(str(path))
+    # The variable is llama-cpp-python's own: the folder of another build of the libraries.
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib"
+    library = ctypes.CDLL(str(Path(folder) / "libggml-base.so"))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
         ctypes.c_int,
