@@ -33,9 +33,19 @@ SPELLINGS = [
 ]
 TARGETS = [name for name, facts in FORMATS.items() if facts.is_target]
 PATTERNS = [
-    "attn_v", "ffn_.*_exps", r"blk\.[02468]\.", r"\.(\d*[13579])\.attn_k", "token_embd", "output", "attn_(q|k)",
-    "per_layer", r"^blk\.1[0-9]?\.ffn_down\.weight$", "FFN_UP", ".*", "ffn_(up|down)", r"blk\.(?:0|3)\b",
-]  # fmt: skip
+    *(
+        "attn_v",
+        "ffn_.*_exps",
+        "token_embd",
+        "output",
+        "attn_(q|k)",
+        "per_layer",
+        "FFN_UP",
+        ".*",
+        "ffn_(up|down)",
+    ),
+    *(r"blk\.[02468]\.", r"\.(\d*[13579])\.attn_k", r"^blk\.1[0-9]?\.ffn_down\.weight$", r"blk\.(?:0|3)\b"),
+]
 
 
 MISFIT = "does not fit: "
