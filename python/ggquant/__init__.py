@@ -30,9 +30,9 @@ from ggquant.errors import (
     UnsupportedError,
     UsageError,
 )
-from ggquant.registry import FormatInfo, formats
 from ggquant.gguf import GGUFFile, GGUFWriter, Tensor, open
 from ggquant.metadata import Metadata, MetaValue
+from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:

@@ -86,7 +86,13 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.format}, shape={self.shape}, {self.nbytes} bytes)"
 
 
-_PLAIN = {"I8": np.int8, "I16": np.dtype("<i2"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F64": np.dtype("<f8")}
+_PLAIN = {
+    "I8": np.int8,
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+}
 
 
 class GGUFFile:

@@ -233,7 +233,13 @@ def default_output(src: Source, label: str) -> Path:
 
 
 def _prepare(
-    src: Source, variant: str, imatrix: ImatrixLike | None, options: Options, pre: str | None, *, dry_run: bool
+    src: Source,
+    variant: str,
+    imatrix: ImatrixLike | None,
+    options: Options,
+    pre: str | None,
+    *,
+    dry_run: bool,
 ) -> _Job:
     chosen = find_variant(variant)
     matrix = load_imatrix(imatrix) if imatrix is not None else None
@@ -281,9 +287,7 @@ def _refusal(obstacles: list[Refusal], src: str) -> Error:
     return kind(f"{src}: {first.message}{others}", file=src, tensor=first.tensor)
 
 
-def _importance(
-    matrix: Imatrix | None, decision: Decision, warnings: list[str]
-) -> npt.NDArray[np.float32] | None:
+def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str]) -> npt.NDArray[np.float32] | None:
     """The importances of a tensor that is to be encoded, checked against its shape."""
     if matrix is None or decision.format == decision.dtype or format_info(decision.format).imatrix == "ignored":
         return None

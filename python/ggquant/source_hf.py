@@ -12,9 +12,9 @@ from ggquant.architectures.registry import family_of
 from ggquant.bounded_json import read_object
 from ggquant.checkpoint_index import index_checkpoint
 from ggquant.errors import CheckpointError, UnsupportedError
-from ggquant.model_card import describe
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, Model
+from ggquant.model_card import describe
 from ggquant.tokenizers.build import vocabulary
 
 _FILE_TYPES = {"F32": 0, "BF16": 32}
@@ -38,9 +38,7 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     folder = source if source.is_dir() else source.parent
     path = folder / "config.json"
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: no config.json; a checkpoint needs one beside its weights", file=str(folder)
-        )
+        raise CheckpointError(f"{folder}: no config.json; a checkpoint needs one beside its weights", file=str(folder))
     values = read_object(path)
     architecture = _architecture(values, path)
     nested = values.get("text_config")

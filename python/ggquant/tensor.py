@@ -47,17 +47,13 @@ class QuantizedTensor:
             raise ShapeError(f"shape {shape} is not the shape of rows of weights")
         row_bytes = info.row_bytes(shape[-1])
         if row_bytes is None:
-            raise ShapeError(
-                f"rows of {shape[-1]} weights do not divide into blocks of {info.block_len} ({info.name})"
-            )
+            raise ShapeError(f"rows of {shape[-1]} weights do not divide into blocks of {info.block_len} ({info.name})")
         array = np.asarray(data)
         if array.dtype != np.uint8:
             raise DTypeError(f"encoded data must be uint8, not {array.dtype}")
         want = (*shape[:-1], row_bytes)
         if array.size != _product(want):
-            raise ShapeError(
-                f"{info.name} of shape {shape} takes {_product(want)} bytes, but data has {array.size}"
-            )
+            raise ShapeError(f"{info.name} of shape {shape} takes {_product(want)} bytes, but data has {array.size}")
         self.data = array.reshape(want)
         self.format = info.name
         self.shape = shape
@@ -144,9 +140,7 @@ def quantize(
     array = _as_array(w)
     dtype = _FLOAT_DTYPES.get(array.dtype.name)
     if dtype is None:
-        raise DTypeError(
-            f"cannot encode weights of dtype {array.dtype}; convert them to float32, float16 or bfloat16"
-        )
+        raise DTypeError(f"cannot encode weights of dtype {array.dtype}; convert them to float32, float16 or bfloat16")
     if array.ndim == 0:
         raise ShapeError("cannot encode a scalar: weights are rows, [..., K]")
     if not info.storage:
@@ -232,7 +226,9 @@ def _as_importance(
         experts = shape[0]
     elif array.shape != (shape[-1],):
         wanted = f"({shape[-1]},)" + (f" or ({shape[0]}, {shape[-1]})" if len(shape) >= 3 else "")
-        raise ImatrixError(f"importance matrix: shape {array.shape} does not fit weights of shape {shape}; give {wanted}")
+        raise ImatrixError(
+            f"importance matrix: shape {array.shape} does not fit weights of shape {shape}; give {wanted}"
+        )
     flat = np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
     return flat, max(rows // max(experts, 1), 1)
 

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dry_run import Answer, Model, ask, write_headers
-from random_models import random_model
-
 from ggquant.overrides import Options, parse_tensor_type
-from ggquant.tensor_types import FORMATS
 from ggquant.policy import ALIASES, VARIANTS, MisfitError, ModelFacts, PolicyError, choose, find_variant
+from ggquant.tensor_types import FORMATS
+from random_models import random_model
 
 UPSTREAM = [name for name, v in VARIANTS.items() if v.base is None]
 SPELLINGS = [
@@ -108,9 +107,7 @@ def our_answer(model: Model, question: Question) -> Answer:
     """Our decisions in the same form."""
     facts = ModelFacts.from_metadata(model.metadata, arch=model.arch)
     try:
-        decisions = choose(
-            facts, model.tensors, question.variant, imatrix=question.imatrix, options=question.ours()
-        )
+        decisions = choose(facts, model.tensors, question.variant, imatrix=question.imatrix, options=question.ours())
     except MisfitError as e:
         return Answer([], refused=f"{MISFIT}{e}")
     except PolicyError as e:
@@ -138,9 +135,7 @@ def compare(binary: Path, folder: Path, imatrix: Path, seed: int) -> tuple[int, 
         difference = f"refusals differ:\n  theirs: {theirs.refused}\n  ours: {ours.refused}"
     elif ours.formats != theirs.formats:
         pairs = [f"{a} / {b}" for a, b in zip(ours.formats, theirs.formats, strict=False) if a != b]
-        difference = f"{len(ours.formats)} and {len(theirs.formats)} tensors; ours / theirs: " + "; ".join(
-            pairs[:5]
-        )
+        difference = f"{len(ours.formats)} and {len(theirs.formats)} tensors; ours / theirs: " + "; ".join(pairs[:5])
     elif ours.wants_imatrix != theirs.wants_imatrix:
         difference = f"needs an imatrix: ours {ours.wants_imatrix}, theirs {theirs.wants_imatrix}"
     return seed, model, question, theirs, difference
@@ -148,9 +143,7 @@ def compare(binary: Path, folder: Path, imatrix: Path, seed: int) -> tuple[int, 
 
 def main() -> int:
     """Runs the comparison; the exit code says whether all agreed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", type=Path)
     parser.add_argument("--seeds", default="0:2000")
     parser.add_argument("--jobs", type=int, default=2)
@@ -170,9 +163,7 @@ def main() -> int:
             architectures[model.arch] += 1
             tally["tensors compared"] += len(theirs.formats)
             if difference:
-                print(
-                    f"seed {seed}: {model.arch} {question.variant} {question.args} imatrix={question.imatrix}"
-                )
+                print(f"seed {seed}: {model.arch} {question.variant} {question.args} imatrix={question.imatrix}")
                 print(f"  {difference}")
     print(dict(tally), f"{len(architectures)} architectures", f"{len(variants)} variants")
     return 1 if tally["differ"] else 0

@@ -42,9 +42,7 @@ MODELS = {
     "meta-llama-3.1-70b-instruct": Rows("llama", 8192, 8192, {"ffn_down": 28672}),
     "gemma-3-4b-it": Rows("gemma3", 2560, 2048, {"ffn_down": 10240}),
     "gpt-oss-120b": Rows("gpt-oss", 2880, 4096, {}, experts(2880, 2880), "0-35"),
-    "glm-4.6v": Rows(
-        "glm4moe", 4096, 12288, {"ffn_down": 10944, "ffn_down_shexp": 1408}, experts(4096, 1408), "1-45"
-    ),
+    "glm-4.6v": Rows("glm4moe", 4096, 12288, {"ffn_down": 10944, "ffn_down_shexp": 1408}, experts(4096, 1408), "1-45"),
     "step-3.5-flash": Rows(
         "step35", 4096, 8192, {"ffn_down": 11264, "ffn_down_shexp": 1280}, experts(4096, 1280), "3-44"
     ),
@@ -107,9 +105,7 @@ def convert(path: Path, model: Rows, extra: dict[str, int]) -> dict[str, object]
         stem = kind.removesuffix(".weight")
         row = model.attn_output if stem == "attn_output" else model.rows.get(stem, model.embd)
         tensors[f"{kind} {ranges(layers)}"] = f"64x{row}"
-    layers_of_stacks = (
-        ranges(kinds["ffn_up_shexp.weight"]) if model.stack_layers == "shexp" else model.stack_layers
-    )
+    layers_of_stacks = ranges(kinds["ffn_up_shexp.weight"]) if model.stack_layers == "shexp" else model.stack_layers
     for kind, row in model.stacks.items():
         tensors[f"{kind} {layers_of_stacks}"] = f"{facts['n_expert']}x64x{row}"
     for kind, row in extra.items():
@@ -129,8 +125,7 @@ def main() -> None:
     """Writes the file."""
     folder = Path(sys.argv[1])
     data = {
-        name: convert(folder / f"{name}.schema", model, EXTRA_STACKS.get(name, {}))
-        for name, model in MODELS.items()
+        name: convert(folder / f"{name}.schema", model, EXTRA_STACKS.get(name, {})) for name, model in MODELS.items()
     }
     text = ",\n".join(
         f"{json.dumps(name)}: {{\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from decision_text import from_lines, tensors_from
-
 from ggquant.variants import ModelFacts, choose
+
+from decision_text import from_lines, tensors_from
 
 DATA: dict[str, Any] = json.loads(
     (Path(__file__).parent.parent / "data/variants/snapshots.json").read_text(encoding="utf-8")

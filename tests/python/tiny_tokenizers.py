@@ -103,9 +103,7 @@ def sentencepiece(
         trainer = _varint_field(3, 2) + _varint_field(35, 1)
         normalizer = _field(1, b"identity") + _varint_field(3, 1)
         (folder / "tokenizer.model").write_bytes(body + _field(2, trainer) + _field(3, normalizer))
-        decoder = {
-            str(i): {"content": t, "special": s, "normalized": False} for i, (t, s) in (added or {}).items()
-        }
+        decoder = {str(i): {"content": t, "special": s, "normalized": False} for i, (t, s) in (added or {}).items()}
         base = {
             "bos_token": "<s>",
             "eos_token": "</s>",
@@ -207,9 +205,7 @@ def _write_config(folder: Path, config: dict[str, Any]) -> None:
 
 def _write_spm_json(folder: Path, extra: list[dict[str, Any]]) -> None:
     vocab = {text: index for index, (text, _, _) in enumerate(_pieces())}
-    specials = [
-        _added(index, text, True) for text, index in vocab.items() if text in ("<unk>", "<s>", "</s>")
-    ]
+    specials = [_added(index, text, True) for text, index in vocab.items() if text in ("<unk>", "<s>", "</s>")]
     _write_json(
         folder,
         [*specials, *extra],

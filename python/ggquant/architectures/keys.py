@@ -160,9 +160,7 @@ def pooling(config: Config) -> Iterable[tuple[str, MetaValue]]:
         kind = next((kind for flag, kind in _POOLING_FLAGS.items() if settings.get(flag)), None)
         kind = kind or _POOLING.get(str(settings.get("pooling_mode")))
         if kind is None:
-            raise UnsupportedError(
-                f"{path}: only mean, first and last token pooling are supported", file=str(path)
-            )
+            raise UnsupportedError(f"{path}: only mean, first and last token pooling are supported", file=str(path))
         yield "pooling_type", MetaValue("UINT32", kind)
     if (classifier := config.first("classifier_pooling")) is not None:
         if classifier not in ("cls", "mean"):

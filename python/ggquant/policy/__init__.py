@@ -9,7 +9,6 @@ from .table import ALIASES, VARIANTS, UnknownVariantError, Variant, find_variant
 from .tensors import Category, categorize, kept_because, layer_of, order_key
 
 
-
 def variants() -> list[Variant]:
     """Every variant, in llama-quantize's order, then ours."""
     return list(VARIANTS.values())

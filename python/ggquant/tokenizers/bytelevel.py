@@ -12,9 +12,7 @@ from ggquant.tokenizers.pretokenizer import pretokenizer_name
 from ggquant.tokenizers.special import write_special
 
 
-def write_bpe(
-    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
-) -> bool:
+def write_bpe(files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]) -> bool:
     """Byte-level BPE. False where the folder has no tokenizer.json."""
     if not files.json:
         return False
@@ -85,9 +83,7 @@ def _added(files: TokenizerFiles, token: AddedToken) -> tuple[str, TokenType]:
     text = token.content
     if not token.normalized and token.id < files.engine.get_vocab_size():
         # llama.cpp matches these texts as they stand, so they are stored as the tokenizer gives them back.
-        text = files.engine.decode(
-            files.engine.encode(text, add_special_tokens=False).ids, skip_special_tokens=False
-        )
+        text = files.engine.decode(files.engine.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
     if token.special or looks_special(text):
         return text, TokenType.CONTROL
     return text.replace("\u2581", " "), TokenType.USER_DEFINED

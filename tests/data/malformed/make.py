@@ -87,16 +87,12 @@ GGUF = {
     "TENSORS_ZERO_DIM": with_data(header(1) + tensor(b"t0", [32, 0], F32, 0), 0),
     "TENSORS_NE_TOO_BIG": with_data(header(1) + tensor(b"t0", [(1 << 33) - 4, (1 << 33) - 4], F32, 0), 128),
     "TENSORS_NBYTES_TOO_BIG": with_data(header(1) + tensor(b"t0", [1533916891, 1533916891], I64, 0), 128),
-    "TENSORS_NBYTES_PAD_WRAP": with_data(
-        header(1) + tensor(b"t0", [4, (1 << 30) - 1, (1 << 30) + 1], F32, 0), 128
-    ),
+    "TENSORS_NBYTES_PAD_WRAP": with_data(header(1) + tensor(b"t0", [4, (1 << 30) - 1, (1 << 30) + 1], F32, 0), 128),
     "TENSORS_BAD_TYPE": with_data(header(1) + tensor(b"t0", [32], 43, 0), 128),
     "TENSORS_BAD_OFFSET": with_data(header(1) + tensor(b"t0", [32], F32, MINUS_ONE), 128),
     "TENSORS_DUPLICATE_NAME": with_data(header(2) + T0 + tensor(b"t0", [32], F32, 128), 256),
     "TENSORS_BAD_ALIGN": with_data(header(1, 1) + alignment(13) + T0, 128, 13),
-    "TENSORS_INCONSISTENT_ALIGN": with_data(
-        header(2) + tensor(b"t0", [5], I8, 0) + tensor(b"t1", [5], I8, 5), 64, 1
-    ),
+    "TENSORS_INCONSISTENT_ALIGN": with_data(header(2) + tensor(b"t0", [5], I8, 0) + tensor(b"t1", [5], I8, 5), 64, 1),
     "TENSORS_SUCCESS": with_data(header(2) + T0 + tensor(b"t1", [32, 2], Q4_0, 128), 192),
     "TENSORS_CUSTOM_ALIGN": with_data(
         header(2, 1) + alignment(1) + tensor(b"t0", [5], I8, 0) + tensor(b"t1", [5], I8, 5), 10, 1
@@ -118,22 +114,15 @@ GGUF = {
     "array_length_wraps": header(0, 1) + entry(b"k", ARRAY, u32(U64) + u64((1 << 61) + 1)) + bytes(8),
     "string_array_length_wraps": header(0, 1) + entry(b"k", ARRAY, u32(STRING) + u64(1 << 61)) + bytes(8),
     "nested_arrays_without_end": header(0, 1) + entry(b"k", ARRAY, deep[:-12] + u32(U8) + u64(0)),
-    "nested_arrays_wide": header(0, 1)
-    + entry(b"k", ARRAY, u32(ARRAY) + u64(1 << 60) + (u32(U8) + u64(0)) * 3),
+    "nested_arrays_wide": header(0, 1) + entry(b"k", ARRAY, u32(ARRAY) + u64(1 << 60) + (u32(U8) + u64(0)) * 3),
     "alignment_zero": with_data(header(1, 1) + alignment(0) + T0, 128),
     "alignment_huge": with_data(header(1, 1) + alignment(1 << 31) + T0, 128),
     "overlapping_tensors": with_data(header(2) + T0 + tensor(b"t1", [32], F32, 64), 256),
     "identical_regions": with_data(header(2) + T0 + tensor(b"t1", [32], F32, 0), 256),
     "gap_between_tensors": with_data(header(2) + T0 + tensor(b"t1", [32], F32, 192), 512),
-    "tensors_out_of_order": with_data(
-        header(2) + tensor(b"t0", [32], F32, 128) + tensor(b"t1", [32], F32, 0), 256
-    ),
-    "undersized_region": with_data(
-        header(2) + tensor(b"t0", [64], F32, 0) + tensor(b"t1", [32], F32, 128), 384
-    ),
-    "unknown_type_overlaps": with_data(
-        header(2) + tensor(b"t0", [32], 99, 64) + tensor(b"t1", [32], F32, 32), 512
-    ),
+    "tensors_out_of_order": with_data(header(2) + tensor(b"t0", [32], F32, 128) + tensor(b"t1", [32], F32, 0), 256),
+    "undersized_region": with_data(header(2) + tensor(b"t0", [64], F32, 0) + tensor(b"t1", [32], F32, 128), 384),
+    "unknown_type_overlaps": with_data(header(2) + tensor(b"t0", [32], 99, 64) + tensor(b"t1", [32], F32, 32), 512),
     "row_not_whole_blocks": with_data(header(1) + tensor(b"t0", [33], Q8_0, 0), 128),
     "zero_dimension_hides_overflow": with_data(header(1) + tensor(b"t0", [0, 1 << 62, 1 << 62], F32, 0), 32),
     "n_dims_huge": with_data(header(1) + string(b"t0") + u32(0xFFFFFFFF) + bytes(64), 128),
@@ -241,8 +230,7 @@ SAFETENSORS = {
     "not_json": safetensors(b"{not json"),
     "nested_without_end": safetensors(b"[" * 50_000),
     "duplicate_name": safetensors(
-        b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},'
-        b'"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}',
         4,
     ),
     "past_end": safetensors({"a": st("F32", [4], 0, 16)}, 8),
