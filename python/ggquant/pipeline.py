@@ -34,6 +34,7 @@ from ggquant.policy import (
     variant_label,
 )
 from ggquant.policy import warnings as policy_warnings
+from ggquant.progress import Progress
 from ggquant.registry import format_info
 from ggquant.sources import load_model
 from ggquant.tensor_types import tensor_bytes
@@ -46,27 +47,6 @@ if TYPE_CHECKING:
 
 #: `general.quantization_version` of the k-quant layouts this package writes.
 QUANTIZATION_VERSION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a conversion stands.
-
-    Attributes:
-        tensor: name of the tensor that was last written to.
-        format: its format in the output.
-        tensors_done, tensors_total: counts of tensors.
-        bytes_done, bytes_total: bytes of encoded data.
-        seconds: time since the start.
-    """
-
-    tensor: str
-    format: str
-    tensors_done: int
-    tensors_total: int
-    bytes_done: int
-    bytes_total: int
-    seconds: float
 
 
 @dataclass

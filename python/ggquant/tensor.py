@@ -23,12 +23,11 @@ class QuantizedTensor:
         format: name of the block format, for example `"Q4_K"`.
         shape: shape of the weights, `[..., K]`.
 
-    Indexing selects along the leading axes (`q[3]`, `q[10:20]`) and never copies; the last axis stays whole, since a block
-    cannot be cut. Tensors compare equal when format, shape and bytes are equal, and they pickle.
+    Indexing selects along the leading axes (`q[3]`, `q[10:20]`) and never copies; the last axis stays whole, since a
+    block cannot be cut. Tensors compare equal when format, shape and bytes are equal, and they pickle.
     """
 
     __slots__ = ("data", "format", "shape")
-    __hash__ = None  # type: ignore[assignment]
 
     data: npt.NDArray[np.uint8]
     format: str
@@ -105,6 +104,9 @@ class QuantizedTensor:
             return NotImplemented
         same_kind = self.format == other.format and self.shape == other.shape
         return same_kind and np.array_equal(self.data, other.data)
+
+    # Arrays can change under a key, so tensors are no keys.
+    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (QuantizedTensor, (np.ascontiguousarray(self.data), self.format, self.shape))
@@ -191,7 +193,8 @@ def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain
     resolved = np.dtype(dtype)
     if resolved.name not in _FLOAT_DTYPES:
         raise DTypeError(f"cannot decode to {resolved}; choose float32, float16 or bfloat16")
@@ -199,7 +202,7 @@ def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 
 
 def _as_array(w: npt.ArrayLike) -> npt.NDArray[Any]:
-    """`w` as a numpy array; a torch tensor's bfloat16 goes through its bits, since numpy has no such type of its own."""
+    """`w` as a numpy array; a torch tensor's bfloat16 goes through its bits, since numpy has no such type."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(w, torch.Tensor):
         tensor = w.detach().cpu()

@@ -16,7 +16,8 @@ from ggquant.errors import UsageError
 
 if TYPE_CHECKING:
     from ggquant.imatrix import Imatrix
-    from ggquant.pipeline import ConversionReport, Plan
+    from ggquant.pipeline import ConversionReport
+    from ggquant.planned import Plan
     from ggquant.policy import Options
 
 _AS_THEIRS = "Options of llama-quantize"
