@@ -107,6 +107,12 @@ def _sizes(chosen: list[Variant], checkpoint: Path, *, json_output: bool) -> Non
 
 
 def _explain(variant: Variant) -> None:
+    if variant.copies:
+        print(f"{variant.name}: every tensor as it is in the input")
+        return
+    if _is_float(variant):
+        print(f"{variant.name}: file type {variant.file_type}, {variant.format} for every weight matrix")
+        return
     print(f"{variant.name}: file type {variant.file_type}, {variant.format} for every weight matrix, except")
     rows = [
         (category.value, rule.format, rule.when.text) for category, rules in variant.rules.items() for rule in rules
@@ -125,8 +131,17 @@ def _aliases(variant: Variant) -> list[str]:
     return sorted(alias for alias, name in ALIASES.items() if name == variant.name)
 
 
+def _is_float(variant: Variant) -> bool:
+    """Whether the variant stores all matrices as plain floats, in which case it has no exceptions."""
+    from ggquant.tensor_types import FORMATS, Kind
+
+    return FORMATS[variant.format].kind is Kind.FLOAT
+
+
 def _exceptions(variant: Variant) -> str:
     """The formats besides the variant's own that its rules may use."""
+    if variant.copies or _is_float(variant):
+        return ""
     used = {rule.format for rules in variant.rules.values() for rule in rules}
     used |= {rule.format for rule in variant.otherwise}
     used |= {f for f in (variant.fixed_output or variant.output, variant.fixed_embedding, variant.embedding) if f}

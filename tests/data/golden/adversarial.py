@@ -327,12 +327,7 @@ def main() -> None:
             for seed, index, length in cases(block, kind):
                 x = np.ascontiguousarray(row(seed, index, length), np.float32)
                 w = np.ascontiguousarray(weights(seed, index, length), np.float32)
-                assert (
-                    len(x) == len(w) == length
-                    and np.isfinite(x).all()
-                    and np.isfinite(w).all()
-                    and (w >= 0).all()
-                )
+                assert len(x) == len(w) == length and np.isfinite(x).all() and np.isfinite(w).all() and (w >= 0).all()
                 digests["plain"] = fnv(digests["plain"], oracle.encode(name, x, None))
                 digests["imatrix"] = fnv(digests["imatrix"], oracle.encode(name, x, w))
                 if name != "F32":
