@@ -92,9 +92,6 @@ def quantize(
     prune_layers: Annotated[
         str | None, _theirs("--prune-layers", help="Leave out these layers.", metavar="L0,L1,...")
     ] = None,
-<<<<<<< HEAD
-    keep_split: Annotated[bool, _theirs("--keep-split", help="Write the same shards as the input has.")] = False,
-=======
     override_kv: Annotated[
         list[str] | None,
         _theirs(
@@ -106,7 +103,6 @@ def quantize(
     keep_split: Annotated[
         bool, _theirs("--keep-split", help="Write the same shards as the input has.")
     ] = False,
->>>>>>> w-repo
     allow_requantize: Annotated[
         bool,
         _theirs("--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."),
