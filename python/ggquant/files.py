@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import TYPE_CHECKING
 
 from ggquant import _native
 from ggquant.errors import UsageError
-from ggquant.gguf import GGUFFile
-from ggquant.progress import Progress
 
 if TYPE_CHECKING:
     import os
@@ -65,7 +62,7 @@ def split(
     max_tensors: int | None = None,
     no_tensor_first_split: bool = False,
     overwrite: bool = False,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Path]:
     """Splits a model into `PREFIX-00001-of-0000N.gguf` and so on, as llama-gguf-split does. All appear, or none.
 
@@ -76,12 +73,12 @@ def split(
         max_tensors: most tensors in a shard; exactly one of the two must be given.
         no_tensor_first_split: keep tensors out of the first shard, so that metadata can be changed cheaply.
         overwrite: replace existing files.
-        progress: called with each piece that is copied.
+        progress: called with the bytes of each piece that is copied.
     """
     if (max_size is None) == (max_tensors is None):
         raise UsageError("split by max_size or by max_tensors: give exactly one of them")
     paths = _native.split_file(
-        str(src), str(dst_prefix), max_size, max_tensors, no_tensor_first_split, overwrite, _counter(src, progress)
+        str(src), str(dst_prefix), max_size, max_tensors, no_tensor_first_split, overwrite, progress
     )
     return [Path(p) for p in paths]
 
@@ -91,7 +88,7 @@ def merge(
     dst: PathLike,
     *,
     overwrite: bool = False,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Path:
     """Merges the shards of a model into one file, as llama-gguf-split does.
 
@@ -99,24 +96,7 @@ def merge(
         first_shard: any of the shards; the others are found beside it.
         dst: the file to write.
         overwrite: replace an existing file.
-        progress: called with each piece that is copied.
+        progress: called with the bytes of each piece that is copied.
     """
-    _native.merge_file(str(first_shard), str(dst), overwrite, _counter(first_shard, progress))
+    _native.merge_file(str(first_shard), str(dst), overwrite, progress)
     return Path(dst)
-
-
-def _counter(src: PathLike, progress: Callable[[Progress], object] | None) -> Callable[[int], None] | None:
-    """Turns the bytes of each piece into a `Progress`."""
-    if progress is None:
-        return None
-    tensors = GGUFFile(src).tensors.values()
-    total = sum(t.nbytes for t in tensors)
-    started, done = time.monotonic(), 0
-
-    def count(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        finished = len(tensors) if done == total else 0
-        progress(Progress("", "", finished, len(tensors), done, total, time.monotonic() - started))
-
-    return count

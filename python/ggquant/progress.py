@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a conversion, a split or a merge stands.
+    """Where a conversion stands.
 
     Attributes:
-        tensor: name of the tensor that was last written to; empty while files are copied.
+        tensor: name of the tensor that was last written to.
         format: its format in the output.
         tensors_done, tensors_total: counts of tensors.
         bytes_done, bytes_total: bytes read from the source.

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from decision_text import from_lines, tensors_from
-
-from ggquant.overrides import Options, parse_tensor_type
 from ggquant.variants import VARIANTS, ModelFacts, PolicyError, choose, find_variant, refusals
 from ggquant.variants.refuse import Obstacle
+
+from decision_text import from_lines, tensors_from
+from ggquant.overrides import Options, parse_tensor_type
 
 MODELS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "data/variants/decisions.json").read_text(encoding="utf-8")
@@ -20,8 +20,7 @@ MODELS: list[dict[str, Any]] = json.loads(
 
 def headers(model: dict[str, Any]) -> list[tuple[str, tuple[int, ...], str]]:
     return [
-        (name, shape, "F32" if len(shape) == 1 else model["floats"])
-        for name, shape in tensors_from(model["tensors"])
+        (name, shape, "F32" if len(shape) == 1 else model["floats"]) for name, shape in tensors_from(model["tensors"])
     ]
 
 
@@ -47,9 +46,9 @@ def test_decisions_are_those_of_llama_quantize(index: int) -> None:
         exceptions = from_lines(answer["formats"])
         assert exceptions.keys() <= {d.name for d in decisions}
         default = find_variant(answer["variant"]).format
-        assert {d.name: d.format for d in decisions} == {
-            d.name: exceptions.get(d.name, default) for d in decisions
-        }, answer
+        assert {d.name: d.format for d in decisions} == {d.name: exceptions.get(d.name, default) for d in decisions}, (
+            answer
+        )
         missing = [r for r in refusals(decisions, imatrix=imatrix) if r.kind is Obstacle.IMATRIX]
         assert bool(missing) == answer.get("wants_imatrix", False)
 

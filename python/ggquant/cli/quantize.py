@@ -16,6 +16,7 @@ from ggquant.errors import UsageError
 
 if TYPE_CHECKING:
     from ggquant.imatrix import Imatrix
+    from ggquant.metadata import MetaValue
     from ggquant.pipeline import ConversionReport
     from ggquant.planned import Plan
     from ggquant.policy import Options
@@ -100,9 +101,7 @@ def quantize(
             metavar="KEY=TYPE:VALUE",
         ),
     ] = None,
-    keep_split: Annotated[
-        bool, _theirs("--keep-split", help="Write the same shards as the input has.")
-    ] = False,
+    keep_split: Annotated[bool, _theirs("--keep-split", help="Write the same shards as the input has.")] = False,
     allow_requantize: Annotated[
         bool,
         _theirs("--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."),
@@ -234,7 +233,7 @@ def _options(
     if tensor_type_file is not None:
         types += parse_tensor_type_file(tensor_type_file.read_text("utf-8"))
     pruned = () if prune_layers is None else parse_prune_layers(prune_layers)
-    overrides = {}
+    overrides: dict[str, MetaValue] = {}
     for key, value in map(parse_override_kv, override_kv):
         overrides.pop(key, None)  # the last of several counts, in its place
         overrides[key] = value
