@@ -13,6 +13,15 @@ use proptest::prelude::*;
 const SEED: u64 = 20_240_229;
 const ROUNDS: u64 = 24;
 
+/// Rows of [`NEGATIVE_SEED`] for which least squares under `rows::weights` ends, by cancellation, on a negative scale for some
+/// sub-block: rare, and what happens to it then is a matter of casts.
+const NEGATIVE: [u64; 28] = [
+    5411, 14983, 41329, 41418, 44898, 48480, 50328, 52475, 56719, 59691, 64128, 71424, 75931, 77506, 77863, 80496,
+    83053, 83651, 84091, 85043, 89922, 90034, 97797, 100842, 103512, 111658, 112723, 114621,
+];
+/// See [`NEGATIVE`].
+const NEGATIVE_SEED: u64 = 5;
+
 /// The formats of this file: all but those with codebooks.
 const FORMATS: [Format; 21] = [
     Format::F32,
@@ -50,7 +59,7 @@ fn row_len(format: Format, index: u64) -> usize {
 /// Seed, number and length of each row of a kind; the rows with negative scales are one more kind.
 fn cases(format: Format, kind: u64) -> Vec<(u64, u64, usize)> {
     if kind == rows::KINDS {
-        rows::NEGATIVE.map(|index| (rows::NEGATIVE_SEED, index, 256)).to_vec()
+        NEGATIVE.map(|index| (NEGATIVE_SEED, index, 256)).to_vec()
     } else {
         let indices = (0..ROUNDS).map(|round| round * rows::KINDS + kind);
         indices.map(|index| (SEED, index, row_len(format, index))).collect()

@@ -67,15 +67,6 @@ pub(crate) const KINDS: u64 = 24;
 /// Number of kinds of importance matrices.
 pub(crate) const WEIGHT_KINDS: u64 = 10;
 
-/// Rows of [`NEGATIVE_SEED`] for which least squares under [`weights`] ends, by cancellation, on a negative scale for some
-/// sub-block: rare, and what happens to it then is a matter of casts.
-pub(crate) const NEGATIVE: [u64; 28] = [
-    5411, 14983, 41329, 41418, 44898, 48480, 50328, 52475, 56719, 59691, 64128, 71424, 75931, 77506, 77863, 80496,
-    83053, 83651, 84091, 85043, 89922, 90034, 97797, 100842, 103512, 111658, 112723, 114621,
-];
-/// See [`NEGATIVE`].
-pub(crate) const NEGATIVE_SEED: u64 = 5;
-
 /// Row number `index` of a seed; the kind of row is `index % KINDS`.
 pub(crate) fn row(seed: u64, index: u64, len: usize) -> Vec<f32> {
     let s = Stream::new(seed, index);
