@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from check_decisions import MISFIT, UPSTREAM, compare, our_answer, random_question, write_imatrix
-from decision_text import tensors_to, to_lines
 from random_models import random_model
 
+from decision_text import tensors_to, to_lines
 from ggquant.variants import find_variant
 
 OUTPUT = Path(__file__).parent.parent / "data/variants/decisions.json"

@@ -1,4 +1,5 @@
-"""Decisions for twelve real models against the snapshots that llama.cpp keeps for its own tests (no imatrix)."""
+"""Decisions for twelve real models against the snapshots that llama.cpp keeps for its own tests (no
+imatrix)."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from decision_text import from_lines, tensors_from
 
+from decision_text import from_lines, tensors_from
 from ggquant.variants import ModelFacts, choose
 
 DATA: dict[str, Any] = json.loads(
