@@ -16,7 +16,9 @@ from ggquant.errors import UsageError
 
 if TYPE_CHECKING:
     from ggquant.imatrix import Imatrix
-    from ggquant.pipeline import ConversionReport, Plan
+    from ggquant.metadata import MetaValue
+    from ggquant.pipeline import ConversionReport
+    from ggquant.planned import Plan
     from ggquant.policy import Options
 
 _AS_THEIRS = "Options of llama-quantize"
@@ -237,7 +239,7 @@ def _options(
     if tensor_type_file is not None:
         types += parse_tensor_type_file(tensor_type_file.read_text("utf-8"))
     pruned = () if prune_layers is None else parse_prune_layers(prune_layers)
-    overrides = {}
+    overrides: dict[str, MetaValue] = {}
     for key, value in map(parse_override_kv, override_kv):
         overrides.pop(key, None)  # the last of several counts, in its place
         overrides[key] = value
