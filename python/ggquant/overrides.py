@@ -43,11 +43,7 @@ def parse_target(name: str, option: str) -> str:
     except ValueError as e:
         raise OverrideError(f"{option}: {e}") from None
     if not facts.is_target:
-        kind = (
-            "exists only inside matrix multiplication"
-            if facts.kind is Kind.ACTIVATION
-            else "is not for weights"
-        )
+        kind = "exists only inside matrix multiplication" if facts.kind is Kind.ACTIVATION else "is not for weights"
         raise OverrideError(f"{option}: {facts.name} {kind}; choose a format that files store")
     return facts.name
 

@@ -34,6 +34,7 @@ from ggquant.policy import (
     variant_label,
 )
 from ggquant.policy import warnings as policy_warnings
+from ggquant.progress import Progress
 from ggquant.registry import format_info
 from ggquant.sources import load_model
 from ggquant.tensor_types import tensor_bytes
@@ -46,27 +47,6 @@ if TYPE_CHECKING:
 
 #: `general.quantization_version` of the k-quant layouts this package writes.
 QUANTIZATION_VERSION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a conversion stands.
-
-    Attributes:
-        tensor: name of the tensor that was last written to.
-        format: its format in the output.
-        tensors_done, tensors_total: counts of tensors.
-        bytes_done, bytes_total: bytes of encoded data.
-        seconds: time since the start.
-    """
-
-    tensor: str
-    format: str
-    tensors_done: int
-    tensors_total: int
-    bytes_done: int
-    bytes_total: int
-    seconds: float
 
 
 @dataclass
@@ -233,7 +213,13 @@ def default_output(src: Source, label: str) -> Path:
 
 
 def _prepare(
-    src: Source, variant: str, imatrix: ImatrixLike | None, options: Options, pre: str | None, *, dry_run: bool
+    src: Source,
+    variant: str,
+    imatrix: ImatrixLike | None,
+    options: Options,
+    pre: str | None,
+    *,
+    dry_run: bool,
 ) -> _Job:
     chosen = find_variant(variant)
     matrix = load_imatrix(imatrix) if imatrix is not None else None
@@ -281,9 +267,7 @@ def _refusal(obstacles: list[Refusal], src: str) -> Error:
     return kind(f"{src}: {first.message}{others}", file=src, tensor=first.tensor)
 
 
-def _importance(
-    matrix: Imatrix | None, decision: Decision, warnings: list[str]
-) -> npt.NDArray[np.float32] | None:
+def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str]) -> npt.NDArray[np.float32] | None:
     """The importances of a tensor that is to be encoded, checked against its shape."""
     if matrix is None or decision.format == decision.dtype or format_info(decision.format).imatrix == "ignored":
         return None

@@ -54,9 +54,7 @@ def encode(
     out = np.zeros((n, row_len // traits.block_len * traits.block_bytes), np.uint8)
     assert rows.flags.c_contiguous and rows.dtype == np.float32
     importances = None if imatrix is None else imatrix.ctypes.data
-    written = _LIBRARY.ggml_quantize_chunk(
-        ggml_type, rows.ctypes.data, out.ctypes.data, 0, n, row_len, importances
-    )
+    written = _LIBRARY.ggml_quantize_chunk(ggml_type, rows.ctypes.data, out.ctypes.data, 0, n, row_len, importances)
     assert written == out.nbytes
     return out
 

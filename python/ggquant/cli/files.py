@@ -83,8 +83,7 @@ def verify(
     findings = gg.verify(file, threads=threads)
     if json_output:
         facts = [
-            {"file": str(f.file), "tensor": f.tensor, "row": f.row, "block": f.block, "what": f.what}
-            for f in findings
+            {"file": str(f.file), "tensor": f.tensor, "row": f.row, "block": f.block, "what": f.what} for f in findings
         ]
         print(json.dumps({"ok": not findings, "findings": facts}))
     elif not quiet:

@@ -14,7 +14,7 @@ from rich.text import Text
 from ggquant.cli.text import printable, size
 
 if TYPE_CHECKING:
-    from ggquant.pipeline import Progress as Step
+    from ggquant.progress import Progress as Step
 
 #: Seconds between plain lines: a log of an hour's work should stay readable.
 _LINE_SECONDS = 2.0

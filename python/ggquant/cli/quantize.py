@@ -60,9 +60,7 @@ def quantize(
     ] = None,
     exclude_weights: Annotated[
         list[str] | None,
-        _theirs(
-            "--exclude-weights", help="Do not use it for tensors whose names contain this.", metavar="TEXT"
-        ),
+        _theirs("--exclude-weights", help="Do not use it for tensors whose names contain this.", metavar="TEXT"),
     ] = None,
     output_tensor_type: Annotated[
         str | None, _theirs("--output-tensor-type", help="Format of output.weight.", metavar="FORMAT")
@@ -103,14 +101,10 @@ def quantize(
             metavar="KEY=TYPE:VALUE",
         ),
     ] = None,
-    keep_split: Annotated[
-        bool, _theirs("--keep-split", help="Write the same shards as the input has.")
-    ] = False,
+    keep_split: Annotated[bool, _theirs("--keep-split", help="Write the same shards as the input has.")] = False,
     allow_requantize: Annotated[
         bool,
-        _theirs(
-            "--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."
-        ),
+        _theirs("--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."),
     ] = False,
     dry_run: Annotated[
         bool, _theirs("--dry-run", help="Plan from headers alone: formats and sizes. Writes nothing.")
@@ -317,6 +311,4 @@ def _print_totals(made: Plan | ConversionReport) -> None:
         rows = ((t.name, t.wanted, t.format, t.fallback or "") for t in made.fallbacks)
         out.print(render.table(("tensor", "wanted", "got", "why"), rows))
         out.print()
-    print(
-        f"{len(made.tensors)} tensors, {size(made.total_bytes)}, {made.bits_per_weight:.3f} bits per weight"
-    )
+    print(f"{len(made.tensors)} tensors, {size(made.total_bytes)}, {made.bits_per_weight:.3f} bits per weight")

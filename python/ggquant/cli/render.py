@@ -63,9 +63,7 @@ class TensorGroup:
     @property
     def name(self) -> str:
         """The names of all tensors of the group, as one: `blk.{0-3,7}.attn_q.weight`."""
-        return (
-            self.pattern.replace("{}", f"{{{layers(sorted(self.layers))}}}") if self.layers else self.pattern
-        )
+        return self.pattern.replace("{}", f"{{{layers(sorted(self.layers))}}}") if self.layers else self.pattern
 
 
 def group_tensors(tensors: Iterable[Any]) -> list[TensorGroup]:

@@ -42,9 +42,7 @@ def variants(
     elif name is None:
         rows = ((v.name, str(v.file_type), v.format, ", ".join(_aliases(v)), _exceptions(v)) for v in chosen)
         render.console().print(
-            render.table(
-                ("variant", "number", "format", "also called", "exceptions"), rows, right=("number",)
-            )
+            render.table(("variant", "number", "format", "also called", "exceptions"), rows, right=("number",))
         )
     else:
         _explain(chosen[0])
@@ -117,9 +115,7 @@ def _explain(variant: Variant) -> None:
         return
     print(f"{variant.name}: file type {variant.file_type}, {variant.format} for every weight matrix, except")
     rows = [
-        (category.value, rule.format, rule.when.text)
-        for category, rules in variant.rules.items()
-        for rule in rules
+        (category.value, rule.format, rule.when.text) for category, rules in variant.rules.items() for rule in rules
     ]
     rows += [("all others", rule.format, rule.when.text) for rule in variant.otherwise]
     rows.append(("output", variant.fixed_output or variant.output, "always"))
@@ -148,9 +144,7 @@ def _exceptions(variant: Variant) -> str:
         return ""
     used = {rule.format for rules in variant.rules.values() for rule in rules}
     used |= {rule.format for rule in variant.otherwise}
-    used |= {
-        f for f in (variant.fixed_output or variant.output, variant.fixed_embedding, variant.embedding) if f
-    }
+    used |= {f for f in (variant.fixed_output or variant.output, variant.fixed_embedding, variant.embedding) if f}
     return ", ".join(sorted(used - {variant.format}))
 
 

@@ -163,9 +163,7 @@ class _Chooser:
         output = options.output_tensor_type or variant.fixed_output
         if category is Category.OUTPUT and output is not None:
             asked = options.output_tensor_type is not None
-            return _Wanted(
-                output, "--output-tensor-type" if asked else f"{variant.name}: output", must_fit=asked
-            )
+            return _Wanted(output, "--output-tensor-type" if asked else f"{variant.name}: output", must_fit=asked)
         if FORMATS[variant.format].kind is Kind.FLOAT:
             return _Wanted(variant.format, f"{variant.name}: every weight matrix")
         if named is not None:

@@ -58,12 +58,7 @@ def refusals(
                 Obstacle.IMATRIX,
                 f"{d.format} needs an importance matrix; make one, or choose a variant that works without",
             )
-        elif (
-            d.requires_imatrix
-            and d.dtype != d.format
-            and imatrix is not True
-            and d.source not in _names(imatrix)
-        ):
+        elif d.requires_imatrix and d.dtype != d.format and imatrix is not True and d.source not in _names(imatrix):
             refuse(
                 Obstacle.IMATRIX,
                 f"{d.format} needs importances, and the imatrix has no data for '{d.source}'",

@@ -102,8 +102,7 @@ NOT_FALCON = When("any architecture but falcon", lambda s: s.arch != "falcon")
 EXPERT_STACK = When(
     "a stack of experts",
     lambda s: (
-        s.stacked
-        and (s.arch != "bailingmoe3" or s.category in (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN))
+        s.stacked and (s.arch != "bailingmoe3" or s.category in (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN))
     ),
 )
 

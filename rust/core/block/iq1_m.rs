@@ -71,7 +71,7 @@ fn best_split(x: &[f32; 16], weights: &[f32; 16], order: &[u8; 16]) -> Option<Sp
             + w[second] * (v[1] * v[1] - v[2] * v[2]);
         (sumqx, sumq2)
     };
-    let mut best = BestSplit::new();
+    let mut best = BestSplit::default();
     for first in 0..=16 {
         for second in first..=16 {
             for down in [[false, false], [false, true], [true, false], [true, true]] {

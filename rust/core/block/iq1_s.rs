@@ -51,7 +51,7 @@ fn best_split(x: &[f32; 32], weights: &[f32; 32], order: &[u8; 32]) -> Option<Sp
         sumx[j + 1] = sumx[j] + weights[i] * x[i];
         sumw[j + 1] = sumw[j] + weights[i];
     }
-    let mut best = BestSplit::new();
+    let mut best = BestSplit::default();
     for first in 0..=32 {
         for second in first..=32 {
             let x = [sumx[first] - sumx[0], sumx[second] - sumx[first], sumx[32] - sumx[second]];

@@ -2,6 +2,7 @@
 //!
 //! `x = d * VALUES[code]`; the table is denser around zero, as weights are.
 
+use super::bits::{pack_nibbles, unpack_nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, finite, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -22,17 +23,16 @@ block_layout! {
     }
 }
 
-/// Two codes to a byte, 16 weights apart.
+/// Packs the codes of 32 weights.
 pub(super) fn pack(codes: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|i| codes[i] | codes[16 + i] << 4)
+    let mut qs = [0; 16];
+    pack_nibbles::<16>(codes, &mut qs);
+    qs
 }
 
 /// Values of 32 packed codes under a scale.
 pub(super) fn unpack(qs: &[u8; 16], scale: f32, out: &mut [f32; 32]) {
-    for i in 0..16 {
-        out[i] = scale * f32::from(VALUES[usize::from(qs[i] & 15)]);
-        out[16 + i] = scale * f32::from(VALUES[usize::from(qs[i] >> 4)]);
-    }
+    unpack_nibbles::<16>(qs, |i, code| out[i] = scale * f32::from(VALUES[usize::from(code)]));
 }
 
 fn encode(x: &[f32; 32], weights: &[f32; 32]) -> Block {

@@ -39,12 +39,14 @@ pub struct BestSplit<S> {
     best: Option<Split<S>>,
 }
 
-impl<S> BestSplit<S> {
+impl<S> Default for BestSplit<S> {
     /// Nothing seen yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { score: -f32::MAX, best: None }
     }
+}
 
+impl<S> BestSplit<S> {
     /// Offers a split; it must beat what was kept, so that the first one wins on ties.
     #[inline]
     pub fn offer(&mut self, first: usize, second: usize, shift: S, sumqx: f32, sumq2: f32) {
@@ -115,7 +117,7 @@ fn best_neighbour(grid: &Grid<8>, list: &[u16], row: &[f32], weight: &[f32; 8], 
         }
     }
     if best.is_none() {
-        for (candidate, &x) in (0..grid.len() as u16).zip(row) {
+        for (candidate, &x) in grid.indices().zip(row) {
             let d = distance(candidate, &[x; 8]);
             if d < least {
                 least = d;

@@ -7,6 +7,7 @@
 
 pub mod codewords;
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 /// Where a rounded vector leads.
@@ -105,9 +106,9 @@ impl<const N: usize> Grid<N> {
         self.max_level
     }
 
-    /// Number of points.
-    pub fn len(&self) -> usize {
-        self.points.len()
+    /// Indices of all points.
+    pub fn indices(&self) -> Range<u16> {
+        0..self.points.len() as u16
     }
 
     /// Levels of the point with this index.
@@ -142,7 +143,7 @@ mod tests {
             let vector: [u8; N] = std::array::from_fn(|i| (number / base.pow(i as u32) % base) as u8);
             // The definition, spelled out: sort all points by (distance, index), keep the first shells.
             let mut ranked: Vec<(u16, u16)> =
-                (0..grid.len() as u16).map(|i| (squared_distance(grid.point(i), &vector), i)).collect();
+                grid.indices().map(|i| (squared_distance(grid.point(i), &vector), i)).collect();
             ranked.sort_unstable();
             match grid.place(&vector) {
                 Place::OnGrid(index) => assert_eq!(grid.point(index), &vector),
