@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ggquant.variants import find_variant
+from ggquant.policy import find_variant
 
 from check_decisions import MISFIT, UPSTREAM, compare, our_answer, random_question, write_imatrix
 from decision_text import tensors_to, to_lines

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ggquant.variants import VARIANTS, ModelFacts, PolicyError, choose, find_variant, refusals
-from ggquant.variants.refuse import Obstacle
+from ggquant.policy import VARIANTS, ModelFacts, PolicyError, choose, find_variant, refusals
+from ggquant.policy.refuse import Obstacle
 
 from decision_text import from_lines, tensors_from
 from ggquant.overrides import Options, parse_tensor_type

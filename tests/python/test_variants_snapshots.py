@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ggquant.variants import ModelFacts, choose
+from ggquant.policy import ModelFacts, choose
 
 from decision_text import from_lines, tensors_from
 
