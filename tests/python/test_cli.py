@@ -300,7 +300,7 @@ def test_formats(run: Run) -> None:
 def test_version_names_the_instruction_set(run: Run) -> None:
     outcome = run("--version")
     assert outcome.code == 0
-    assert outcome.out == f"ggquant {gg.__version__} (kernels: {gg.isa()})\n"
+    assert outcome.out == f"ggquant {gg.__version__} (instruction set: {gg.isa()})\n"
 
 
 def test_help_documents_the_exit_codes(run: Run) -> None:
