@@ -38,7 +38,9 @@ def powers(base: float, exponents: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
     u: npt.NDArray[Any] = np.full(rest.shape, f32(_EXPONENTIAL[0]), f64)
     for coefficient in _EXPONENTIAL[1:]:
         u = (u * rounded + f64(f32(coefficient))).astype(f32).astype(f64)  # fused: one rounding
-    result: npt.NDArray[np.float32] = np.ldexp((1 + (rest + rest * rest * u)).astype(f32), whole.astype(np.int32)).astype(f32)
+    result: npt.NDArray[np.float32] = np.ldexp(
+        (1 + (rest + rest * rest * u)).astype(f32), whole.astype(np.int32)
+    ).astype(f32)
     tail = len(exponents) // _LANES * _LANES
     result[tail:] = np.power(f64(f32(base)), exponents64[tail:]).astype(f32)
     return result
