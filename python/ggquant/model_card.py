@@ -9,8 +9,9 @@ from typing import Any
 
 from ggquant.bounded_json import MAX_CONFIG_BYTES, read_object, read_text
 from ggquant.errors import MalformedFileError
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict, SourceTensor
 from ggquant.model_name import NameParts, dissect, title
-from ggquant.plan import Metadata, MetaValue, SourceTensor
 
 _SAMPLING = (
     ("sequence", "STRING", ("sequence",)),
@@ -60,7 +61,7 @@ _RELATED_FIELDS = (
 _HUB_MODEL = re.compile(r"https?://huggingface.co/([^/]+/[^/]+)$")
 
 
-def describe(folder: Path, tensors: Sequence[SourceTensor], warnings: list[str]) -> Metadata:
+def describe(folder: Path, tensors: Sequence[SourceTensor], warnings: list[str]) -> MetaDict:
     """`general.type`, the sampler's settings, names, licence, origin, tags and languages, in writing order.
 
     Args:
@@ -69,7 +70,7 @@ def describe(folder: Path, tensors: Sequence[SourceTensor], warnings: list[str])
         warnings: gets a line for each thing that could not be used.
     """
     parameters = sum(tensor.elements for tensor in tensors)
-    metadata: Metadata = {"general.type": MetaValue("STRING", "model")}
+    metadata: MetaDict = {"general.type": MetaValue("STRING", "model")}
     _sampling(folder, metadata, warnings)
     card = _front_matter(folder / "README.md", warnings)
     fields = _fields(card, folder, parameters)
@@ -124,7 +125,7 @@ def _rounded(count: int) -> str:
     return f"{scaled:.{max(2 - digits, 0)}f}{suffix}"
 
 
-def _sampling(folder: Path, metadata: Metadata, warnings: list[str]) -> None:
+def _sampling(folder: Path, metadata: MetaDict, warnings: list[str]) -> None:
     path = folder / "generation_config.json"
     if not path.is_file():
         return
@@ -144,9 +145,7 @@ def _sampling(folder: Path, metadata: Metadata, warnings: list[str]) -> None:
             warnings.append(f"{path}: {sources[0]} is {value!r}, not a 32-bit whole number; left out")
             continue
         if kind != "STRING" or value:
-            metadata[f"general.sampling.{key}"] = MetaValue(
-                kind, float(value) if kind == "FLOAT32" else value
-            )
+            metadata[f"general.sampling.{key}"] = MetaValue(kind, float(value) if kind == "FLOAT32" else value)
 
 
 def _front_matter(path: Path, warnings: list[str]) -> dict[str, Any]:
@@ -172,9 +171,7 @@ def _front_matter(path: Path, warnings: list[str]) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        warnings.append(
-            f"{path}: the front matter is not valid YAML ({type(error).__name__}); it is left out"
-        )
+        warnings.append(f"{path}: the front matter is not valid YAML ({type(error).__name__}); it is left out")
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -207,7 +204,7 @@ def _titled(parts: NameParts) -> dict[str, str | None]:
     }
 
 
-def _related(metadata: Metadata, kind: str, value: Any, card: dict[str, Any], parameters: int) -> None:
+def _related(metadata: MetaDict, kind: str, value: Any, card: dict[str, Any], parameters: int) -> None:
     """`general.base_model.*` or `general.dataset.*`: how many, and what is known about each."""
     present = {"base_model": ("base_model", "base_models", "base_model_sources")}.get(
         kind, ("datasets", "dataset", "dataset_sources")
@@ -236,9 +233,7 @@ def _related_entry(item: Any, parameters: int) -> dict[str, Any]:
     if identifier is not None:
         parts = dissect(identifier, parameters)
         known = _titled(parts)
-        entry |= {
-            name: known[name] for name in ("name", "organization", "version") if known[name] is not None
-        }
+        entry |= {name: known[name] for name in ("name", "organization", "version") if known[name] is not None}
         if "repo_url" not in entry and parts.organization is not None and parts.name is not None:
             entry["repo_url"] = f"https://huggingface.co/{parts.organization}/{parts.name}"
     return entry

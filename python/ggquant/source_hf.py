@@ -12,8 +12,9 @@ from ggquant.architectures.registry import family_of
 from ggquant.bounded_json import read_object
 from ggquant.checkpoint_index import index_checkpoint
 from ggquant.errors import CheckpointError, UnsupportedError
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict, Model
 from ggquant.model_card import describe
-from ggquant.plan import Metadata, MetaValue, Model
 from ggquant.tokenizers.build import vocabulary
 
 _FILE_TYPES = {"F32": 0, "BF16": 32}
@@ -37,9 +38,7 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     folder = source if source.is_dir() else source.parent
     path = folder / "config.json"
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: no config.json; a checkpoint needs one beside its weights", file=str(folder)
-        )
+        raise CheckpointError(f"{folder}: no config.json; a checkpoint needs one beside its weights", file=str(folder))
     values = read_object(path)
     architecture = _architecture(values, path)
     nested = values.get("text_config")
@@ -55,7 +54,7 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     tensors = build_tensors(family, config, stored, warnings)
     packed = any(tensor.dtype == PACKED for tensor in tensors)
     config.values["file_type"] = _PACKED_FILE_TYPE if packed else _FILE_TYPES[intermediate_type(stored)]
-    metadata: Metadata = {"general.architecture": MetaValue("STRING", family.name)}
+    metadata: MetaDict = {"general.architecture": MetaValue("STRING", family.name)}
     write(family.early, config, family.name, metadata)
     metadata |= describe(folder, tensors, warnings)
     write(family.metadata, config, family.name, metadata)

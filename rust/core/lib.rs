@@ -2,17 +2,21 @@
 //! streaming conversion that ties them together. Nothing in this crate knows about Python.
 //!
 //! - [`block`]: one file a format, and the registry of all of them;
+//! - [`arch`]: the instruction set in use, and the kernels for it;
 //! - [`encode`]: rows in, blocks out, in parallel, independent of the number of threads;
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
+//! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
+pub mod arch;
 pub mod block;
 pub mod checkpoint;
 pub mod convert;
 pub mod encode;
 pub mod error;
 pub mod gguf;
+pub mod imatrix;
 pub mod reference;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};

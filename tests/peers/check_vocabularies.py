@@ -92,9 +92,7 @@ def main() -> None:
         expected = {key: v for key, v in theirs.items() if (name, key) not in OLDER and ".chat_" not in key}
         wrong = [key for key, value in expected.items() if ours.get(key) != value]
         failed |= bool(wrong)
-        print(
-            name, "differs in " + ", ".join(wrong) if wrong else f"agrees in {len(expected)} keys", flush=True
-        )
+        print(name, "differs in " + ", ".join(wrong) if wrong else f"agrees in {len(expected)} keys", flush=True)
         for key in wrong:
             print("   ", key, *first_difference(theirs[key], ours.get(key)))
     sys.exit(failed)
@@ -164,9 +162,7 @@ def tokenizer_json(name: str, theirs: dict[str, Any]) -> dict[str, Any]:
     ]  # fmt: skip
     vocab = {token: i for i, token in enumerate(tokens) if types[i] in (1, 6)}
     if name in WORDPIECE:
-        vocab = {
-            t if types[i] == 3 else t[1:] if t[0] == "\u2581" else f"##{t}": i for i, t in enumerate(tokens)
-        }
+        vocab = {t if types[i] == 3 else t[1:] if t[0] == "\u2581" else f"##{t}": i for i, t in enumerate(tokens)}
         cls, sep = ({"SpecialToken": {"id": t, "type_id": 0}} for t in ("[CLS]", "[SEP]"))
         part = {"Sequence": {"id": "A", "type_id": 0}}
         return {

@@ -72,9 +72,7 @@ def describe(file: Path) -> dict[str, Any]:
         if entry.name.startswith("GGUF."):
             continue
         kinds = [kind.name for kind in entry.types]
-        items = [
-            bytes(entry.parts[i]) if kinds[-1] == "STRING" else entry.parts[i].tolist()[0] for i in entry.data
-        ]
+        items = [bytes(entry.parts[i]) if kinds[-1] == "STRING" else entry.parts[i].tolist()[0] for i in entry.data]
         metadata.append(digests.entry(entry.name, kinds[0], kinds[-1] if len(kinds) > 1 else None, items))
     tensors = [
         [

@@ -41,11 +41,7 @@ def dump(record: dict[str, Any]) -> str:
 
 def write_imatrix(path: Path, tensors: Sequence[Sequence[Any]]) -> None:
     """An importance matrix in llama.cpp's binary form, for every matrix of a model: sums over one call."""
-    entries = [
-        (name, shape)
-        for name, shape, *_ in tensors
-        if len(shape) >= 2 and name.startswith(("blk.", "output."))
-    ]
+    entries = [(name, shape) for name, shape, *_ in tensors if len(shape) >= 2 and name.startswith(("blk.", "output."))]
     with path.open("wb") as out:
         out.write(struct.pack("<i", len(entries)))
         for name, shape in entries:

@@ -45,9 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_missing_tensor(tmp_path: Path) -> None:
     case = with_shapes(lambda shapes: shapes.pop("model.layers.1.self_attn.k_norm.weight") and None)
-    with pytest.raises(
-        CheckpointError, match=r"missing tensor model\.layers\.1\.self_attn\.k_norm\.weight"
-    ) as caught:
+    with pytest.raises(CheckpointError, match=r"missing tensor model\.layers\.1\.self_attn\.k_norm\.weight") as caught:
         opened(write(case, tmp_path))
     assert caught.value.tensor == "model.layers.1.self_attn.k_norm.weight"
 
@@ -86,9 +84,7 @@ def test_index_and_shards_disagree(tmp_path: Path) -> None:
     index = json.loads(path.read_text())
     index["weight_map"]["model.ghost.weight"] = "model-00001-of-00002.safetensors"
     path.write_text(json.dumps(index))
-    with pytest.raises(
-        CheckpointError, match=r"listed in the index but not in the shards: model\.ghost\.weight"
-    ):
+    with pytest.raises(CheckpointError, match=r"listed in the index but not in the shards: model\.ghost\.weight"):
         opened(folder)
 
 
@@ -123,9 +119,7 @@ def test_no_weights(folder: Path) -> None:
 
 def test_no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"no tokenizer found; expected tokenizer.model or tokenizer.json"
-    ):
+    with pytest.raises(CheckpointError, match=r"no tokenizer found; expected tokenizer.model or tokenizer.json"):
         opened(folder)
 
 
@@ -151,9 +145,7 @@ def test_hyperparameter_of_the_wrong_kind(folder: Path, name: str, value: object
     assert caught.value.file == str(folder / "config.json")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"a": ' * 200 + "1" + "}" * 200, "[" * 100_000, "\x00", "1" * 5000]
-)
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": ' * 200 + "1" + "}" * 200, "[" * 100_000, "\x00", "1" * 5000])
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_damaged_json(folder: Path, file: str, text: str) -> None:
     (folder / file).write_text(text)

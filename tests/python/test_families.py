@@ -11,7 +11,7 @@ import pytest
 
 import digests
 from family_cases import CASES
-from ggquant.plan import Metadata
+from ggquant.model import MetaDict
 from ggquant.source_hf import open_checkpoint
 from tiny_checkpoints import write
 from view_data import tensor_data
@@ -19,7 +19,7 @@ from view_data import tensor_data
 RECORDS = Path(__file__).resolve().parents[1] / "data" / "families"
 
 
-def entries(metadata: Metadata) -> list[list[Any]]:
+def entries(metadata: MetaDict) -> list[list[Any]]:
     found = []
     for key, value in metadata.items():
         items = value.value if isinstance(value.value, list | tuple) else [value.value]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggquant.errors import MalformedFileError, UnsupportedError
-from ggquant.plan import Metadata
+from ggquant.model import Metadata
 from ggquant.tokenizers import protobuf
 from ggquant.tokenizers.files import TokenizerFiles
 from ggquant.tokenizers.pretokenizer import fingerprint, pretokenizer_name
@@ -33,9 +33,7 @@ def files(folder: Path, tokenizer: Callable[[Path], None]) -> TokenizerFiles:
     return TokenizerFiles(folder)
 
 
-def edited(
-    folder: Path, change: Callable[[dict[str, Any]], None], name: str = "tokenizer.json"
-) -> TokenizerFiles:
+def edited(folder: Path, change: Callable[[dict[str, Any]], None], name: str = "tokenizer.json") -> TokenizerFiles:
     byte_level()(folder)
     path = folder / name
     content = json.loads(path.read_text())
@@ -143,11 +141,7 @@ def test_chat_template_file_with_windows_lines(tmp_path: Path) -> None:
     assert special(tokenizer)["chat_template"] == "a\nb\n"
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 1 << 28), st.one_of(st.integers(0, (1 << 64) - 1), st.binary(max_size=40)))
-    )
-)
+@given(st.lists(st.tuples(st.integers(1, 1 << 28), st.one_of(st.integers(0, (1 << 64) - 1), st.binary(max_size=40)))))
 def test_protobuf_round_trip(message: list[tuple[int, int | bytes]]) -> None:
     def varint(value: int) -> bytes:
         out = bytearray()

@@ -182,11 +182,7 @@ def gemma3_with_vision(config: dict[str, Any]) -> Shapes:
 def phi3(config: dict[str, Any]) -> Shapes:
     shapes = decoder(config, feed_forward=False)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
-    rows = (
-        hidden
-        // config["num_attention_heads"]
-        * (config["num_attention_heads"] + 2 * config["num_key_value_heads"])
-    )
+    rows = hidden // config["num_attention_heads"] * (config["num_attention_heads"] + 2 * config["num_key_value_heads"])
     for layer in layers(config):
         at = f"model.layers.{layer}"
         for name in "qkv":
@@ -215,9 +211,7 @@ def gpt2(config: dict[str, Any]) -> Shapes:
         ):
             shapes[f"{at}.{name}.weight"] = (rows, columns)
             shapes[f"{at}.{name}.bias"] = (columns,)
-        shapes |= {
-            f"{at}.{norm}.{part}": (hidden,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")
-        }
+        shapes |= {f"{at}.{norm}.{part}": (hidden,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
     return shapes
 
 

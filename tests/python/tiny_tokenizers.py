@@ -100,9 +100,7 @@ def sentencepiece(
 
     def write(folder: Path) -> None:
         sentencepiece_file(folder / "tokenizer.model", _pieces())
-        decoder = {
-            str(i): {"content": t, "special": s, "normalized": False} for i, (t, s) in (added or {}).items()
-        }
+        decoder = {str(i): {"content": t, "special": s, "normalized": False} for i, (t, s) in (added or {}).items()}
         base = {
             "bos_token": "<s>",
             "eos_token": "</s>",
@@ -212,9 +210,7 @@ def _write_config(folder: Path, config: dict[str, Any]) -> None:
 
 def _write_spm_json(folder: Path, extra: list[dict[str, Any]]) -> None:
     vocab = {text: index for index, (text, _, _) in enumerate(_pieces())}
-    specials = [
-        _added(index, text, True) for text, index in vocab.items() if text in ("<unk>", "<s>", "</s>")
-    ]
+    specials = [_added(index, text, True) for text, index in vocab.items() if text in ("<unk>", "<s>", "</s>")]
     _write_json(
         folder,
         [*specials, *extra],

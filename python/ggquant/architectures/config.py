@@ -49,9 +49,7 @@ class Config:
 
     def wrong(self, name: str, wanted: str) -> CheckpointError:
         """The error for a value that is missing or of another kind than `wanted`."""
-        found = (
-            f"is {self.values[name]!r}, not {wanted}" if name in self.values else f"is missing; need {wanted}"
-        )
+        found = f"is {self.values[name]!r}, not {wanted}" if name in self.values else f"is missing; need {wanted}"
         return CheckpointError(f"{self.path}: {name!r} {found}", file=str(self.path))
 
     @cached_property

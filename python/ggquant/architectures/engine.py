@@ -11,7 +11,7 @@ from ggquant.architectures.family import Family, Output, Rule
 from ggquant.architectures.lazy import LazyTensor
 from ggquant.checkpoint_index import StoredTensor
 from ggquant.errors import CheckpointError
-from ggquant.plan import SourceTensor
+from ggquant.model import SourceTensor
 
 _FLOATS = ("BF16", "F16", "F32")
 PACKED = "MXFP4"
@@ -62,9 +62,7 @@ def build_tensors(
     seen: set[str] = set()
     for tensor in tensors:
         if tensor.name in seen:
-            raise CheckpointError(
-                f"{config.path}: two tensors would be named {tensor.name}", tensor=tensor.name
-            )
+            raise CheckpointError(f"{config.path}: two tensors would be named {tensor.name}", tensor=tensor.name)
         seen.add(tensor.name)
     return tensors
 
@@ -96,18 +94,14 @@ def _renamed(
             )
         kept[new] = tensor
     if skipped:
-        warnings.append(
-            f"{skipped} tensors of other modalities (vision, audio) are left out: this is the text model"
-        )
+        warnings.append(f"{skipped} tensors of other modalities (vision, audio) are left out: this is the text model")
     return kept
 
 
 class _Assembly:
     """One pass over the checkpoint that matches names to rules and emits each target when it is complete."""
 
-    def __init__(
-        self, family: Family, config: Config, checkpoint: dict[str, StoredTensor], intermediate: str
-    ) -> None:
+    def __init__(self, family: Family, config: Config, checkpoint: dict[str, StoredTensor], intermediate: str) -> None:
         self.family = family
         self.config = config
         self.checkpoint = checkpoint
@@ -168,9 +162,7 @@ class _Assembly:
                 sizes[group] = sizes.get(group, 0) + 1
         return sizes
 
-    def _check_complete(
-        self, arrived: dict[tuple[str, int], list[str]], sizes: dict[tuple[str, int], int]
-    ) -> None:
+    def _check_complete(self, arrived: dict[tuple[str, int], list[str]], sizes: dict[tuple[str, int], int]) -> None:
         for name, (index, layer) in self.sources.items():
             if name not in self.checkpoint and self._needs(self.family.rules[index], layer):
                 raise self._error(f"missing tensor {name}", name)
@@ -226,9 +218,7 @@ class _Assembly:
         if not rule.shape:
             return
         wanted = tuple(-1 if dim == "*" else self._dim(dim) for dim in rule.shape.split(" "))
-        if len(wanted) != len(tensor.shape) or any(
-            w not in (-1, n) for w, n in zip(wanted, tensor.shape, strict=True)
-        ):
+        if len(wanted) != len(tensor.shape) or any(w not in (-1, n) for w, n in zip(wanted, tensor.shape, strict=True)):
             shown = tuple("any" if w == -1 else w for w in wanted)
             raise self._error(
                 f"tensor {tensor.name} has shape {tensor.shape}, the config asks for {shown}", tensor.name

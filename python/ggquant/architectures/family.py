@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from ggquant.architectures.config import Config
 from ggquant.architectures.lazy import LazyTensor
-from ggquant.plan import Metadata, MetaValue, SourceTensor
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict, SourceTensor
 
 Step = Callable[[LazyTensor, Config], LazyTensor]
 """One move of the view algebra, or one elementwise operation; sizes come from the configuration."""
@@ -133,7 +134,7 @@ def experts(source: str, target: str, *steps: Step, shape: str = "", unless: str
     return Rule((f"{source}.weight",), outputs, "stack", shape, unless=unless, group="experts")
 
 
-def write(entries: Iterable[Entry], config: Config, arch: str, into: Metadata) -> None:
+def write(entries: Iterable[Entry], config: Config, arch: str, into: MetaDict) -> None:
     """Runs metadata entries, with the architecture's prefix on keys that are not absolute."""
     for entry in entries:
         for key, value in entry(config):

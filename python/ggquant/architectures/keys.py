@@ -1,4 +1,4 @@
-"""Metadata entries: which hyperparameter becomes which key, of which type.
+"""MetaDict entries: which hyperparameter becomes which key, of which type.
 
 Order matters: entries are written as they stand, and a key written again keeps its first place.
 """
@@ -13,7 +13,7 @@ from ggquant.architectures.config import Config
 from ggquant.architectures.family import Entry
 from ggquant.bounded_json import read_list, read_object
 from ggquant.errors import MalformedFileError, UnsupportedError
-from ggquant.plan import MetaValue
+from ggquant.metadata import MetaValue
 
 _LIMITS = {"UINT32": (0, 1 << 32), "INT32": (-(1 << 31), 1 << 31)}
 _ITEM_TYPES = {bool: "BOOL", int: "INT32", float: "FLOAT32", str: "STRING"}
@@ -160,9 +160,7 @@ def pooling(config: Config) -> Iterable[tuple[str, MetaValue]]:
         kind = next((kind for flag, kind in _POOLING_FLAGS.items() if settings.get(flag)), None)
         kind = kind or _POOLING.get(str(settings.get("pooling_mode")))
         if kind is None:
-            raise UnsupportedError(
-                f"{path}: only mean, first and last token pooling are supported", file=str(path)
-            )
+            raise UnsupportedError(f"{path}: only mean, first and last token pooling are supported", file=str(path))
         yield "pooling_type", MetaValue("UINT32", kind)
     if (classifier := config.first("classifier_pooling")) is not None:
         if classifier not in ("cls", "mean"):

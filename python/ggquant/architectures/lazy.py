@@ -7,7 +7,7 @@ from math import prod
 
 from ggquant.checkpoint_index import StoredTensor
 from ggquant.errors import CheckpointError
-from ggquant.plan import View
+from ggquant.model import View
 
 Axis = tuple[tuple[int, int], ...]
 """One axis as nested (size, stride) loops, outermost first; strides in elements."""

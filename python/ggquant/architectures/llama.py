@@ -19,7 +19,7 @@ from ggquant.architectures.decoder import (
 from ggquant.architectures.family import Family, Rename
 from ggquant.architectures.keys import BASE, key
 from ggquant.architectures.steps import interleave_rope
-from ggquant.plan import MetaValue
+from ggquant.metadata import MetaValue
 
 ATTENTION = attention((interleave_rope("num_attention_heads"),), (interleave_rope("num_key_value_heads"),))
 

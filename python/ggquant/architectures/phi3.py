@@ -10,7 +10,8 @@ from ggquant.architectures.config import Config
 from ggquant.architectures.decoder import BLOCK, DIMS, EMBEDDINGS, LAYER, NORMS, UNUSED, fill_kv_heads
 from ggquant.architectures.family import Family, module
 from ggquant.architectures.keys import file_type, key
-from ggquant.plan import MetaValue, SourceTensor
+from ggquant.metadata import MetaValue
+from ggquant.model import SourceTensor
 
 
 def _long_rope(config: Config) -> None:

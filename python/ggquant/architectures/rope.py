@@ -8,7 +8,7 @@ from typing import Any
 
 from ggquant.architectures.config import Config
 from ggquant.architectures.keys import full_attention_rope
-from ggquant.plan import SourceTensor
+from ggquant.model import SourceTensor
 
 _LAYER_KINDS = ("full_attention", "sliding_attention")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from ggquant.architectures.config import Config
-from ggquant.plan import Metadata, MetaValue
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict
 from ggquant.tokenizers.files import SPECIAL_KINDS, TokenizerFiles
 from ggquant.tokenizers.kinds import TokenType
 from ggquant.tokenizers.special import write_special
@@ -17,7 +18,7 @@ _LLAMA_DEFAULTS = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 
 
 def write_bpe_fallback(
-    files: TokenizerFiles, config: Config, metadata: Metadata, pre: str | None, warnings: list[str]
+    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
 ) -> bool:
     """A BPE vocabulary with byte fallback. False where tokenizer.json is absent or of another kind."""
     if not files.json:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from ggquant.architectures.config import Config
 from ggquant.architectures.family import Family, write
-from ggquant.plan import Metadata
+from ggquant.model import MetaDict
 from ggquant.tokenizers.bpe_fallback import write_bpe_fallback
 from ggquant.tokenizers.bytelevel import write_bpe, write_wordpiece
 from ggquant.tokenizers.files import TokenizerFiles
 from ggquant.tokenizers.sentencepiece import write_phi3, write_sentencepiece
 
-Writer = Callable[[TokenizerFiles, Config, Metadata, str | None, list[str]], bool]
+Writer = Callable[[TokenizerFiles, Config, MetaDict, str | None, list[str]], bool]
 
 _WRITERS: dict[str, Writer] = {
     "sentencepiece": write_sentencepiece,
@@ -30,7 +30,7 @@ _FILES = {
 }
 
 
-def vocabulary(family: Family, config: Config, pre: str | None, warnings: list[str]) -> Metadata:
+def vocabulary(family: Family, config: Config, pre: str | None, warnings: list[str]) -> MetaDict:
     """The `tokenizer.*` metadata, in writing order.
 
     Args:
@@ -45,7 +45,7 @@ def vocabulary(family: Family, config: Config, pre: str | None, warnings: list[s
         UnsupportedError: the pre-tokenizer has no name.
     """
     files = config.files
-    metadata: Metadata = {}
+    metadata: MetaDict = {}
     write(family.tokenizer_first, config, family.name, metadata)
     for kind in family.vocabulary:
         if _WRITERS[kind](files, config, metadata, pre, warnings):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from ggquant.architectures.config import Config
 from ggquant.errors import CheckpointError
-from ggquant.plan import Metadata, MetaValue
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict
 from ggquant.tokenizers.files import AddedToken, TokenizerFiles
 from ggquant.tokenizers.kinds import TokenType, looks_special
 from ggquant.tokenizers.pretokenizer import pretokenizer_name
 from ggquant.tokenizers.special import write_special
 
 
-def write_bpe(
-    files: TokenizerFiles, config: Config, metadata: Metadata, pre: str | None, warnings: list[str]
-) -> bool:
+def write_bpe(files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]) -> bool:
     """Byte-level BPE. False where the folder has no tokenizer.json."""
     if not files.json:
         return False
@@ -27,7 +26,7 @@ def write_bpe(
 
 
 def write_wordpiece(
-    files: TokenizerFiles, config: Config, metadata: Metadata, pre: str | None, warnings: list[str]
+    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
 ) -> bool:
     """BERT's WordPiece: `##` marks a piece inside a word; GGUF marks the pieces that begin one instead."""
     if not files.json:
@@ -84,9 +83,7 @@ def _added(files: TokenizerFiles, token: AddedToken) -> tuple[str, TokenType]:
     text = token.content
     if not token.normalized and token.id < files.engine.get_vocab_size():
         # llama.cpp matches these texts as they stand, so they are stored as the tokenizer gives them back.
-        text = files.engine.decode(
-            files.engine.encode(text, add_special_tokens=False).ids, skip_special_tokens=False
-        )
+        text = files.engine.decode(files.engine.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
     if token.special or looks_special(text):
         return text, TokenType.CONTROL
     return text.replace("\u2581", " "), TokenType.USER_DEFINED

@@ -11,7 +11,8 @@ from typing import Any
 from ggquant.architectures.config import Config
 from ggquant.bounded_json import MAX_TOKENIZER_BYTES, read_bytes, read_object
 from ggquant.errors import MalformedFileError
-from ggquant.plan import Metadata, MetaValue
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict
 from ggquant.tokenizers.files import MAX_VOCABULARY, TokenizerFiles
 from ggquant.tokenizers.kinds import TokenType, looks_special
 from ggquant.tokenizers.protobuf import WireError, fields
@@ -106,19 +107,17 @@ class TokenTable:
         self.texts[index], self.scores[index], self.types[index] = text, score, kind
         return True
 
-    def write(self, metadata: Metadata, model: str) -> None:
+    def write(self, metadata: MetaDict, model: str) -> None:
         """Model name, pre-tokenizer and the three lists."""
         metadata["tokenizer.ggml.model"] = MetaValue("STRING", model)
         metadata["tokenizer.ggml.pre"] = MetaValue("STRING", "default")
         metadata["tokenizer.ggml.tokens"] = MetaValue("ARRAY", self.texts, "STRING")
         metadata["tokenizer.ggml.scores"] = MetaValue("ARRAY", self.scores, "FLOAT32")
-        metadata["tokenizer.ggml.token_type"] = MetaValue(
-            "ARRAY", [int(kind) for kind in self.types], "INT32"
-        )
+        metadata["tokenizer.ggml.token_type"] = MetaValue("ARRAY", [int(kind) for kind in self.types], "INT32")
 
 
 def write_sentencepiece(
-    files: TokenizerFiles, config: Config, metadata: Metadata, pre: str | None, warnings: list[str]
+    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
 ) -> bool:
     """A SentencePiece vocabulary. False where the folder has no tokenizer.model."""
     table = token_table(files, config, warnings)
@@ -143,9 +142,7 @@ def token_table(files: TokenizerFiles, config: Config, warnings: list[str]) -> T
     return table
 
 
-def write_phi3(
-    files: TokenizerFiles, config: Config, metadata: Metadata, pre: str | None, warnings: list[str]
-) -> bool:
+def write_phi3(files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]) -> bool:
     """Phi-3's SentencePiece vocabulary: added tokens of tokenizer.json count too, and keep their texts.
 
     False where there is none; Phi-4 has a byte-level one.
@@ -177,9 +174,7 @@ def _pieces(files: TokenizerFiles, config: Config, warnings: list[str]) -> Token
     for index, piece in enumerate(model.pieces):
         kind = piece.kind if piece.kind in _KEPT_TYPES else TokenType.NORMAL
         if not table.put(index, piece.text, piece.score, kind):
-            warnings.append(
-                f"{path}: pieces from {index} on are beyond the vocabulary of {size} and left out"
-            )
+            warnings.append(f"{path}: pieces from {index} on are beyond the vocabulary of {size} and left out")
             break
     added = files.folder / "added_tokens.json"
     if added.is_file():
@@ -190,13 +185,9 @@ def _pieces(files: TokenizerFiles, config: Config, warnings: list[str]) -> Token
     return table
 
 
-def _put_added(
-    table: TokenTable, index: int, text: str, kind: TokenType, path: Path, warnings: list[str]
-) -> None:
+def _put_added(table: TokenTable, index: int, text: str, kind: TokenType, path: Path, warnings: list[str]) -> None:
     if not table.put(index, text, _ADDED_SCORE, kind):
-        warnings.append(
-            f"{path}: token {text!r} has id {index}, beyond the vocabulary of {len(table)}; left out"
-        )
+        warnings.append(f"{path}: token {text!r} has id {index}, beyond the vocabulary of {len(table)}; left out")
 
 
 def _decoder_entries(files: TokenizerFiles) -> Iterable[tuple[int, dict[str, Any]]]:

@@ -8,7 +8,8 @@ from string import ascii_letters, digits
 from typing import Any
 
 from ggquant.bounded_json import read_object, read_text
-from ggquant.plan import Metadata, MetaValue
+from ggquant.metadata import MetaValue
+from ggquant.model import MetaDict
 from ggquant.tokenizers.files import SPECIAL_KINDS, TokenizerFiles
 
 _ID_KEYS = {
@@ -39,7 +40,7 @@ class SpecialTokens:
 
 def write_special(
     files: TokenizerFiles,
-    metadata: Metadata,
+    metadata: MetaDict,
     *,
     merges: bool,
     vocabulary_size: int | None = None,
@@ -123,9 +124,7 @@ def _learn_from(processor: dict[str, Any], special: SpecialTokens, configured: b
             for name, fallback in (("cls", "bos"), ("sep", "eos")):
                 if not special.texts.get(name):
                     pair = processor.get(name)
-                    special.texts[name] = (
-                        pair[0] if isinstance(pair, list) and pair else special.texts.get(fallback)
-                    )
+                    special.texts[name] = pair[0] if isinstance(pair, list) and pair else special.texts.get(fallback)
     elif kind == "TemplateProcessing":
         _learn_from_template(processor, special, configured)
 
@@ -210,7 +209,7 @@ def _merges_txt(files: TokenizerFiles) -> list[str]:
     return [f"{pair[0]} {pair[1]}" for pair in pairs if len(pair) == 2]
 
 
-def _write_chat_template(files: TokenizerFiles, metadata: Metadata, warnings: list[str]) -> None:
+def _write_chat_template(files: TokenizerFiles, metadata: MetaDict, warnings: list[str]) -> None:
     template = files.config.get("chat_template", _template_file(files))
     if template is None:
         return
@@ -224,7 +223,7 @@ def _write_chat_template(files: TokenizerFiles, metadata: Metadata, warnings: li
     _write_named_templates(template, metadata)
 
 
-def _write_named_templates(choices: Sequence[dict[str, Any]], metadata: Metadata) -> None:
+def _write_named_templates(choices: Sequence[dict[str, Any]], metadata: MetaDict) -> None:
     allowed = ascii_letters + digits
     default = None
     names: set[str] = set()
@@ -273,9 +272,7 @@ def _normalizer_flags(normalizer: Any) -> dict[str, bool]:
         elif node.get("type") == "StripAccents":
             found["strip_accents"] = True
         elif node.get("type") == "BertNormalizer":
-            found.update(
-                {k: node[k] for k in ("lowercase", "strip_accents") if isinstance(node.get(k), bool)}
-            )
+            found.update({k: node[k] for k in ("lowercase", "strip_accents") if isinstance(node.get(k), bool)})
         elif node.get("type") == "Sequence" and isinstance(node.get("normalizers"), list):
             for inner in node["normalizers"]:
                 visit(inner)

@@ -1,6 +1,15 @@
-//! STUB: BF16.
+//! BF16: the upper half of an IEEE single, rounded to nearest even. 16 bpw.
+//!
+//! Subnormals are kept. Weights within half a step of the largest single round up to infinity.
 
+use half::bf16;
+
+use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+
+block_layout! {
+    struct Block, 2 bytes { bits: u16 }
+}
 
 /// 16-bit float (bfloat16).
 pub struct BF16;
@@ -16,15 +25,16 @@ impl BlockFormat for BF16 {
         summary: "16-bit float (bfloat16)",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, |&[x]| Block { bits: bf16::from_f32(x).to_bits() });
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        // Shifted and not converted: a conversion would quieten NaNs.
+        decode_blocks(data, out, |block: &Block, [out]| *out = f32::from_bits(u32::from(block.bits) << 16));
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("value", bf16::from_bits(block.bits)))
     }
 }

@@ -1,6 +1,11 @@
-//! STUB: F32.
+//! F32: weights as they are. 32 bpw.
 
+use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+
+block_layout! {
+    struct Block, 4 bytes { value: f32 }
+}
 
 /// 32-bit float.
 pub struct F32;
@@ -16,15 +21,15 @@ impl BlockFormat for F32 {
         summary: "32-bit float",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, |&[value]| Block { value });
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, [out]| *out = block.value);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("value", block.value))
     }
 }

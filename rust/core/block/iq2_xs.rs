@@ -1,30 +1,102 @@
-//! STUB: IQ2_XS.
+//! `IQ2_XS`: 2-bit magnitudes from a codebook of 512 8-vectors, signs in 7 bits; 2.3125 bits per weight.
+//!
+//! `x = d * (0.5 + s) / 4 * sign * m`, where `m` (8, 25 or 43) comes from the codebook and `s` is a 4-bit code for each
+//! sub-block of 16. The eighth sign of a vector makes the number of minus signs even.
 
+use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::signs::{signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::GROUP_EPSILON;
+use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
+use crate::reference::grid::codewords::{self, IQ2_MAGNITUDES};
+use crate::reference::grid::{self, level};
+use crate::reference::importance::{sum_of_squares, weigh};
+use crate::reference::rounding::to_half;
+use half::f16;
 
 /// 2.31-bit codebook of 8-vectors.
 pub struct IQ2_XS;
+
+block_layout! {
+    /// A super-block of 256 weights.
+    struct Block, 74 bytes {
+        d: f16,
+        /// For each vector: codebook index in 9 bits, sign pattern in 7 above it.
+        qs: [u16; 32],
+        /// Scale codes, two sub-blocks to a byte, the first one below.
+        scales: [u8; 8],
+    }
+}
+
+/// Scale and the two words of a sub-block; `None` if it is stored as zeros.
+fn search(x: &[f32; 16], imatrix: &[f32; 16], sigma2: f32) -> Option<(f32, [u16; 2])> {
+    let mut block = SubBlock::new(x, weigh(x, imatrix, sigma2), Signs::Even);
+    let largest = block.max();
+    if largest < GROUP_EPSILON {
+        return None;
+    }
+    let fit = Search { grid: &grid::IQ2_XS, reach: 9, step: 0.1, revisit: Revisit::OffGrid }.run(
+        &mut block,
+        largest,
+        largest / 5.0,
+    )?;
+    Some((fit.scale, std::array::from_fn(|k| fit.points[k] | u16::from(block.signs(k)) << 9)))
+}
+
+fn encode(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
+    let sigma2 = sum_of_squares(x) / 256.0;
+    let mut block = Block { d: f16::ZERO, qs: [0; 32], scales: [0; 8] };
+    let mut scales = [0.0; 16];
+    let mut max_scale = 0.0;
+    for ib in 0..16 {
+        let Some((scale, words)) = search(group(x, ib), group(imatrix, ib), sigma2) else { continue };
+        block.qs[2 * ib..][..2].copy_from_slice(&words);
+        scales[ib] = scale;
+        max_scale = max(max_scale, scale);
+    }
+    if max_scale == 0.0 {
+        return Block { d: f16::ZERO, qs: [0; 32], scales: [0; 8] };
+    }
+    let d = max_scale / 31.0;
+    block.d = to_half(d);
+    let codes = scale_codes(&scales, d, 15);
+    block.scales = std::array::from_fn(|i| codes[2 * i] | codes[2 * i + 1] << 4);
+    block
+}
+
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let d = block.d.to_f32();
+    for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let scale = d * (0.5 + f32::from(block.scales[k / 4] >> (k / 2 % 2 * 4) & 15)) * 0.25;
+        let point = codewords::IQ2_XS[usize::from(block.qs[k] & 511)];
+        let signs = with_parity(u32::from(block.qs[k] >> 9));
+        for j in 0..8 {
+            out[j] = signed(scale * IQ2_MAGNITUDES[level::<8>(point, j)], signs, j);
+        }
+    }
+}
 
 impl BlockFormat for IQ2_XS {
     const INFO: FormatInfo = FormatInfo {
         name: "IQ2_XS",
         ggml_type: 17,
         block_len: 256,
-        block_bytes: 74,
+        block_bytes: Block::BYTES,
         imatrix: ImatrixUse::Required,
         storage: true,
         summary: "2.31-bit codebook of 8-vectors",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        let imatrix = imatrix.expect("IQ2_XS is only encoded with an importance matrix");
+        encode_weighted_blocks(x, imatrix, out, encode);
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, decode);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

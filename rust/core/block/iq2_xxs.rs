@@ -1,30 +1,110 @@
-//! STUB: IQ2_XXS.
+//! `IQ2_XXS`: 2-bit magnitudes from a codebook of 256 8-vectors, signs in 7 bits; 2.0625 bits per weight.
+//!
+//! `x = d * (0.5 + s) / 4 * sign * m`, where `m` (8, 25 or 43) comes from the codebook and `s` is a 4-bit code for each
+//! sub-block of 32. The eighth sign of a vector makes the number of minus signs even.
 
+use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::signs::{signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
+use crate::reference::grid::codewords::{self, IQ2_MAGNITUDES};
+use crate::reference::grid::{self, level};
+use crate::reference::importance::{sum_of_squares, weigh};
+use crate::reference::rounding::to_half;
+use crate::reference::{GROUP_EPSILON, superblock};
+use half::f16;
 
 /// 2.06-bit codebook of 8-vectors.
 pub struct IQ2_XXS;
+
+block_layout! {
+    /// A super-block of 256 weights.
+    struct Block, 66 bytes {
+        d: f16,
+        /// For each sub-block: four codebook indices of 8 bits; four sign patterns of 7 bits, the scale code above them.
+        qs: [[u32; 2]; 8],
+    }
+}
+
+/// Scale and the two words of a sub-block, the scale code left open; `None` if it is stored as zeros.
+fn search(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Option<(f32, [u32; 2])> {
+    let mut block = SubBlock::new(x, weigh(x, imatrix, sigma2), Signs::Even);
+    if block.max() < GROUP_EPSILON {
+        return None;
+    }
+    // Levels count half-steps of the odd magnitudes here, so that the largest magnitude has code 3 and not 2; the first
+    // guess is allowed one more.
+    let (scale, _) = superblock::search(&block.x, &block.weight, 4);
+    let width = scale * 3.0;
+    if width <= 0.0 {
+        return None;
+    }
+    let fit = Search { grid: &grid::IQ2_XXS, reach: 6, step: 0.1, revisit: Revisit::Always }.run(&mut block, width, scale)?;
+    let mut words = [0; 2];
+    for k in 0..4 {
+        words[0] |= u32::from(fit.points[k]) << (8 * k);
+        words[1] |= u32::from(block.signs(k)) << (7 * k);
+    }
+    Some((fit.scale, words))
+}
+
+fn encode(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
+    let sigma2 = sum_of_squares(x) / 256.0;
+    let mut block = Block { d: f16::ZERO, qs: [[0; 2]; 8] };
+    let mut scales = [0.0; 8];
+    let mut max_scale = 0.0;
+    for ib in 0..8 {
+        let Some((scale, words)) = search(group(x, ib), group(imatrix, ib), sigma2) else { continue };
+        block.qs[ib] = words;
+        scales[ib] = scale;
+        max_scale = max(max_scale, scale);
+    }
+    if max_scale == 0.0 {
+        return Block { d: f16::ZERO, qs: [[0; 2]; 8] };
+    }
+    let d = max_scale / 31.0;
+    block.d = to_half(d);
+    for (words, code) in block.qs.iter_mut().zip(scale_codes(&scales, d, 15)) {
+        words[1] |= u32::from(code) << 28;
+    }
+    block
+}
+
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let d = block.d.to_f32();
+    for ([points, signs], out) in block.qs.iter().zip(out.as_chunks_mut::<32>().0) {
+        let scale = d * (0.5 + (signs >> 28) as f32) * 0.25;
+        for k in 0..4 {
+            let point = codewords::IQ2_XXS[(points >> (8 * k) & 255) as usize];
+            let signs = with_parity(signs >> (7 * k));
+            for j in 0..8 {
+                out[8 * k + j] = signed(scale * IQ2_MAGNITUDES[level::<8>(point, j)], signs, j);
+            }
+        }
+    }
+}
 
 impl BlockFormat for IQ2_XXS {
     const INFO: FormatInfo = FormatInfo {
         name: "IQ2_XXS",
         ggml_type: 16,
         block_len: 256,
-        block_bytes: 66,
+        block_bytes: Block::BYTES,
         imatrix: ImatrixUse::Required,
         storage: true,
         summary: "2.06-bit codebook of 8-vectors",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        let imatrix = imatrix.expect("IQ2_XXS is only encoded with an importance matrix");
+        encode_weighted_blocks(x, imatrix, out, encode);
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, decode);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

@@ -1,30 +1,71 @@
-//! STUB: IQ4_NL.
+//! `IQ4_NL`: 4-bit codes into a non-linear table of 16 values, one scale for each 32; 4.5 bits per weight.
+//!
+//! `x = d * VALUES[code]`; the table is denser around zero, as weights are.
 
+use super::bits::{pack_nibbles, unpack_nibbles};
+use super::layout::{Layout, block_layout, decode_blocks, finite, validate_blocks};
+use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::importance::{sum_of_squares, weigh};
+use crate::reference::nonlinear::{VALUES, best_scale, codes};
+use crate::reference::rounding::to_half;
+use half::f16;
 
 /// 4-bit non-linear codes, one f16 scale per 32.
 pub struct IQ4_NL;
+
+block_layout! {
+    /// 32 weights.
+    struct Block, 18 bytes {
+        d: f16,
+        /// Codes, weight `i` in the low half of byte `i`, weight `16 + i` in the high half.
+        qs: [u8; 16],
+    }
+}
+
+/// Packs the codes of 32 weights.
+pub(super) fn pack(codes: &[u8; 32]) -> [u8; 16] {
+    let mut qs = [0; 16];
+    pack_nibbles::<16>(codes, &mut qs);
+    qs
+}
+
+/// Values of 32 packed codes under a scale.
+pub(super) fn unpack(qs: &[u8; 16], scale: f32, out: &mut [f32; 32]) {
+    unpack_nibbles::<16>(qs, |i, code| out[i] = scale * f32::from(VALUES[usize::from(code)]));
+}
+
+fn encode(x: &[f32; 32], weights: &[f32; 32]) -> Block {
+    let d = best_scale(x, weights);
+    Block { d: to_half(d), qs: pack(&codes(x, d)) }
+}
 
 impl BlockFormat for IQ4_NL {
     const INFO: FormatInfo = FormatInfo {
         name: "IQ4_NL",
         ggml_type: 20,
         block_len: 32,
-        block_bytes: 18,
+        block_bytes: Block::BYTES,
         imatrix: ImatrixUse::Optional,
         storage: true,
         summary: "4-bit non-linear codes, one f16 scale per 32",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        match imatrix {
+            Some(imatrix) => encode_weighted_blocks(x, imatrix, out, |x, imatrix| {
+                let sigma2 = sum_of_squares(x) * (2.0 / 32.0);
+                encode(x, &weigh(x, imatrix, sigma2))
+            }),
+            None => encode_blocks(x, out, |x| encode(x, &x.map(|v| v * v))),
+        }
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, out| unpack(&block.qs, block.d.to_f32(), out));
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

@@ -1,30 +1,95 @@
-//! STUB: IQ4_XS.
+//! `IQ4_XS`: 4-bit codes into a non-linear table of 16 values, 6-bit scales for each 32; 4.25 bits per weight.
+//!
+//! `x = d * (s - 32) * VALUES[code]`, where `s` is a 6-bit code for each sub-block of 32.
 
+use super::iq4_nl::{pack, unpack};
+use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
+use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::importance::{sum_of_squares, weigh};
+use crate::reference::nonlinear::{best_scale, codes};
+use crate::reference::rounding::{nearest_int, to_half};
+use half::f16;
 
 /// 4-bit non-linear codes, 6-bit scales per 32.
 pub struct IQ4_XS;
+
+block_layout! {
+    /// A super-block of 256 weights.
+    struct Block, 136 bytes {
+        d: f16,
+        /// High 2 bits of the scale codes, the first sub-block lowest.
+        scales_h: u16,
+        /// Low 4 bits of the scale codes, two sub-blocks to a byte, the first one below.
+        scales_l: [u8; 4],
+        /// Codes, packed within a sub-block as in `IQ4_NL`.
+        qs: [[u8; 16]; 8],
+    }
+}
+
+fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+    let sigma2 = sum_of_squares(x) * (2.0 / 256.0);
+    let mut extreme = 0.0;
+    let mut largest = 0.0;
+    let scales: [f32; 8] = std::array::from_fn(|ib| {
+        let x: &[f32; 32] = group(x, ib);
+        let weights = match imatrix {
+            Some(imatrix) => weigh(x, group(imatrix, ib), sigma2),
+            None => x.map(|v| v * v),
+        };
+        let scale = best_scale(x, &weights);
+        if scale.abs() > largest {
+            largest = scale.abs();
+            extreme = scale;
+        }
+        scale
+    });
+    // The extreme scale gets the code -32. Without one this is a negative zero, and stored as such.
+    let d = -extreme / 32.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let mut block = Block { d: to_half(d), scales_h: 0, scales_l: [0; 4], qs: [[0; 16]; 8] };
+    for ib in 0..8 {
+        let code = nearest_int(inverse * scales[ib]).clamp(-32, 31);
+        block.qs[ib] = pack(&codes(group(x, ib), d * code as f32));
+        let stored = (code + 32) as u8;
+        block.scales_l[ib / 2] |= (stored & 15) << (ib % 2 * 4);
+        block.scales_h |= u16::from(stored >> 4) << (2 * ib);
+    }
+    block
+}
+
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let d = block.d.to_f32();
+    for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let low = i32::from(block.scales_l[ib / 2] >> (ib % 2 * 4) & 15);
+        let high = i32::from(block.scales_h >> (2 * ib) & 3);
+        unpack(&block.qs[ib], d * ((low | high << 4) - 32) as f32, out);
+    }
+}
 
 impl BlockFormat for IQ4_XS {
     const INFO: FormatInfo = FormatInfo {
         name: "IQ4_XS",
         ggml_type: 23,
         block_len: 256,
-        block_bytes: 136,
+        block_bytes: Block::BYTES,
         imatrix: ImatrixUse::Optional,
         storage: true,
         summary: "4-bit non-linear codes, 6-bit scales per 32",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        match imatrix {
+            Some(imatrix) => encode_weighted_blocks(x, imatrix, out, |x, imatrix| encode(x, Some(imatrix))),
+            None => encode_blocks(x, out, |x| encode(x, None)),
+        }
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, decode);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

@@ -8,6 +8,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+mod bits;
+mod fp4;
+mod layout;
+mod scale_min;
+mod signs;
+
 /// How a format's encoder treats an importance matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImatrixUse {

@@ -1,6 +1,39 @@
-//! STUB: MXFP4.
+//! MXFP4: blocks of 32 weights, `x = 2^(e - 127) * q` with E2M1 floats `q` and one exponent byte (E8M0). 4.25 bpw.
+//! OCP Microscaling Formats (MX) specification 1.0.
+//!
+//! The exponent is that of the largest magnitude less 2. An importance matrix changes nothing.
 
+use super::bits::{pack_nibbles, unpack_nibbles};
+use super::fp4;
+use super::layout::{block_layout, decode_blocks, encode_blocks, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::floor_log2;
+use crate::reference::symmetric::largest;
+
+block_layout! {
+    struct Block, 17 bytes {
+        /// Exponent, 127 for 1; 255 stands for NaN.
+        e: u8,
+        /// Codes: weight `j` in the lower half of byte `j`, weight `j + 16` in the upper.
+        qs: [u8; 16],
+    }
+}
+
+/// Half of `2^(e - 127)`.
+fn half_scale(e: u8) -> f32 {
+    // The two smallest are subnormal.
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
+}
+
+fn encode(x: &[f32; 32]) -> Block {
+    let amax = largest(x);
+    // Below 2^-125 the difference is negative and wraps to a huge scale, under which every code is 0.
+    let e = if amax > 0.0 { (floor_log2(amax) - 2 + 127) as u8 } else { 0 };
+    let scale = half_scale(e);
+    let mut qs = [0; 16];
+    pack_nibbles::<16>(&x.map(|v| fp4::nearest(v, scale)), &mut qs);
+    Block { e, qs }
+}
 
 /// 4-bit floats (E2M1), one power-of-two scale per 32.
 pub struct MXFP4;
@@ -16,15 +49,20 @@ impl BlockFormat for MXFP4 {
         summary: "4-bit floats (E2M1), one power-of-two scale per 32",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, encode);
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
+            let scale = half_scale(block.e);
+            unpack_nibbles::<16>(&block.qs, |j, code| out[j] = f32::from(fp4::DOUBLED[usize::from(code)]) * scale);
+        });
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| {
+            if block.e == 255 { Err("exponent e is 255, which stands for NaN".into()) } else { Ok(()) }
+        })
     }
 }

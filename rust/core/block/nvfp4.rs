@@ -1,6 +1,66 @@
-//! STUB: NVFP4.
+//! NVFP4: blocks of 64 weights in four sub-blocks of 16, `x = d * q` with E2M1 floats `q` and a scale byte a sub-block
+//! (UE4M3: no sign, 4 exponent bits, 3 mantissa bits, no infinity). 4.5 bpw.
+//!
+//! `d` is the largest magnitude over 6, the largest E2M1 value. An importance matrix changes nothing. Scales stop at 448 and
+//! at 2^-9, so tensors are expected to be brought into range by a factor kept beside them.
 
+use super::bits::{pack_nibbles, unpack_nibbles};
+use super::fp4;
+use super::layout::{block_layout, decode_blocks, encode_blocks, group};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::truncate;
+use crate::reference::symmetric::largest;
+
+block_layout! {
+    struct Block, 36 bytes {
+        /// Scales of the sub-blocks.
+        d: [u8; 4],
+        /// Codes, 8 bytes a sub-block: weight `j` in the lower half of byte `j`, weight `j + 8` in the upper.
+        qs: [u8; 32],
+    }
+}
+
+/// The UE4M3 number nearest to `x`, halves rounded up; 448 is the largest, and 0 what is smaller than half the smallest.
+fn to_ue4m3(x: f32) -> u8 {
+    const LARGEST: u8 = 0x7e;
+    if x <= 0.0 {
+        return 0;
+    }
+    if x >= 256.0 {
+        // Mantissa bits above 256 are not looked at: everything from there on becomes 448.
+        return LARGEST;
+    }
+    let bits = x.to_bits();
+    let exponent = (bits >> 23) as i32 - 127 + 7;
+    if exponent <= 0 {
+        // Subnormals count 2^-9; there is no rounding up into the normal ones.
+        return truncate(x * 512.0 + 0.5).min(7) as u8;
+    }
+    // Rounding up may carry from the mantissa into the exponent.
+    let rounded = (((exponent as u32) << 4) | ((bits >> 19) & 15)).div_ceil(2);
+    if rounded >= 15 << 3 { LARGEST } else { rounded as u8 }
+}
+
+/// Half of a UE4M3 number. 0x7f, NaN, counts as 0, and the eighth bit as nothing.
+fn half_scale(ue4m3: u8) -> f32 {
+    let (exponent, mantissa) = (u32::from(ue4m3 >> 3) & 15, f32::from(ue4m3 & 7));
+    match (ue4m3, exponent) {
+        (0x7f, _) => 0.0,
+        (_, 0) => mantissa * f32::from_bits((127 - 10) << 23),
+        _ => (8.0 + mantissa) * f32::from_bits((exponent + 127 - 11) << 23),
+    }
+}
+
+fn encode(x: &[f32; 64]) -> Block {
+    let mut block = Block { d: [0; 4], qs: [0; 32] };
+    for s in 0..4 {
+        let x: &[f32; 16] = group(x, s);
+        block.d[s] = to_ue4m3(largest(x) / 6.0);
+        let scale = half_scale(block.d[s]);
+        pack_nibbles::<8>(&x.map(|v| fp4::nearest(v, scale)), &mut block.qs[8 * s..][..8]);
+    }
+    block
+}
 
 /// 4-bit floats (E2M1), UE4M3 scale per 16.
 pub struct NVFP4;
@@ -16,15 +76,20 @@ impl BlockFormat for NVFP4 {
         summary: "4-bit floats (E2M1), UE4M3 scale per 16",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, encode);
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, out: &mut [f32; 64]| {
+            let scales = block.d.map(half_scale);
+            unpack_nibbles::<8>(&block.qs, |j, code| out[j] = f32::from(fp4::DOUBLED[usize::from(code)]) * scales[j / 16]);
+        });
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        // Every byte is a valid scale, 0x7f included.
+        let _ = data;
+        Ok(())
     }
 }

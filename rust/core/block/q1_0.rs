@@ -1,8 +1,36 @@
-//! STUB: Q1_0.
+//! Q1_0: blocks of 128 weights, `x = d` or `x = -d`, one bit a weight and an `f16` scale. 1.125 bpw.
+//!
+//! `d` is the mean magnitude; the bit is set for weights `>= 0`, negative zero included. An importance matrix changes
+//! nothing.
 
+use half::f16;
+
+use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::to_half;
 
-/// signs, one f16 scale per 128.
+block_layout! {
+    struct Block, 18 bytes {
+        /// Scale.
+        d: f16,
+        /// Signs, weight `j` at bit `j % 8` of byte `j / 8`.
+        qs: [u8; 16],
+    }
+}
+
+fn encode(x: &[f32; 128]) -> Block {
+    let mut sum = 0.0;
+    for v in x {
+        sum += v.abs();
+    }
+    let mut qs = [0; 16];
+    for (j, &v) in x.iter().enumerate() {
+        qs[j / 8] |= u8::from(v >= 0.0) << (j % 8);
+    }
+    Block { d: to_half(sum / 128.0), qs }
+}
+
+/// Signs, one f16 scale per 128.
 pub struct Q1_0;
 
 impl BlockFormat for Q1_0 {
@@ -16,15 +44,18 @@ impl BlockFormat for Q1_0 {
         summary: "signs, one f16 scale per 128",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, encode);
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, out: &mut [f32; 128]| {
+            let d = block.d.to_f32();
+            *out = std::array::from_fn(|j| if (block.qs[j / 8] >> (j % 8)) & 1 == 1 { d } else { -d });
+        });
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

@@ -1,6 +1,34 @@
-//! STUB: Q2_0.
+//! Q2_0: blocks of 64 weights, `x = d * (q - 1)` with 2-bit `q` and an `f16` scale. 2.25 bpw.
+//!
+//! `d` is the largest magnitude, so encoding uses codes 0 to 2 only; code 3 (`2 * d`) is decoded. An importance matrix
+//! changes nothing.
 
+use half::f16;
+
+use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::{round_half_away, to_half};
+use crate::reference::symmetric::{largest, reciprocal};
+
+block_layout! {
+    struct Block, 18 bytes {
+        /// Scale.
+        d: f16,
+        /// Codes, weight `j` at bits `2 * (j % 4)` of byte `j / 4`.
+        qs: [u8; 16],
+    }
+}
+
+fn encode(x: &[f32; 64]) -> Block {
+    let d = largest(x);
+    let inverse = reciprocal(d);
+    let mut qs = [0; 16];
+    for (j, &v) in x.iter().enumerate() {
+        let code = (round_half_away(v * inverse) + 1).clamp(0, 3) as u8;
+        qs[j / 4] |= code << (2 * (j % 4));
+    }
+    Block { d: to_half(d), qs }
+}
 
 /// 2-bit codes -1..2, one f16 scale per 64.
 pub struct Q2_0;
@@ -16,15 +44,18 @@ impl BlockFormat for Q2_0 {
         summary: "2-bit codes -1..2, one f16 scale per 64",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, encode);
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, out: &mut [f32; 64]| {
+            let d = block.d.to_f32();
+            *out = std::array::from_fn(|j| (i32::from((block.qs[j / 4] >> (2 * (j % 4))) & 3) - 1) as f32 * d);
+        });
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

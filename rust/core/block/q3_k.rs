@@ -1,6 +1,117 @@
-//! STUB: Q3_K.
+//! Q3_K: super-blocks of 16 sub-blocks of 16 weights, `x = d * s * q` with 3-bit signed `q`, a 6-bit signed `s` for each
+//! sub-block, and an `f16` `d`. 3.4375 bpw.
+//!
+//! Plain: each sub-block's codes are improved one at a time; the scale largest in magnitude maps to -32. With an
+//! importance matrix: 19 candidate scales a sub-block, and 19 again for `d`; `sigma2` is twice the mean square of the
+//! super-block.
 
+use half::f16;
+
+use super::bits::{pack_pairs, pair};
+use super::layout::{
+    block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
+};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::{nearest_int, to_half};
+use crate::reference::{importance, symmetric};
+
+block_layout! {
+    struct Block, 110 bytes {
+        /// Upper bits: of weight `j` at bit `j / 32` of byte `j % 32`.
+        hmask: [u8; 32],
+        /// Lower two bits: in each half of 128, weights `j`, `j + 32`, `j + 64` and `j + 96` share byte `j`.
+        qs: [u8; 64],
+        /// Scales plus 32, see [`pack_scales`].
+        scales: [u8; 12],
+        /// Scale of the scales.
+        d: f16,
+    }
+}
+
+/// Codes are stored with this added.
+const HALF: i32 = 4;
+/// Scales are stored with this added.
+const HALF_SCALE: i32 = 32;
+
+/// Packs sixteen 6-bit scales: the lower four bits of scales `j` and `j + 8` in byte `j`, the upper two of scales `j`,
+/// `j + 4`, `j + 8` and `j + 12` in byte `8 + j`.
+fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    for (j, &scale) in scales.iter().enumerate() {
+        let scale = scale as u8;
+        packed[j % 8] |= (scale & 15) << (j / 8 * 4);
+        packed[8 + j % 4] |= (scale >> 4) << (j / 4 * 2);
+    }
+    packed
+}
+
+#[inline]
+fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
+    let lower = (packed[j % 8] >> (j / 8 * 4)) & 15;
+    let upper = (packed[8 + j % 4] >> (j / 4 * 2)) & 3;
+    i32::from(lower | (upper << 4)) - HALF_SCALE
+}
+
+/// Takes the codes anew with the scales as stored, and packs.
+fn finish(x: &[f32; 256], mut codes: [[i8; 16]; 16], d: f16, scales: [u8; 12]) -> Block {
+    for (j, codes) in codes.iter_mut().enumerate() {
+        symmetric::recode(group(x, j), d.to_f32() * unpack_scale(&scales, j) as f32, HALF, codes);
+    }
+    let mut hmask = [0; 32];
+    let mut lower = [0; 256];
+    for (j, &code) in codes.as_flattened().iter().enumerate() {
+        hmask[j % 32] |= (code as u8 >> 2) << (j / 32);
+        lower[j] = code as u8 & 3;
+    }
+    Block { hmask, qs: pack_pairs(&lower), scales, d }
+}
+
+fn encode(x: &[f32; 256]) -> Block {
+    let mut codes = [[0; 16]; 16];
+    let mut scales = [0.0; 16];
+    let (mut max, mut amax) = (0.0, 0.0);
+    for j in 0..16 {
+        (scales[j], codes[j]) = symmetric::descend(group(x, j), HALF);
+        if scales[j].abs() > amax {
+            amax = scales[j].abs();
+            max = scales[j];
+        }
+    }
+    if max == 0.0 {
+        return finish(x, codes, f16::ZERO, [0; 12]);
+    }
+    let inverse_scale = -HALF_SCALE as f32 / max;
+    let scales = scales.map(|scale| {
+        (nearest_int(inverse_scale * scale).clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8
+    });
+    finish(x, codes, to_half(1.0 / inverse_scale), pack_scales(&scales))
+}
+
+fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
+    let sigma2 = 2.0 * importance::sum_of_squares(x) / 256.0;
+    let mut codes = [[0; 16]; 16];
+    let (mut scales, mut totals) = ([0.0; 16], [0.0; 16]);
+    for j in 0..16 {
+        let x = group(x, j);
+        let weights = importance::weigh(x, group(imatrix, j), sigma2);
+        totals[j] = importance::total(&weights);
+        (scales[j], codes[j]) = symmetric::search(x, Some(&weights), HALF);
+    }
+    let (d, scales) = symmetric::search(&scales, Some(&totals), HALF_SCALE);
+    finish(x, codes, to_half(d), pack_scales(&scales))
+}
+
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let d = block.d.to_f32();
+    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let scale = d * unpack_scale(&block.scales, j) as f32;
+        *out = std::array::from_fn(|i| {
+            let weight = 16 * j + i;
+            let upper = (block.hmask[weight % 32] >> (weight / 32)) & 1;
+            scale * (i32::from(pair(&block.qs, weight) | (upper << 2)) - HALF) as f32
+        });
+    }
+}
 
 /// 3-bit codes, 6-bit scales per 16.
 pub struct Q3_K;
@@ -16,15 +127,18 @@ impl BlockFormat for Q3_K {
         summary: "3-bit codes, 6-bit scales per 16",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        match imatrix {
+            None => encode_blocks(x, out, encode),
+            Some(imatrix) => encode_weighted_blocks(x, imatrix, out, encode_weighted),
+        }
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, decode);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

@@ -1,6 +1,36 @@
-//! STUB: Q4_1.
+//! Q4_1: blocks of 32 weights, `x = d * q + m` with 4-bit `q`, an `f16` scale and an `f16` minimum. 5 bpw.
+//!
+//! Plain: the smallest and the largest weight map to the end codes, nothing is searched. With an importance matrix: a
+//! search by weighted square error, in which the minimum is never above zero; `sigma2` is the mean square of the whole
+//! row.
 
+use half::f16;
+
+use super::bits::{pack_nibbles, unpack_nibbles};
+use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::affine::{self, Cost, Fit, WEIGHTED_GRID};
+use crate::reference::importance;
+use crate::reference::rounding::to_half;
+
+block_layout! {
+    struct Block, 20 bytes {
+        /// Scale.
+        d: f16,
+        /// Value of code 0.
+        m: f16,
+        /// Codes: weight `j` in the lower half of byte `j`, weight `j + 16` in the upper.
+        qs: [u8; 16],
+    }
+}
+
+fn pack(fit: &Fit<32>) -> Block {
+    let mut qs = [0; 16];
+    pack_nibbles::<16>(&fit.codes, &mut qs);
+    Block { d: to_half(fit.scale), m: to_half(-fit.min), qs }
+}
+
+const MAX_CODE: i32 = 15;
 
 /// 4-bit codes, f16 scale and minimum per 32.
 pub struct Q4_1;
@@ -16,15 +46,25 @@ impl BlockFormat for Q4_1 {
         summary: "4-bit codes, f16 scale and minimum per 32",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        let Some(imatrix) = imatrix else {
+            return encode_blocks(x, out, |x: &[f32; 32]| pack(&affine::by_range(x, MAX_CODE)));
+        };
+        let sigma2 = importance::sum_of_squares(x) / x.len() as f32;
+        encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| {
+            let weights = importance::weigh(x, imatrix, sigma2);
+            pack(&affine::search(x, &weights, MAX_CODE, WEIGHTED_GRID, Cost::Square))
+        });
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
+            let (d, m) = (block.d.to_f32(), block.m.to_f32());
+            unpack_nibbles::<16>(&block.qs, |j, code| out[j] = f32::from(code) * d + m);
+        });
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d).and(finite("minimum m", block.m)))
     }
 }

@@ -1,6 +1,63 @@
-//! STUB: Q4_K.
+//! Q4_K: super-blocks of 8 sub-blocks of 32 weights, `x = d * s * q - dmin * m` with 4-bit `q`, 6-bit `s` and `m` for each
+//! sub-block, and `f16` `d` and `dmin`. 4.5 bpw.
+//!
+//! Each sub-block's scale and minimum are searched for by weighted square error, then rounded to 6 bits, then all codes are
+//! taken anew. Plain: weights `rms + |x|`, 21 candidates, the largest scale maps to 63. With an importance matrix: 37
+//! candidates and a search for `d` and `dmin` as well.
 
+use half::f16;
+
+use super::bits::{pack_nibbles, unpack_nibbles};
+use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::affine::Grid;
+
+block_layout! {
+    struct Block, 144 bytes {
+        /// Scale of the scales.
+        d: f16,
+        /// Scale of the minima.
+        dmin: f16,
+        /// Scales and minima, 6 bits each.
+        scales: [u8; 12],
+        /// Codes: in each 64, weight `j` in the lower half of byte `j`, weight `j + 32` in the upper.
+        qs: [u8; 128],
+    }
+}
+
+const MAX_CODE: i32 = 15;
+const PLAIN_GRID: Grid = Grid { first: -1.0, step: 0.1, last: 20 };
+
+fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
+    let mut qs = [0; 128];
+    pack_nibbles::<32>(codes, &mut qs);
+    Block { d: scales.d, dmin: scales.dmin, scales: scales.packed, qs }
+}
+
+fn encode(x: &[f32; 256]) -> Block {
+    let mut fit = SubBlocks::fit_plain(x, MAX_CODE, PLAIN_GRID);
+    let scales = Scales::by_largest(&fit);
+    scales.recode(x, MAX_CODE, &mut fit.codes);
+    pack(&scales, &fit.codes)
+}
+
+fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
+    let mut fit = SubBlocks::fit_weighted(x, imatrix, MAX_CODE);
+    // No cap here, unlike Q5_K.
+    let scales = Scales::by_search(&fit, u8::MAX);
+    scales.recode(x, MAX_CODE, &mut fit.codes);
+    pack(&scales, &fit.codes)
+}
+
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let scales = Scales { d: block.d, dmin: block.dmin, packed: block.scales };
+    let scales: [_; 8] = std::array::from_fn(|j| scales.decode(j));
+    unpack_nibbles::<32>(&block.qs, |j, code| {
+        let (scale, min) = scales[j / 32];
+        out[j] = scale * f32::from(code) - min;
+    });
+}
 
 /// 4-bit codes, 6-bit scales and minima per 32.
 pub struct Q4_K;
@@ -16,15 +73,18 @@ impl BlockFormat for Q4_K {
         summary: "4-bit codes, 6-bit scales and minima per 32",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        match imatrix {
+            None => encode_blocks(x, out, encode),
+            Some(imatrix) => encode_weighted_blocks(x, imatrix, out, encode_weighted),
+        }
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, decode);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d).and(finite("scale dmin", block.dmin)))
     }
 }

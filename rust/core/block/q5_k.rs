@@ -1,6 +1,67 @@
-//! STUB: Q5_K.
+//! Q5_K: super-blocks of 8 sub-blocks of 32 weights, `x = d * s * q - dmin * m` with 5-bit `q`, 6-bit `s` and `m` for each
+//! sub-block, and `f16` `d` and `dmin`. 5.5 bpw.
+//!
+//! Encoded as Q4_K is, with 16 candidates in the plain search.
 
+use half::f16;
+
+use super::bits::{pack_nibbles, unpack_nibbles};
+use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::affine::Grid;
+
+block_layout! {
+    struct Block, 176 bytes {
+        /// Scale of the scales.
+        d: f16,
+        /// Scale of the minima.
+        dmin: f16,
+        /// Scales and minima, 6 bits each.
+        scales: [u8; 12],
+        /// Fifth bits: of weight `j` at bit `j / 32` of byte `j % 32`.
+        qh: [u8; 32],
+        /// Lower four bits: in each 64, weight `j` in the lower half of byte `j`, weight `j + 32` in the upper.
+        qs: [u8; 128],
+    }
+}
+
+const MAX_CODE: i32 = 31;
+const PLAIN_GRID: Grid = Grid { first: -0.5, step: 0.1, last: 15 };
+
+fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
+    let mut qs = [0; 128];
+    pack_nibbles::<32>(&codes.map(|code| code & 15), &mut qs);
+    let mut qh = [0; 32];
+    for (j, code) in codes.iter().enumerate() {
+        qh[j % 32] |= (code >> 4) << (j / 32);
+    }
+    Block { d: scales.d, dmin: scales.dmin, scales: scales.packed, qh, qs }
+}
+
+fn encode(x: &[f32; 256]) -> Block {
+    let mut fit = SubBlocks::fit_plain(x, MAX_CODE, PLAIN_GRID);
+    let scales = Scales::by_largest(&fit);
+    scales.recode(x, MAX_CODE, &mut fit.codes);
+    pack(&scales, &fit.codes)
+}
+
+fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
+    let mut fit = SubBlocks::fit_weighted(x, imatrix, MAX_CODE);
+    let scales = Scales::by_search(&fit, 63);
+    scales.recode(x, MAX_CODE, &mut fit.codes);
+    pack(&scales, &fit.codes)
+}
+
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let scales = Scales { d: block.d, dmin: block.dmin, packed: block.scales };
+    let scales: [_; 8] = std::array::from_fn(|j| scales.decode(j));
+    unpack_nibbles::<32>(&block.qs, |j, code| {
+        let (scale, min) = scales[j / 32];
+        let fifth = (block.qh[j % 32] >> (j / 32)) & 1;
+        out[j] = scale * f32::from(code + (fifth << 4)) - min;
+    });
+}
 
 /// 5-bit codes, 6-bit scales and minima per 32.
 pub struct Q5_K;
@@ -16,15 +77,18 @@ impl BlockFormat for Q5_K {
         summary: "5-bit codes, 6-bit scales and minima per 32",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        match imatrix {
+            None => encode_blocks(x, out, encode),
+            Some(imatrix) => encode_weighted_blocks(x, imatrix, out, encode_weighted),
+        }
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, decode);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d).and(finite("scale dmin", block.dmin)))
     }
 }

@@ -1,6 +1,72 @@
-//! STUB: Q6_K.
+//! Q6_K: super-blocks of 16 sub-blocks of 16 weights, `x = d * s * q` with 6-bit signed `q`, an 8-bit signed `s` for each
+//! sub-block, and an `f16` `d`. 6.5625 bpw.
+//!
+//! Each sub-block's scale is the best of 19 by weighted square error; the scale largest in magnitude maps to -128, then all
+//! codes are taken anew. Weights are `x^2`, or the importance matrix as it is.
 
+use half::f16;
+
+use super::bits::{pack_nibbles, pack_pairs, pair, unpack_nibbles};
+use super::layout::{
+    block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
+};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::{nearest_int, to_half};
+use crate::reference::{GROUP_EPSILON, symmetric};
+
+block_layout! {
+    struct Block, 210 bytes {
+        /// Lower four bits: in each half of 128, weights `j` and `j + 64` share byte `j`.
+        ql: [u8; 128],
+        /// Upper two bits: in each half of 128, weights `j`, `j + 32`, `j + 64` and `j + 96` share byte `j`.
+        qh: [u8; 64],
+        /// Scales.
+        scales: [i8; 16],
+        /// Scale of the scales.
+        d: f16,
+    }
+}
+
+/// Codes are stored with this added.
+const HALF: i32 = 32;
+
+fn pack(d: f16, scales: [i8; 16], codes: &[u8; 256]) -> Block {
+    let mut ql = [0; 128];
+    pack_nibbles::<64>(&codes.map(|code| code & 15), &mut ql);
+    Block { ql, qh: pack_pairs(&codes.map(|code| code >> 4)), scales, d }
+}
+
+fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+    let mut codes = [[0; 16]; 16];
+    let mut scales = [0.0; 16];
+    let (mut max, mut amax) = (0.0, 0.0);
+    for j in 0..16 {
+        (scales[j], codes[j]) = symmetric::search(group(x, j), imatrix.map(|imatrix| group(imatrix, j)), HALF);
+        if scales[j].abs() > amax {
+            amax = scales[j].abs();
+            max = scales[j];
+        }
+    }
+    if amax < GROUP_EPSILON {
+        return pack(f16::ZERO, [0; 16], &[0; 256]);
+    }
+    let inverse_scale = -128.0 / max;
+    let d = to_half(1.0 / inverse_scale);
+    let scales = scales.map(|scale| nearest_int(inverse_scale * scale).min(127) as i8);
+    for (j, codes) in codes.iter_mut().enumerate() {
+        symmetric::recode(group(x, j), d.to_f32() * f32::from(scales[j]), HALF, codes);
+    }
+    pack(d, scales, &std::array::from_fn(|j| codes[j / 16][j % 16] as u8))
+}
+
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let d = block.d.to_f32();
+    let scales = block.scales.map(|scale| d * f32::from(scale));
+    unpack_nibbles::<64>(&block.ql, |j, lower| {
+        let code = lower | (pair(&block.qh, j) << 4);
+        out[j] = scales[j / 16] * (i32::from(code) - HALF) as f32;
+    });
+}
 
 /// 6-bit codes, 8-bit scales per 16.
 pub struct Q6_K;
@@ -16,15 +82,18 @@ impl BlockFormat for Q6_K {
         summary: "6-bit codes, 8-bit scales per 16",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
+        match imatrix {
+            None => encode_blocks(x, out, |x| encode(x, None)),
+            Some(imatrix) => encode_weighted_blocks(x, imatrix, out, |x, imatrix| encode(x, Some(imatrix))),
+        }
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, decode);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

@@ -1,6 +1,23 @@
-//! STUB: Q8_0.
+//! Q8_0: blocks of 32 weights, `x = d * q` with 8-bit signed `q` and an `f16` scale. 8.5 bpw.
+//!
+//! `d` maps the largest magnitude to 127; codes are the nearest, halves away from zero. An importance matrix changes
+//! nothing.
 
+use half::f16;
+
+use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::to_half;
+use crate::reference::symmetric;
+
+block_layout! {
+    struct Block, 34 bytes {
+        /// Scale.
+        d: f16,
+        /// Codes.
+        qs: [i8; 32],
+    }
+}
 
 /// 8-bit codes, one f16 scale per 32.
 pub struct Q8_0;
@@ -16,15 +33,21 @@ impl BlockFormat for Q8_0 {
         summary: "8-bit codes, one f16 scale per 32",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, |x: &[f32; 32]| {
+            let (d, qs) = symmetric::to_bytes(x);
+            Block { d: to_half(d), qs }
+        });
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
+            let d = block.d.to_f32();
+            *out = block.qs.map(|q| f32::from(q) * d);
+        });
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

@@ -1,8 +1,69 @@
-//! STUB: TQ1_0.
+//! TQ1_0: ternary weights in blocks of 256, `x = d * (q - 1)` with `q` in `0..=2`, five to a byte, and an `f16` scale.
+//! 1.6875 bpw. For models trained to be ternary (BitNet b1.58, TriLM).
+//!
+//! A byte holds the five trits as the fraction `trits / 3^5` of 256, rounded up, so that multiplying by three brings one
+//! trit after the other out at the top. `d` is the largest magnitude. An importance matrix changes nothing.
 
+use half::f16;
+
+use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::to_half;
+use crate::reference::symmetric;
 
-/// ternary, 5 weights in 8 bits.
+block_layout! {
+    struct Block, 54 bytes {
+        /// 240 codes: weights `j + 32 * n` of the first 160 in byte `j`, then `160 + j + 16 * n` in byte `32 + j`.
+        qs: [u8; 48],
+        /// 16 codes, four a byte: weights `240 + j + 4 * n` in byte `j`.
+        qh: [u8; 4],
+        /// Scale.
+        d: f16,
+    }
+}
+
+/// Stretches of weights that share bytes: first weight, bytes, trits a byte. Byte `j` holds every `bytes`-th weight from
+/// `first + j` on.
+const STRETCHES: [(usize, usize, usize); 3] = [(0, 32, 5), (160, 16, 5), (240, 4, 4)];
+
+/// Five trits, first in the most significant place, as a rounded-up fraction of 256.
+fn pack_trits(trits: impl Iterator<Item = u8>) -> u8 {
+    let value = trits.fold(0u8, |value, trit| value.wrapping_mul(3).wrapping_add(trit));
+    (u16::from(value) * 256).div_ceil(243) as u8
+}
+
+/// Trit `n` of a byte.
+fn trit(byte: u8, n: usize) -> u8 {
+    const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+    ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as u8
+}
+
+fn encode(x: &[f32; 256]) -> Block {
+    let (d, codes) = symmetric::to_trits(x);
+    let mut block = Block { qs: [0; 48], qh: [0; 4], d: to_half(d) };
+    let mut bytes = block.qs.iter_mut().chain(&mut block.qh);
+    for (first, count, trits) in STRETCHES {
+        for (j, byte) in bytes.by_ref().take(count).enumerate() {
+            // A byte of four trits has a zero in the fifth place.
+            *byte = pack_trits((0..5).map(|n| if n < trits { codes[first + j + n * count] } else { 0 }));
+        }
+    }
+    block
+}
+
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let d = block.d.to_f32();
+    let mut bytes = block.qs.iter().chain(&block.qh);
+    for (first, count, trits) in STRETCHES {
+        for (j, &byte) in bytes.by_ref().take(count).enumerate() {
+            for n in 0..trits {
+                out[first + j + n * count] = (i32::from(trit(byte, n)) - 1) as f32 * d;
+            }
+        }
+    }
+}
+
+/// Ternary, 5 weights in 8 bits.
 pub struct TQ1_0;
 
 impl BlockFormat for TQ1_0 {
@@ -16,15 +77,15 @@ impl BlockFormat for TQ1_0 {
         summary: "ternary, 5 weights in 8 bits",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, encode);
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, decode);
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

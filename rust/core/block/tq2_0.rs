@@ -1,8 +1,31 @@
-//! STUB: TQ2_0.
+//! TQ2_0: ternary weights in blocks of 256, `x = d * (q - 1)` with `q` in `0..=2` stored in 2 bits, and an `f16` scale.
+//! 2.0625 bpw. For models trained to be ternary (BitNet b1.58, TriLM).
+//!
+//! `d` is the largest magnitude. An importance matrix changes nothing.
 
+use half::f16;
+
+use super::bits::{pack_pairs, pair};
+use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::reference::rounding::to_half;
+use crate::reference::symmetric;
 
-/// ternary, 2-bit codes.
+block_layout! {
+    struct Block, 66 bytes {
+        /// Codes: in each half of 128, weights `j`, `j + 32`, `j + 64` and `j + 96` share byte `j`, lowest bits first.
+        qs: [u8; 64],
+        /// Scale.
+        d: f16,
+    }
+}
+
+fn encode(x: &[f32; 256]) -> Block {
+    let (d, codes) = symmetric::to_trits(x);
+    Block { qs: pack_pairs(&codes), d: to_half(d) }
+}
+
+/// Ternary, 2-bit codes.
 pub struct TQ2_0;
 
 impl BlockFormat for TQ2_0 {
@@ -16,15 +39,18 @@ impl BlockFormat for TQ2_0 {
         summary: "ternary, 2-bit codes",
     };
 
-    fn encode_row(_x: &[f32], _imatrix: Option<&[f32]>, _out: &mut [u8]) {
-        todo!()
+    fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
+        encode_blocks(x, out, encode);
     }
 
-    fn decode_row(_data: &[u8], _out: &mut [f32]) {
-        todo!()
+    fn decode_row(data: &[u8], out: &mut [f32]) {
+        decode_blocks(data, out, |block: &Block, out: &mut [f32; 256]| {
+            let d = block.d.to_f32();
+            *out = std::array::from_fn(|j| (i32::from(pair(&block.qs, j)) - 1) as f32 * d);
+        });
     }
 
-    fn validate_row(_data: &[u8]) -> Result<(), BlockFault> {
-        todo!()
+    fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
+        validate_blocks(data, |block: &Block| finite("scale d", block.d))
     }
 }

@@ -1,1 +1,101 @@
 //! Conversion: plan -> stream -> encode -> positioned write.
+//!
+//! Every offset of the outputs is known from the plan, so the order of the work is free. One thread reads ahead, in the
+//! order of the source files; the workers decode, round and encode; one thread writes; the caller's thread reports
+//! progress and notices interruptions. Pieces of several tensors are under way at once, so that small tensors cost no
+//! waiting, and large ones are cut into pieces of whole rows. Since a row is encoded without looking at any other, the
+//! bytes depend neither on the number of threads nor on where tensors are cut.
+//!
+//! Memory is bounded by the two stores of buffers between the stages, whatever the sizes of files and tensors.
+
+mod buffers;
+mod dtype;
+mod gather;
+mod job;
+mod pipeline;
+mod plan;
+mod progress;
+mod source;
+mod step;
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+pub use dtype::SourceType;
+pub use plan::{ImatrixPlan, Op, OutputFile, Plan, Source, TensorPlan, View, ggml_type};
+pub use progress::{Event, Progress, Report, TensorReport};
+
+use crate::encode::{Run, thread_count};
+use crate::error::{At, Error, Result};
+use crate::gguf::AtomicFile;
+use job::Job;
+use source::SourceFiles;
+
+/// How a conversion runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Workers, and a flag to stop. The threads that read, write and report are not counted.
+    pub run: Run<'a>,
+    /// Whether outputs may replace existing files.
+    pub overwrite: bool,
+}
+
+/// Carries out `plan`.
+///
+/// Outputs appear under their names together, when all of them are whole; after any failure nothing is left behind and
+/// files that existed before are as they were.
+///
+/// # Errors
+/// Everything in [`Error`], with file and tensor. If several tensors are at fault, the first in the order of the source
+/// files is named, at any number of threads.
+pub fn convert(plan: &Plan, options: Options<'_>, progress: &dyn Progress) -> Result<Report> {
+    let started = Instant::now();
+    let threads = thread_count(options.run.threads)?;
+    let mut sources = SourceFiles::default();
+    let jobs = jobs(plan, &mut sources)?;
+    let outputs = create(plan, &sources, options.overwrite)?;
+    let tensors = pipeline::stream(&jobs, &outputs, threads, options.run, progress)?;
+    if progress.on_event(Event::Committing) == ControlFlow::Break(()) || options.run.interrupted() {
+        return Err(Error::Interrupted);
+    }
+    AtomicFile::commit_all(outputs)?;
+    let bytes_written = plan.outputs.iter().map(|output| output.layout.file_len).sum();
+    Ok(Report { tensors, bytes_written, elapsed: started.elapsed() })
+}
+
+/// Checks all tensors against their sources and their places in the outputs.
+fn jobs<'p>(plan: &'p Plan, sources: &mut SourceFiles) -> Result<Vec<Job<'p>>> {
+    let mut jobs = Vec::new();
+    for (number, output) in plan.outputs.iter().enumerate() {
+        let layout = &output.layout;
+        if layout.offsets.len() != output.tensors.len() || layout.nbytes.len() != output.tensors.len() {
+            let what = format!("{} tensors are planned, {} laid out", output.tensors.len(), layout.offsets.len());
+            return Err(Error::Shape { at: At::file(&output.path), what });
+        }
+        for index in 0..output.tensors.len() {
+            jobs.push(Job::new(number, output, index, sources)?);
+        }
+    }
+    Ok(jobs)
+}
+
+/// Creates the outputs under temporary names, with their headers.
+fn create(plan: &Plan, sources: &SourceFiles, overwrite: bool) -> Result<Vec<AtomicFile>> {
+    let mut paths = HashSet::new();
+    for output in &plan.outputs {
+        sources.refuse_output(&output.path)?;
+        if !paths.insert(&output.path) {
+            let what = "is the path of two outputs".to_owned();
+            return Err(Error::Unsupported { at: At::file(&output.path), what });
+        }
+    }
+    let mut files = Vec::with_capacity(plan.outputs.len());
+    for output in &plan.outputs {
+        let file = AtomicFile::create(&output.path, overwrite)?;
+        file.set_len(output.layout.file_len)?;
+        file.write_all_at(&output.layout.header, 0)?;
+        files.push(file);
+    }
+    Ok(files)
+}

@@ -44,6 +44,14 @@ impl GgmlType {
         }
     }
 
+    /// The type called `name` (in any case): a block format or a plain integer or float type.
+    pub fn from_name(name: &str) -> Option<Self> {
+        if let Ok(format) = name.parse::<Format>() {
+            return Some(format.into());
+        }
+        PLAIN.iter().find(|p| p.1.eq_ignore_ascii_case(name)).map(|p| Self(p.0))
+    }
+
     /// Weights and bytes of a block, `None` for ids whose layout is not known.
     pub fn block(self) -> Option<(usize, usize)> {
         if let Some(format) = self.format() {

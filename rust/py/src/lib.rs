@@ -1,13 +1,36 @@
 //! Python bindings: arrays in and out, the GIL released around all work, errors mapped to exceptions.
 
 mod blocks;
+mod convert;
 mod errors;
+mod gguf;
+mod metadata;
 mod run;
 
 use pyo3::prelude::*;
 
+/// Name of the instruction set that encodes and decodes here: `scalar`, `avx2` or `avx512`.
+#[pyfunction]
+fn isa(py: Python<'_>) -> PyResult<&'static str> {
+    ggquant::arch::isa().map(|isa| isa.name()).map_err(|e| errors::to_python(py, &e))
+}
+
 #[pymodule]
 mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::isa;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+
     #[pymodule_export]
     use super::blocks::{decode, encode, formats};
+    #[pymodule_export]
+    use super::convert::{checkpoint_tensors, convert_model};
+    #[pymodule_export]
+    use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
 }

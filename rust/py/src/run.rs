@@ -1,5 +1,6 @@
 //! The one place where work leaves Python: it releases the GIL, watches for signals, and catches panics.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -13,48 +14,82 @@ use crate::errors;
 /// How often a running job looks for Ctrl-C.
 const SIGNAL_POLL: Duration = Duration::from_millis(50);
 
-fn wait<T>(receiver: &Mutex<Receiver<T>>) -> Result<T, RecvTimeoutError> {
-    receiver.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(SIGNAL_POLL)
+type Outcome<T> = Result<ggquant::Result<T>, Box<dyn Any + Send>>;
+
+enum Message<T, E> {
+    Event(E),
+    Done(Outcome<T>),
 }
 
 /// Runs `work` with the GIL released. `work` gets a flag that is raised when a signal handler raised an exception
 /// (Ctrl-C); that exception is then what the caller sees.
 ///
-/// `work` runs on a thread of its own so that this one can keep polling for signals. `small` work stays on this thread:
-/// it is over before anyone could press a key.
+/// `small` work stays on this thread: it is over before anyone could press a key.
 pub(crate) fn detached<T: Send>(
     py: Python<'_>,
     small: bool,
     work: impl FnOnce(&AtomicBool) -> ggquant::Result<T> + Send,
 ) -> PyResult<T> {
-    let interrupt = AtomicBool::new(false);
-    let guarded = || catch_unwind(AssertUnwindSafe(|| work(&interrupt)));
-    let mut raised: Option<PyErr> = None;
-    let outcome = if small {
-        py.detach(guarded)
-    } else {
-        std::thread::scope(|scope| {
-            let (sender, receiver) = channel();
-            // Only one thread waits at a time; the lock is there because a `Receiver` cannot be shared as such.
-            let receiver = Mutex::new(receiver);
-            scope.spawn(move || sender.send(guarded()));
-            loop {
-                match py.detach(|| wait(&receiver)) {
-                    Ok(outcome) => return outcome,
-                    Err(RecvTimeoutError::Timeout) => {}
-                    // The worker sends before it ends, so this cannot happen; an error beats waiting for ever.
-                    Err(RecvTimeoutError::Disconnected) => return Err(Box::new("worker thread vanished") as _),
-                }
-                if let (None, Err(signal)) = (&raised, py.check_signals()) {
-                    raised = Some(signal);
-                    interrupt.store(true, Ordering::Relaxed);
-                }
-            }
-        })
-    };
-    if let Some(signal) = raised {
-        return Err(signal);
+    if small {
+        let never = AtomicBool::new(false);
+        return settle(py, py.detach(|| catch_unwind(AssertUnwindSafe(|| work(&never)))));
     }
+    with_events(py, |interrupt, _: &dyn Fn(())| work(interrupt), |()| Ok(()))
+}
+
+/// Runs `work` on a thread of its own with the GIL released, while this thread polls for signals and hands the events that
+/// `work` sends to `on_event`, on the thread that called from Python. An exception of either raises the flag that `work` is
+/// given, and is what the caller sees once `work` has come to its end.
+pub(crate) fn with_events<T: Send, E: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&AtomicBool, &dyn Fn(E)) -> ggquant::Result<T> + Send,
+    mut on_event: impl FnMut(E) -> PyResult<()>,
+) -> PyResult<T> {
+    let interrupt = AtomicBool::new(false);
+    let mut raised: Option<PyErr> = None;
+    let outcome = std::thread::scope(|scope| {
+        let (sender, receiver) = channel::<Message<T, E>>();
+        // Only this thread waits; the lock is there because a `Receiver` cannot be shared as such.
+        let receiver = Mutex::new(receiver);
+        let interrupt = &interrupt;
+        scope.spawn(move || {
+            let events = |event| {
+                // The receiver outlives this thread; a failed send could only mean that nobody listens any more.
+                let _ = sender.send(Message::Event(event));
+            };
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(interrupt, &events)));
+            let _ = sender.send(Message::Done(outcome));
+        });
+        loop {
+            match py.detach(|| wait(&receiver)) {
+                Ok(Message::Done(outcome)) => return outcome,
+                Ok(Message::Event(event)) if raised.is_none() => {
+                    if let Err(exception) = on_event(event) {
+                        raised = Some(exception);
+                        interrupt.store(true, Ordering::Relaxed);
+                    }
+                }
+                Ok(Message::Event(_)) | Err(RecvTimeoutError::Timeout) => {}
+                // The worker sends before it ends, so this cannot happen; an error beats waiting for ever.
+                Err(RecvTimeoutError::Disconnected) => return Err(Box::new("worker thread vanished") as _),
+            }
+            if let (None, Err(signal)) = (&raised, py.check_signals()) {
+                raised = Some(signal);
+                interrupt.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    match raised {
+        Some(exception) => Err(exception),
+        None => settle(py, outcome),
+    }
+}
+
+fn wait<T>(receiver: &Mutex<Receiver<T>>) -> Result<T, RecvTimeoutError> {
+    receiver.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(SIGNAL_POLL)
+}
+
+fn settle<T>(py: Python<'_>, outcome: Outcome<T>) -> PyResult<T> {
     match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(errors::to_python(py, &error)),

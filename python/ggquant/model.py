@@ -5,13 +5,11 @@ Everything here is made from headers alone. No weight is read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TypeAlias
 
-Scalar: TypeAlias = int | float | bool | str | bytes
-"""One metadata value. Token texts that are not UTF-8 are `bytes`."""
+from ggquant.metadata import MetaValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +66,20 @@ class SourceTensor:
         return prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class MetaValue:
-    """A metadata value with its GGUF type.
-
-    Attributes:
-        type: "UINT8" ... "FLOAT64", "BOOL", "STRING" or "ARRAY".
-        value: the value, or a sequence of values for an array.
-        item_type: type of an array's items.
-    """
-
-    type: str
-    value: Scalar | Sequence[Scalar]
-    item_type: str | None = None
-
-
-Metadata: TypeAlias = dict[str, MetaValue]
+MetaDict: TypeAlias = dict[str, MetaValue]
 """Metadata in file order. Setting a key again keeps its first place, as llama.cpp's writer does."""
 
 
 @dataclass
 class Model:
-    """A model to be written: architecture name, metadata, tensors, and what the user should be told."""
+    """A model to be written: architecture name, metadata, tensors, and what the user should be told.
+
+    Attributes:
+        inputs: the files it is read from; none of them may be written to.
+    """
 
     arch: str
-    metadata: Metadata
+    metadata: MetaDict
     tensors: list[SourceTensor]
     warnings: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)

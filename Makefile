@@ -1,0 +1,95 @@
+# make demo        build, quantize the bundled model, look at the result
+# make test        all tests and lints
+# make test-peers  compare with llama.cpp's own library (compiles it once, several minutes)
+#
+# Needs Rust, Python >= 3.10 and a C compiler. Everything else goes into .venv and .venv-peers here.
+
+PYTHON ?= python3
+CARGO ?= cargo
+# The release of llama-cpp-python, and so of llama.cpp, whose output ours is held against.
+LLAMA_CPP_PYTHON ?= 0.3.36
+DEMO ?= target/demo
+
+BIN := .venv/bin
+PEERS := .venv-peers/bin
+WHEELS := target/wheels
+SOURCES := $(shell find python rust -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml) \
+	Cargo.toml Cargo.lock pyproject.toml README.md LICENSE
+
+.PHONY: help demo build test lint test-rust test-python test-peers clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,5s/^# //p' Makefile
+
+# --- building -----------------------------------------------------------------------------------------------------
+
+.venv/.tools: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than Python 3.10; name another one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet 'maturin>=1.9,<2'
+	touch $@
+
+$(WHEELS)/.built: .venv/.tools $(SOURCES)
+	rm -rf $(WHEELS)
+	$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out $(WHEELS)
+	touch $@
+
+# Dependencies come with the first install; later ones replace the package alone.
+.venv/.installed: $(WHEELS)/.built
+	$(BIN)/python -m pip install --quiet "$$(ls $(WHEELS)/*.whl)[dev]"
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+	touch $@
+
+build: .venv/.installed
+
+demo: .venv/.installed
+	mkdir -p $(DEMO)
+	$(BIN)/ggquant quantize tests/data/tinylm $(DEMO)/tinylm-Q4_K_M.gguf Q4_K_M --overwrite
+	$(BIN)/ggquant inspect $(DEMO)/tinylm-Q4_K_M.gguf
+	$(BIN)/ggquant verify $(DEMO)/tinylm-Q4_K_M.gguf
+
+# --- checking -----------------------------------------------------------------------------------------------------
+
+test: lint test-rust test-python
+
+lint: .venv/.installed
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest ggquant._native
+
+test-rust:
+	$(CARGO) test --workspace --locked
+
+# Every instruction set this machine has: all of them give the same bytes.
+test-python: .venv/.installed
+	set -e; for isa in scalar avx2 avx512; do \
+		export GGQUANT_ISA=$$isa; echo "== GGQUANT_ISA=$$isa"; \
+		if $(BIN)/python -c 'import ggquant; ggquant.isa()'; then $(BIN)/pytest; \
+		else echo "this machine cannot run it"; fi; \
+	done
+
+# --- llama.cpp ----------------------------------------------------------------------------------------------------
+
+# Compiled once for each release; without the multimodal library, which nothing here uses.
+.venv-peers/.llama-$(LLAMA_CPP_PYTHON):
+	rm -rf .venv-peers
+	$(PYTHON) -m venv .venv-peers
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(PEERS)/python -m pip install \
+		--no-binary llama-cpp-python 'llama-cpp-python==$(LLAMA_CPP_PYTHON)' pytest
+	touch $@
+
+.venv-peers/.installed: .venv-peers/.llama-$(LLAMA_CPP_PYTHON) $(WHEELS)/.built
+	$(PEERS)/python -m pip install --quiet $(WHEELS)/*.whl
+	$(PEERS)/python -m pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+	touch $@
+
+test-peers: .venv-peers/.installed
+	$(PEERS)/pytest tests/peers
+
+clean:
+	rm -rf target .venv .venv-peers

@@ -1,0 +1,120 @@
+"""Quantize language models on a CPU: GGUF with the bytes of llama.cpp, fast, without torch.
+
+```python
+import ggquant as gg
+
+q = gg.quantize(w, "Q4_K")                                  # an array into blocks
+w2 = q.dequantize()                                         # and back
+report = gg.convert("checkpoint/", "out.gguf", "Q4_K_M")    # a whole model
+model = gg.open("out.gguf")                                 # look at it
+```
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ggquant._native import __version__, isa
+from ggquant.errors import (
+    CheckpointError,
+    DTypeError,
+    Error,
+    FileError,
+    ImatrixError,
+    InternalError,
+    InvalidBlockError,
+    MalformedFileError,
+    NonFiniteError,
+    ShapeError,
+    StoppedError,
+    UnsupportedError,
+    UsageError,
+)
+from ggquant.gguf import GGUFFile, GGUFWriter, Tensor, open
+from ggquant.metadata import Metadata, MetaValue
+from ggquant.registry import FormatInfo, formats
+from ggquant.tensor import QuantizedTensor, dequantize, quantize
+
+if TYPE_CHECKING:
+    from ggquant.files import Finding, merge, split, verify
+    from ggquant.imatrix import Imatrix, load_imatrix
+    from ggquant.pipeline import ConversionReport, convert, plan
+    from ggquant.planned import Plan, PlannedTensor
+    from ggquant.policy import Options, variants
+    from ggquant.progress import Progress
+
+#: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
+_LAZY = {
+    "ConversionReport": "pipeline",
+    "Finding": "files",
+    "Imatrix": "imatrix",
+    "Options": "policy",
+    "Plan": "planned",
+    "PlannedTensor": "planned",
+    "Progress": "progress",
+    "convert": "pipeline",
+    "load_imatrix": "imatrix",
+    "merge": "files",
+    "plan": "pipeline",
+    "split": "files",
+    "variants": "policy",
+    "verify": "files",
+}
+
+__all__ = [
+    "CheckpointError",
+    "ConversionReport",
+    "DTypeError",
+    "Error",
+    "FileError",
+    "Finding",
+    "FormatInfo",
+    "GGUFFile",
+    "GGUFWriter",
+    "Imatrix",
+    "ImatrixError",
+    "InternalError",
+    "InvalidBlockError",
+    "MalformedFileError",
+    "MetaValue",
+    "Metadata",
+    "NonFiniteError",
+    "Options",
+    "Plan",
+    "PlannedTensor",
+    "Progress",
+    "QuantizedTensor",
+    "ShapeError",
+    "StoppedError",
+    "Tensor",
+    "UnsupportedError",
+    "UsageError",
+    "__version__",
+    "convert",
+    "dequantize",
+    "formats",
+    "isa",
+    "load_imatrix",
+    "merge",
+    "open",
+    "plan",
+    "quantize",
+    "split",
+    "variants",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'ggquant' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(f"ggquant.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,314 @@
+"""`ggquant quantize`: a checkpoint or a GGUF file in, a quantized GGUF file out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ggquant.cli import render
+from ggquant.cli.outcome import say_warning
+from ggquant.cli.progress import conversion_progress
+from ggquant.cli.text import parse_size, printable, size
+from ggquant.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggquant.imatrix import Imatrix
+    from ggquant.metadata import MetaValue
+    from ggquant.pipeline import ConversionReport
+    from ggquant.planned import Plan
+    from ggquant.policy import Options
+
+_AS_THEIRS = "Options of llama-quantize"
+_OURS = "Options of ggquant"
+
+
+def _theirs(*names: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_AS_THEIRS)
+
+
+def _ours(*names: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_OURS)
+
+
+def quantize(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", help="A Hugging Face checkpoint folder, or a GGUF file (any shard)."),
+    ],
+    rest: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[DST] VARIANT [THREADS]",
+            help="Output file (by default ggml-model-VARIANT.gguf in the input's folder) and variant, "
+            "such as Q4_K_M; `ggquant variants` lists them.",
+        ),
+    ],
+    imatrix: Annotated[
+        Path | None,
+        _theirs("--imatrix", help="Importance matrix: GGUF or legacy .dat of llama-imatrix.", metavar="FILE"),
+    ] = None,
+    include_weights: Annotated[
+        list[str] | None,
+        _theirs(
+            "--include-weights",
+            help="Use the importance matrix only for tensors whose names contain this.",
+            metavar="TEXT",
+        ),
+    ] = None,
+    exclude_weights: Annotated[
+        list[str] | None,
+        _theirs("--exclude-weights", help="Do not use it for tensors whose names contain this.", metavar="TEXT"),
+    ] = None,
+    output_tensor_type: Annotated[
+        str | None, _theirs("--output-tensor-type", help="Format of output.weight.", metavar="FORMAT")
+    ] = None,
+    token_embedding_type: Annotated[
+        str | None,
+        _theirs("--token-embedding-type", help="Format of the token embeddings.", metavar="FORMAT"),
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        _theirs(
+            "--tensor-type",
+            help="Format of the tensors in whose names the pattern (a regular expression) is found; "
+            "the first that matches wins. Repeatable.",
+            metavar="PATTERN=FORMAT",
+        ),
+    ] = None,
+    tensor_type_file: Annotated[
+        Path | None,
+        _theirs(
+            "--tensor-type-file",
+            help="A file of such pairs, separated by blanks or new lines.",
+            metavar="FILE",
+        ),
+    ] = None,
+    leave_output_tensor: Annotated[
+        bool, _theirs("--leave-output-tensor", help="Leave output.weight as it is.")
+    ] = False,
+    pure: Annotated[bool, _theirs("--pure", help="One format for all tensors, no mixture.")] = False,
+    prune_layers: Annotated[
+        str | None, _theirs("--prune-layers", help="Leave out these layers.", metavar="L0,L1,...")
+    ] = None,
+    override_kv: Annotated[
+        list[str] | None,
+        _theirs(
+            "--override-kv",
+            help="Set a metadata key of the output; types are int, float, bool, str. Repeatable.",
+            metavar="KEY=TYPE:VALUE",
+        ),
+    ] = None,
+    keep_split: Annotated[bool, _theirs("--keep-split", help="Write the same shards as the input has.")] = False,
+    allow_requantize: Annotated[
+        bool,
+        _theirs("--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."),
+    ] = False,
+    dry_run: Annotated[
+        bool, _theirs("--dry-run", help="Plan from headers alone: formats and sizes. Writes nothing.")
+    ] = False,
+    threads: Annotated[
+        int | None, _ours("--threads", help="Number of threads, by default one per core.", metavar="N")
+    ] = None,
+    split_max_size: Annotated[
+        str | None,
+        _ours("--split-max-size", help="Split the output into files of at most this size.", metavar="N(M|G)"),
+    ] = None,
+    split_max_tensors: Annotated[
+        int | None,
+        _ours("--split-max-tensors", help="Split the output into files of at most N tensors.", metavar="N"),
+    ] = None,
+    pre: Annotated[
+        str | None,
+        _ours("--pre", help="Name of the pre-tokenizer, where it cannot be found out.", metavar="NAME"),
+    ] = None,
+    no_fallback: Annotated[
+        bool,
+        _ours("--no-fallback", help="Fail if a tensor cannot take the format that the variant asks for."),
+    ] = False,
+    redact_paths: Annotated[
+        bool, _ours("--redact-paths", help="Store the names of imatrix files without their folders.")
+    ] = False,
+    overwrite: Annotated[bool, _ours("--overwrite", help="Replace an existing output.")] = False,
+    json_output: Annotated[
+        bool,
+        _ours("--json", help="Print the plan or the report as JSON, and nothing else, on standard output."),
+    ] = False,
+    quiet: Annotated[bool, _ours("--quiet", "-q", help="No progress and no summary.")] = False,
+) -> None:
+    """Quantize a checkpoint or a GGUF file, in one streaming pass.
+
+    The output has the bytes of convert_hf_to_gguf.py and llama-quantize, and its name once it is whole.
+    """
+    import ggquant as gg
+
+    destination, variant, positional_threads = _positionals(rest)
+    options = _options(
+        output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type,
+        tensor_types=tensor_type or [],
+        tensor_type_file=tensor_type_file,
+        leave_output_tensor=leave_output_tensor,
+        pure=pure,
+        prune_layers=prune_layers,
+        override_kv=override_kv or [],
+        keep_split=keep_split,
+        allow_requantize=allow_requantize,
+        no_fallback=no_fallback,
+        redact_paths=redact_paths,
+    )
+    importances = _imatrix(imatrix, include_weights or [], exclude_weights or [])
+    if dry_run:
+        plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre)
+        _show_plan(plan, json_output=json_output, quiet=quiet)
+        return
+    with conversion_progress(quiet=quiet or json_output) as progress:
+        report = gg.convert(
+            source,
+            destination,
+            variant,
+            imatrix=importances,
+            threads=threads if threads is not None else positional_threads,
+            progress=progress,
+            overwrite=overwrite,
+            options=options,
+            pre=pre,
+            split_max_size=parse_size(split_max_size),
+            split_max_tensors=split_max_tensors,
+        )
+    _show_report(report, json_output=json_output, quiet=quiet)
+
+
+def _positionals(rest: list[str]) -> tuple[Path | None, str, int | None]:
+    """`[DST] VARIANT [THREADS]`, told apart as llama-quantize does: a variant's name first means no DST."""
+    from ggquant.policy import find_variant
+
+    if _is_variant(rest[0]):
+        destination, words = None, rest
+    else:
+        destination, words = Path(rest[0]), rest[1:]
+        if not words:
+            # One word that is no variant: more likely a misspelt variant than an output without one.
+            find_variant(rest[0])
+    if len(words) > 2:
+        raise UsageError(f"too many arguments: {' '.join(words[2:])}")
+    find_variant(words[0])
+    threads = None
+    if len(words) == 2:
+        if not (words[1].isascii() and words[1].isdigit() and int(words[1]) > 0):
+            raise UsageError(f"'{words[1]}' is not a number of threads")
+        threads = int(words[1])
+    return destination, words[0], threads
+
+
+def _is_variant(word: str) -> bool:
+    from ggquant.policy import find_variant
+
+    try:
+        find_variant(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _options(
+    *,
+    tensor_types: list[str],
+    tensor_type_file: Path | None,
+    prune_layers: str | None,
+    override_kv: list[str],
+    **others: Any,
+) -> Options:
+    from ggquant.overrides import (
+        Options,
+        parse_override_kv,
+        parse_prune_layers,
+        parse_tensor_type,
+        parse_tensor_type_file,
+    )
+
+    types = [parse_tensor_type(text) for text in tensor_types]
+    if tensor_type_file is not None:
+        types += parse_tensor_type_file(tensor_type_file.read_text("utf-8"))
+    pruned = () if prune_layers is None else parse_prune_layers(prune_layers)
+    overrides: dict[str, MetaValue] = {}
+    for key, value in map(parse_override_kv, override_kv):
+        overrides.pop(key, None)  # the last of several counts, in its place
+        overrides[key] = value
+    return Options(tensor_types=types, prune_layers=pruned, overrides=overrides, **others)
+
+
+def _imatrix(path: Path | None, include: list[str], exclude: list[str]) -> Imatrix | None:
+    from ggquant.imatrix import load_imatrix
+
+    return None if path is None else load_imatrix(path).select(include, exclude)
+
+
+def _show_plan(plan: Plan, *, json_output: bool, quiet: bool) -> None:
+    for warning in plan.warnings:
+        say_warning(warning)
+    if json_output:
+        print(json.dumps(_facts(plan)))
+    elif not quiet:
+        out = render.console()
+        out.print(render.plan_table(plan.tensors))
+        _print_totals(plan)
+
+
+def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) -> None:
+    for warning in report.warnings:
+        say_warning(warning)
+    if json_output:
+        facts = _facts(report)
+        facts["paths"] = [str(path) for path in report.paths]
+        facts["seconds"] = report.seconds
+        facts["isa"] = report.isa
+        facts["warnings"] = report.warnings
+        print(json.dumps(facts))
+    elif not quiet:
+        out = render.console()
+        out.print(render.plan_table(report.tensors))
+        _print_totals(report)
+        rate = report.total_bytes / report.seconds if report.seconds > 0 else 0.0
+        print(f"{report.seconds:.2f} s, {rate:.2f} GB/s written, kernels: {report.isa}")
+        for path in report.paths:
+            print(printable(str(path)))
+
+
+def _facts(made: Plan | ConversionReport) -> dict[str, Any]:
+    """What `--json` prints of a plan; a report adds to it."""
+    return {
+        "tensors": [
+            {
+                "name": t.name,
+                "shape": list(t.shape),
+                "from": t.source,
+                "to": t.format,
+                "bytes": t.nbytes,
+                "why": t.why if t.fallback is None else f"{t.why}; {t.fallback}",
+            }
+            for t in made.tensors
+        ],
+        "total_bytes": made.total_bytes,
+        "bits_per_weight": made.bits_per_weight,
+    }
+
+
+def _print_totals(made: Plan | ConversionReport) -> None:
+    out = render.console()
+    out.print()
+    out.print(render.format_shares(made.tensors))
+    out.print()
+    if made.fallbacks:
+        weights = sum(render.count(t.shape) for t in made.tensors)
+        fallen = sum(render.count(t.shape) for t in made.fallbacks)
+        print(
+            f"{len(made.fallbacks)} tensors ({100 * fallen / weights:.1f} % of the weights) could not take "
+            "the format that the variant asks for:"
+        )
+        rows = ((t.name, t.wanted, t.format, t.fallback or "") for t in made.fallbacks)
+        out.print(render.table(("tensor", "wanted", "got", "why"), rows))
+        out.print()
+    print(f"{len(made.tensors)} tensors, {size(made.total_bytes)}, {made.bits_per_weight:.3f} bits per weight")

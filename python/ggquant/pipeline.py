@@ -1,0 +1,350 @@
+"""The only orchestrator: source -> plan -> native conversion -> report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ggquant import _native
+from ggquant.errors import Error, ImatrixError, UnsupportedError, UsageError
+from ggquant.imatrix import Imatrix, load_imatrix
+from ggquant.metadata import Metadata, MetaValue, to_native
+from ggquant.planned import Plan, PlannedTensor
+from ggquant.policy import (
+    VARIANTS,
+    Category,
+    Decision,
+    ModelFacts,
+    Obstacle,
+    Options,
+    Refusal,
+    Variant,
+    choose,
+    find_variant,
+    prune,
+    refusals,
+    variant_label,
+)
+from ggquant.policy import warnings as policy_warnings
+from ggquant.progress import Progress
+from ggquant.registry import format_info
+from ggquant.sources import load_model
+from ggquant.tensor_types import tensor_bytes
+
+if TYPE_CHECKING:
+    from ggquant.model import Model, SourceTensor
+
+    Source = str | os.PathLike[str]
+    ImatrixLike = Source | Imatrix | Mapping[str, npt.ArrayLike]
+
+#: `general.quantization_version` of the k-quant layouts this package writes.
+QUANTIZATION_VERSION = 2
+
+
+@dataclass
+class ConversionReport:
+    """What a conversion did.
+
+    Attributes:
+        paths: the files written, in shard order.
+        tensors: every tensor and its format.
+        total_bytes: size of all files.
+        bits_per_weight: mean stored bits per weight.
+        seconds: duration.
+        isa: instruction set that encoded.
+        warnings: what the user should know.
+    """
+
+    paths: list[Path]
+    tensors: list[PlannedTensor]
+    total_bytes: int
+    bits_per_weight: float
+    seconds: float
+    isa: str
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        """The file written; of a split output, its first shard."""
+        return self.paths[0]
+
+    @property
+    def fallbacks(self) -> list[PlannedTensor]:
+        """Tensors that did not get the format the variant asks for."""
+        return [t for t in self.tensors if t.fallback is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class _NativeTensor:
+    """A tensor as the native engine reads it: attributes by name."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    intermediate: str
+    views: list[tuple[str, int, str, tuple[int, ...], tuple[int, ...], int]]
+    ops: list[tuple[str, float]]
+    inline: bytes | None
+    imatrix: npt.NDArray[np.float32] | None
+    rows_per_expert: int
+
+
+@dataclass
+class _Job:
+    """A plan with what it takes to carry it out."""
+
+    plan: Plan
+    tensors: list[_NativeTensor]
+    label: str
+
+
+def plan(
+    src: Source,
+    variant: str,
+    *,
+    imatrix: ImatrixLike | None = None,
+    options: Options | None = None,
+    pre: str | None = None,
+) -> Plan:
+    """Decides everything about a conversion from headers alone; reads no weight.
+
+    Args:
+        src: folder of a Hugging Face checkpoint, a `.safetensors` file beside its config, or a GGUF file.
+        variant: `"Q4_K_M"` and its kin, in any case; see `gg.variants()`.
+        imatrix: importance matrix: a file, an `Imatrix`, or arrays by tensor name.
+        options: see `gg.Options`.
+        pre: name of the pre-tokenizer, instead of the one found from the tokenizer.
+
+    What would stop the conversion (a format that needs an importance matrix, a tensor that is quantized already) is a
+    warning here.
+
+    Raises:
+        UsageError: unknown variant, or options that contradict each other or the model.
+        FileError, MalformedFileError, CheckpointError, UnsupportedError: the source cannot be converted, and why.
+        ImatrixError: the importance matrix does not belong to this model.
+    """
+    return _prepare(src, variant, imatrix, options or Options(), pre, dry_run=True).plan
+
+
+def convert(
+    src: Source,
+    dst: Source | None = None,
+    variant: str = "Q4_K_M",
+    *,
+    imatrix: ImatrixLike | None = None,
+    options: Options | None = None,
+    pre: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[Progress], object] | None = None,
+    overwrite: bool = False,
+    split_max_size: int | None = None,
+    split_max_tensors: int | None = None,
+) -> ConversionReport:
+    """Quantizes a model into a GGUF file, with the bytes that llama.cpp's converter and quantizer give.
+
+    Weights are streamed: memory stays bounded whatever the model's size. The output appears under its name when it is
+    whole; a failure, an exception from `progress` and Ctrl-C leave nothing behind.
+
+    Args:
+        src, variant, imatrix, options, pre: see `plan`.
+        dst: the file to write, by default `ggml-model-<VARIANT>.gguf` in the source's folder.
+        threads: number of threads, by default one per core. It does not change the result.
+        progress: called a few times a second, on the calling thread.
+        overwrite: replace existing files when the new ones are complete.
+        split_max_size: most bytes of tensor data in a shard; `dst`, less its suffix, then begins the shards' names.
+        split_max_tensors: most tensors in a shard.
+
+    Raises:
+        ImatrixError: the variant needs an importance matrix, or it does not belong to this model.
+        NonFiniteError: a weight is NaN or infinite.
+        UsageError: the output is one of the inputs, and what `plan` raises it for.
+        FileError: the output exists, or the system refused a read or a write.
+    """
+    started = time.monotonic()
+    job = _prepare(src, variant, imatrix, options or Options(), pre, dry_run=False)
+    target = Path(dst) if dst is not None else default_output(src, job.label)
+    if split_max_size is not None or split_max_tensors is not None:
+        target = target.with_suffix("") if target.suffix == ".gguf" else target
+    total = len(job.plan.tensors)
+
+    def report(tensor: str, format: str, finished: int, done: int, of: int) -> None:
+        if progress is not None:
+            progress(Progress(tensor, format, finished, total, done, of, time.monotonic() - started))
+
+    paths, nbytes = _native.convert_model(
+        str(target),
+        to_native(job.plan.metadata),
+        job.tensors,
+        threads,
+        overwrite,
+        split_max_size,
+        split_max_tensors,
+        report,
+    )
+    return ConversionReport(
+        paths=paths,
+        tensors=job.plan.tensors,
+        total_bytes=nbytes,
+        bits_per_weight=job.plan.bits_per_weight,
+        seconds=time.monotonic() - started,
+        isa=_native.isa(),
+        warnings=job.plan.warnings,
+    )
+
+
+def default_output(src: Source, label: str) -> Path:
+    """Where a conversion goes that names no output: `ggml-model-<LABEL>.gguf` beside the weights.
+
+    In the current folder instead, if the weights' folder cannot be written.
+    """
+    source = Path(src)
+    folder = source if source.is_dir() else source.parent
+    if not os.access(folder, os.W_OK):
+        folder = Path()
+    return folder / f"ggml-model-{label}.gguf"
+
+
+def _prepare(
+    src: Source,
+    variant: str,
+    imatrix: ImatrixLike | None,
+    options: Options,
+    pre: str | None,
+    *,
+    dry_run: bool,
+) -> _Job:
+    chosen = find_variant(variant)
+    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    model = load_model(src, pre=pre)
+    if not model.tensors:
+        raise UnsupportedError(f"{src}: there are no tensors in it", file=str(src))
+    facts = ModelFacts.from_metadata(model.metadata, [t.name for t in model.tensors], arch=model.arch)
+    headers = [(t.name, t.shape, t.dtype) for t in model.tensors]
+    names: Collection[str] | bool = matrix.entries if matrix is not None else False
+    decisions = choose(facts, headers, chosen, imatrix=names, options=options)
+    said = [*model.warnings, *(matrix.warnings if matrix else ())]
+    said += policy_warnings(facts, decisions, chosen, options=options)
+    obstacles = refusals(decisions, imatrix=names, options=options)
+    if obstacles and not dry_run:
+        raise _refusal(obstacles, str(src))
+    said += [obstacle.message for obstacle in obstacles]
+    sources = {t.name: t for t in model.tensors}
+    planned, native = [], []
+    for decision in decisions:
+        source = sources[decision.source]
+        importance = _importance(matrix, decision, said)
+        planned.append(
+            PlannedTensor(
+                name=decision.name,
+                shape=decision.shape,
+                source=source.dtype,
+                wanted=decision.wanted,
+                format=decision.format,
+                nbytes=tensor_bytes(decision.shape, decision.format),
+                why=decision.why,
+                fallback=decision.fallback,
+                imatrix=importance is not None,
+            )
+        )
+        native.append(_native_tensor(source, decision, importance))
+    metadata = _output_metadata(model, chosen, options, matrix)
+    return _Job(Plan(str(src), chosen.name, planned, metadata, said), native, variant_label(variant))
+
+
+def _refusal(obstacles: list[Refusal], src: str) -> Error:
+    """The exception for what stands in the way: the first obstacle in full, the others counted."""
+    first = obstacles[0]
+    others = f" (and {len(obstacles) - 1} more tensors)" if len(obstacles) > 1 else ""
+    kind = {Obstacle.IMATRIX: ImatrixError, Obstacle.SOURCE: UnsupportedError}.get(first.kind, UsageError)
+    return kind(f"{src}: {first.message}{others}", file=src, tensor=first.tensor)
+
+
+def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str]) -> npt.NDArray[np.float32] | None:
+    """The importances of a tensor that is to be encoded, checked against its shape."""
+    if matrix is None or decision.format == decision.dtype or format_info(decision.format).imatrix == "ignored":
+        return None
+    values = matrix.entries.get(decision.source)
+    if values is None:
+        if decision.category is not Category.TOKEN_EMBD:
+            warnings.append(f"tensor '{decision.name}': no importances for it, so its columns count alike")
+        return None
+    experts = decision.shape[-3] if len(decision.shape) > 2 else 1
+    expected = decision.shape[-1] * experts
+    if values.size != expected:
+        what = f"importance matrix has {values.size} values for it, but its shape {decision.shape} takes {expected}"
+        # Files that treat the embedding as an output have another length for it; upstream goes on without it, too.
+        if decision.category is Category.TOKEN_EMBD:
+            warnings.append(f"tensor '{decision.name}': {what}; its columns count alike")
+            return None
+        raise ImatrixError(
+            f"tensor '{decision.name}': {what}; it was made for another model",
+            file=matrix.file,
+            tensor=decision.name,
+        )
+    return values
+
+
+def _native_tensor(
+    source: SourceTensor, decision: Decision, importance: npt.NDArray[np.float32] | None
+) -> _NativeTensor:
+    return _NativeTensor(
+        name=decision.name,
+        shape=source.shape,
+        format=decision.format,
+        intermediate=source.dtype,
+        views=[(v.file, v.offset, v.dtype, v.shape, v.strides, v.start) for v in source.views],
+        ops=list(source.ops),
+        inline=_inline(source, decision),
+        imatrix=importance,
+        rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
+    )
+
+
+def _inline(source: SourceTensor, decision: Decision) -> bytes | None:
+    if source.inline is not None and decision.format != source.dtype:
+        raise UnsupportedError(
+            f"tensor '{source.name}' is computed, and is stored as {source.dtype} only", tensor=source.name
+        )
+    return source.inline
+
+
+def _output_metadata(model: Model, variant: Variant, options: Options, matrix: Imatrix | None) -> Metadata:
+    """The metadata that llama-quantize would write: keys that it sets go to the end, as there."""
+    metadata = Metadata(model.metadata)
+    metadata.set_last("general.quantization_version", MetaValue("UINT32", QUANTIZATION_VERSION))
+    file_type = MetaValue("UINT32", variant.file_type)
+    if variant.copies:
+        stated = model.metadata.get("general.file_type")
+        file_type = stated if stated is not None and stated.type == "UINT32" else _guessed_file_type(model)
+    metadata.set_last("general.file_type", file_type)
+    for key, value in options.overrides.items():
+        metadata.set_last(key, value)
+    if matrix is not None:
+        matrix.describe(metadata, redact_paths=options.redact_paths)
+    pruned = prune([t.name for t in model.tensors], options.prune_layers)
+    if pruned.block_count is not None:
+        metadata.set_last(f"{model.arch}.block_count", MetaValue("UINT32", pruned.block_count))
+    return metadata
+
+
+#: llama.cpp's mark on a file type that it worked out from the tensors.
+_GUESSED = 1024
+#: File types it guesses for formats whose plain variant has another name.
+_GUESSES = {"F32": "F32", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
+
+def _guessed_file_type(model: Model) -> MetaValue:
+    """The file type that llama.cpp reads from the tensors: that of the format most of them have."""
+    counts = Counter(t.dtype for t in model.tensors)
+    most = max(counts, key=lambda name: counts[name])
+    name = _GUESSES.get(most, most)
+    file_type = VARIANTS[name].file_type if name in VARIANTS else VARIANTS["F32"].file_type
+    return MetaValue("UINT32", file_type | _GUESSED)

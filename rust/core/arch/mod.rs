@@ -1,0 +1,156 @@
+//! Which instruction set runs, and the table of kernels for it.
+//!
+//! The choice never changes a result: every kernel writes the bytes of the scalar reference. It is made once, from the
+//! machine, and can be forced with `GGQUANT_ISA=scalar|avx2|avx512` (to compare paths, or to rule one out).
+//! A format without a kernel for the chosen instruction set runs its scalar reference.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use crate::block::{BlockFault, Codec, Format};
+use crate::error::{At, Error, Result};
+
+/// The environment variable that forces an instruction set.
+pub const ISA_VARIABLE: &str = "GGQUANT_ISA";
+
+/// An instruction set that kernels may be written for, from the least to the most capable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Plain Rust, on every machine.
+    Scalar,
+    /// x86-64 with AVX2.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set known to this version.
+    pub const ALL: &'static [Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512];
+
+    /// Name as `GGQUANT_ISA` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => false,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The instruction set in use: `GGQUANT_ISA` if set, otherwise the best this machine has. Decided once per process.
+///
+/// # Errors
+/// `Unsupported` if `GGQUANT_ISA` names nothing known, or something this machine lacks.
+pub fn isa() -> Result<Isa> {
+    static CHOICE: OnceLock<Result<Isa, String>> = OnceLock::new();
+    CHOICE
+        .get_or_init(|| {
+            let forced = std::env::var_os(ISA_VARIABLE).map(|value| value.to_string_lossy().into_owned());
+            choose(forced.as_deref(), Isa::is_available)
+        })
+        .clone()
+        .map_err(|what| Error::Unsupported { at: At::default(), what })
+}
+
+/// The choice itself, apart from the process's environment and the machine.
+fn choose(forced: Option<&str>, available: impl Fn(Isa) -> bool) -> Result<Isa, String> {
+    let usable = || Isa::ALL.iter().copied().filter(|&isa| available(isa));
+    let list = || usable().map(Isa::name).collect::<Vec<_>>().join(", ");
+    match forced {
+        None | Some("") => Ok(usable().max().unwrap_or(Isa::Scalar)),
+        Some(name) => match Isa::ALL.iter().copied().find(|isa| isa.name() == name) {
+            Some(isa) if available(isa) => Ok(isa),
+            Some(isa) => Err(format!("{ISA_VARIABLE}={isa} cannot run here; this machine has {}", list())),
+            None => Err(format!("{ISA_VARIABLE}={name} is not known; this machine has {}", list())),
+        },
+    }
+}
+
+/// The functions that encode, decode and check rows of one format.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    codec: Codec,
+    block_len: usize,
+    block_bytes: usize,
+}
+
+/// Looks up the kernel of `format` for the instruction set in use.
+///
+/// # Errors
+/// See [`isa`].
+pub fn kernel(format: Format) -> Result<Kernel> {
+    isa()?;
+    let info = format.info();
+    Ok(Kernel { codec: format.reference(), block_len: info.block_len, block_bytes: info.block_bytes })
+}
+
+impl Kernel {
+    /// Encodes whole rows of `row_len` finite weights, one after another, with the same `imatrix` row for all.
+    /// `out` has exactly the bytes of these rows.
+    pub fn encode_rows(&self, x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
+        let row_bytes = row_len / self.block_len * self.block_bytes;
+        for (row, bytes) in x.chunks_exact(row_len).zip(out.chunks_exact_mut(row_bytes)) {
+            (self.codec.encode_row)(row, imatrix, bytes);
+        }
+    }
+
+    /// Decodes any whole number of blocks.
+    pub fn decode(&self, data: &[u8], out: &mut [f32]) {
+        (self.codec.decode_row)(data, out);
+    }
+
+    /// Checks any whole number of blocks.
+    ///
+    /// # Errors
+    /// The first invalid block.
+    pub fn validate(&self, data: &[u8]) -> Result<(), BlockFault> {
+        (self.codec.validate_row)(data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn best_available_is_chosen() {
+        assert_eq!(choose(None, |_| true), Ok(Isa::Avx512));
+        assert_eq!(choose(None, |isa| isa <= Isa::Avx2), Ok(Isa::Avx2));
+        assert_eq!(choose(Some(""), |isa| isa == Isa::Scalar), Ok(Isa::Scalar));
+    }
+
+    #[test]
+    fn forcing_needs_a_known_and_available_name() {
+        assert_eq!(choose(Some("scalar"), |_| true), Ok(Isa::Scalar));
+        assert_eq!(choose(Some("avx2"), |_| true), Ok(Isa::Avx2));
+        let lacking = choose(Some("avx512"), |isa| isa <= Isa::Avx2).unwrap_err();
+        assert!(lacking.contains("GGQUANT_ISA=avx512") && lacking.contains("scalar, avx2"), "{lacking}");
+        let unknown = choose(Some("sse9"), |_| true).unwrap_err();
+        assert!(unknown.contains("sse9") && unknown.contains("not known"), "{unknown}");
+    }
+}

@@ -1,0 +1,20 @@
+//! E2M1, the 4-bit float of MXFP4 and NVFP4: sign, two exponent bits, one mantissa bit.
+
+/// Twice the value of each code, so that all are integers; scales carry the other half.
+pub(crate) const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// The code whose value times `scale` (half the block's scale) is nearest to `x`, the first of equals. Code 8, negative
+/// zero, is never chosen.
+#[inline]
+pub(crate) fn nearest(x: f32, scale: f32) -> u8 {
+    let mut best = 0;
+    let mut best_error = (f32::from(DOUBLED[0]) * scale - x).abs();
+    for code in 1..16 {
+        let error = (f32::from(DOUBLED[code]) * scale - x).abs();
+        if error < best_error {
+            best = code;
+            best_error = error;
+        }
+    }
+    best as u8
+}

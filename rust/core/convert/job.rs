@@ -1,0 +1,197 @@
+//! A tensor of the plan, checked and ready to be streamed.
+
+use std::path::Path;
+
+use super::dtype::SourceType;
+use super::gather::Gather;
+use super::plan::{OutputFile, Source, TensorPlan};
+use super::source::SourceFiles;
+use super::step::{Step, Stored};
+use crate::encode::TASK_WEIGHTS;
+use crate::error::{At, Error, Result};
+
+/// Element counts at which any tensor may be cut whose rows need not stay whole: a multiple of every block length.
+const ANY_CUT: usize = 256;
+
+/// The largest piece that is kept in memory at once. Only a single row of an absurd length reaches it.
+const MAX_PIECE: usize = 128 << 20;
+
+/// Bytes read at once, where rows allow.
+const READ_BYTES: usize = 4 << 20;
+
+/// Bytes read at once from a transposed view, where every piece touches the whole source.
+const TRANSPOSED_READ_BYTES: usize = 24 << 20;
+
+/// Weights that a worker takes at once, where rows allow: enough to pay for handing them over, few enough that all cores
+/// have work when few tensors are left.
+const WORKER_WEIGHTS: usize = 4 * TASK_WEIGHTS;
+
+/// One tensor to stream.
+pub(super) struct Job<'p> {
+    pub(super) plan: &'p TensorPlan,
+    /// Which output, counted from 0.
+    pub(super) output: usize,
+    /// Where its bytes go in the output.
+    pub(super) offset: u64,
+    /// Bytes of the source.
+    pub(super) bytes_in: u64,
+    /// Bytes in the output.
+    pub(super) bytes_out: u64,
+    pub(super) input: Input<'p>,
+}
+
+/// What is streamed.
+pub(super) enum Input<'p> {
+    /// Bytes of the plan, written as they are.
+    Inline(&'p [u8]),
+    /// Elements from files.
+    Elements(Box<Elements<'p>>),
+}
+
+/// The elements of a tensor and what happens to them.
+pub(super) struct Elements<'p> {
+    pub(super) from: SourceType,
+    pub(super) step: Step<'p>,
+    len: usize,
+    /// Elements that must stay together, except at the end of the tensor.
+    quantum: usize,
+    stored: Stored,
+    views: Vec<Gather>,
+}
+
+impl<'p> Job<'p> {
+    /// Checks tensor `index` of `file` and opens its sources.
+    pub(super) fn new(output: usize, file: &'p OutputFile, index: usize, sources: &mut SourceFiles) -> Result<Self> {
+        let plan = &file.tensors[index];
+        let (offset, bytes_out) = (file.layout.offsets[index], file.layout.nbytes[index]);
+        let input = Input::new(plan, bytes_out, sources).map_err(|error| error.in_tensor(&plan.name))?;
+        let bytes_in = match &input {
+            Input::Inline(bytes) => bytes.len() as u64,
+            Input::Elements(elements) => elements.from.bytes(elements.len) as u64,
+        };
+        Ok(Self { plan, output, offset, bytes_in, bytes_out, input })
+    }
+
+    /// Where the source starts, for reading in the order of the files.
+    pub(super) fn place(&self) -> Option<(&Path, u64)> {
+        match &self.input {
+            Input::Inline(_) => None,
+            Input::Elements(elements) => elements.views.first().map(Gather::place),
+        }
+    }
+
+    /// Names the tensor, and the source if nothing else is named, in an error.
+    pub(super) fn blame(&self, error: Error) -> Error {
+        let error = error.in_tensor(&self.plan.name);
+        match self.place() {
+            Some((file, _)) => error.in_file(file),
+            None => error,
+        }
+    }
+}
+
+impl<'p> Input<'p> {
+    fn new(plan: &'p TensorPlan, bytes_out: u64, sources: &mut SourceFiles) -> Result<Self> {
+        let bad = |what: String| Error::Shape { at: At::default(), what };
+        let (views, ops) = match &plan.source {
+            Source::Inline(bytes) if bytes.len() as u64 == bytes_out => return Ok(Self::Inline(bytes)),
+            Source::Inline(bytes) => {
+                return Err(bad(format!("{} bytes were given where {bytes_out} are needed", bytes.len())));
+            }
+            Source::Views { views, ops } => (views, ops),
+        };
+        let from = views.first().ok_or_else(|| bad("the plan names no source".into()))?.dtype;
+        if let Some(other) = views.iter().find(|view| view.dtype != from) {
+            let what = format!("is put together from {from} and {} data; its parts must be of one type", other.dtype);
+            return Err(Error::Unsupported { at: At::file(&other.file), what });
+        }
+
+        let too_large = || bad(format!("shape {:?} is larger than this machine can address", plan.shape));
+        let len = plan.shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim)).ok_or_else(too_large)?;
+        // With this, byte counts cannot overflow either: no type takes more than eight bytes for an element.
+        let len = usize::try_from(len).ok().filter(|&n| n <= usize::MAX / 16).ok_or_else(too_large)?;
+        let row_len = plan.shape.last().map_or(Ok(1), |&n| usize::try_from(n)).map_err(|_| too_large())?;
+        let stored = Stored::new(plan, row_len)?;
+        let step = Step::new(plan, ops, from, stored, len)?;
+        let quantum = if step.needs_rows() { row_len } else { ANY_CUT };
+        let mut gathers = Vec::with_capacity(views.len());
+        for view in views {
+            gathers.push(Gather::new(view, sources.get(&view.file)?)?);
+        }
+        let elements = Elements { from, step, len, quantum, stored, views: gathers };
+        elements.check(bytes_out)?;
+        Ok(Self::Elements(Box::new(elements)))
+    }
+}
+
+impl Elements<'_> {
+    /// The parts fit together.
+    fn check(&self, bytes_out: u64) -> Result<()> {
+        let bad = |what: String| Err(Error::Shape { at: At::default(), what });
+        let unit = self.from.unit().0;
+        let given = self.views.iter().map(|view| view.units().saturating_mul(unit)).fold(0, usize::saturating_add);
+        if given != self.len {
+            return bad(format!("the sources hold {given} elements where {} are needed", self.len));
+        }
+        if self.stored.bytes(self.len) as u64 != bytes_out {
+            return bad(format!("{} elements do not make {bytes_out} bytes", self.len));
+        }
+        if !self.quantum.is_multiple_of(unit) {
+            return bad(format!("rows of {} elements cut the source's blocks of {unit}", self.quantum));
+        }
+        let piece = self.quantum.min(self.len);
+        if piece.saturating_mul(size_of::<f32>()).max(self.from.bytes(piece)) > MAX_PIECE {
+            return bad(format!("rows of {piece} weights are too long to be encoded"));
+        }
+        Ok(())
+    }
+
+    /// Number of elements.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Elements to read at once.
+    pub(super) fn read_len(&self) -> usize {
+        let bytes = if self.views.iter().any(Gather::is_transposed) { TRANSPOSED_READ_BYTES } else { READ_BYTES };
+        self.whole_quanta(self.from.elements(bytes))
+    }
+
+    /// Elements for a worker to take at once.
+    pub(super) fn task_len(&self) -> usize {
+        self.whole_quanta(WORKER_WEIGHTS)
+    }
+
+    fn whole_quanta(&self, elements: usize) -> usize {
+        (elements / self.quantum).max(1) * self.quantum
+    }
+
+    /// Bytes that so many elements take in the output.
+    pub(super) fn stored_bytes(&self, elements: usize) -> usize {
+        self.stored.bytes(elements)
+    }
+
+    /// Reads elements from `first` on, as many as `out` holds, as they are stored in the source.
+    ///
+    /// `Interrupted` if `given_up` says so, which is asked before every read.
+    pub(super) fn read(
+        &self,
+        first: usize,
+        out: &mut [u8],
+        scratch: &mut Vec<u8>,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let last = first + self.from.elements(out.len());
+        let mut start = 0;
+        for view in &self.views {
+            let end = start + view.units() * self.from.unit().0;
+            let (from, to) = (first.max(start), last.min(end));
+            if from < to {
+                let bytes = self.from.bytes(from - first)..self.from.bytes(to - first);
+                view.read((from - start) / self.from.unit().0, &mut out[bytes], scratch, given_up)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+}
