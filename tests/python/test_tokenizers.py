@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggquant.errors import MalformedFileError, UnsupportedError
-from ggquant.model import Metadata
+from ggquant.metadata import Metadata
 from ggquant.tokenizers import protobuf
 from ggquant.tokenizers.files import TokenizerFiles
 from ggquant.tokenizers.pretokenizer import fingerprint, pretokenizer_name
