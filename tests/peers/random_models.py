@@ -15,7 +15,7 @@ def _words(text: str) -> list[str]:
 
 
 # These load only with metadata of a kind that has no bearing on formats; clip has no hyperparameters at all.
-NOT_LOADABLE = {"clip", "dflash", "dots3note", "eagle3", "hrm_text", "hy_v4", "wavtokenizer-dec"}
+NOT_LOADABLE = {"clip", "deepseek4", "dflash", "dots3note", "eagle3", "hrm_text", "hy_v4", "wavtokenizer-dec"}
 ARCHITECTURES = sorted(LLAMA_CPP_ARCHITECTURES - NOT_LOADABLE)
 # Drawn more often: rules name them, or they are what people quantize.
 FAVOURED = _words(

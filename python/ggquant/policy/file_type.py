@@ -26,7 +26,7 @@ _NVFP4 = 39  # a file type that no variant makes
 def copied_file_type(stated: int | None, tensors: Iterable[tuple[str, str]]) -> int:
     """The file type that COPY writes: the one stated in the source, else a guess from its (name, type) pairs.
 
-    The guess follows the commonest type; of several, the one that is first to reach the number in a file's order.
+    The guess follows the commonest type; of several, the first to reach the number in a file's order.
     """
     if stated is not None:
         return stated
