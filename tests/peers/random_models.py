@@ -174,7 +174,8 @@ def random_model(seed: int) -> Model:
         metadata[f"{arch}.attention.head_count_kv"] = kv_heads
     if arch in ("llama", "llama-embed", "deci", "falcon"):
         metadata.pop(f"{arch}.rope.dimension_count", None)
-    nextn = rng.choice([0, 0, 0, 1]) if n_layer > 1 else 0
+    # apertus sizes its arrays without the blocks for multi-token prediction.
+    nextn = rng.choice([0, 0, 0, 1]) if n_layer > 1 and arch != "apertus" else 0
     if nextn:
         metadata[f"{arch}.nextn_predict_layers"] = nextn
     if arch == "nanbeige" and rng.random() < 0.7:
