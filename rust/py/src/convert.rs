@@ -30,6 +30,9 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// File, offset, dtype, shape, strides, start.
 type ViewParts = (String, u64, String, Vec<u64>, Vec<u64>, u64);
 
+/// The operation that weaves codes and scales into blocks; it stands alone.
+const MXFP4_REPACK: &str = "mxfp4_repack";
+
 /// A tensor as Python plans it: attributes are read from the object by name.
 #[derive(FromPyObject)]
 pub(crate) struct GivenTensor<'py> {
@@ -54,10 +57,14 @@ impl GivenTensor<'_> {
                     let dtype = SourceType::from_str(&dtype).map_err(&named)?;
                     Ok(View { file: file.into(), offset, dtype, shape, strides, start })
                 };
-                let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
-                Source::Views {
-                    views: self.views.into_iter().map(view).collect::<PyResult<_>>()?,
-                    ops: self.ops.into_iter().map(op).collect::<PyResult<_>>()?,
+                let views = self.views.into_iter().map(view).collect::<PyResult<Vec<_>>>()?;
+                if self.ops.iter().any(|(name, _)| name == MXFP4_REPACK) {
+                    let [codes, scales] = <[View; 2]>::try_from(views)
+                        .map_err(|_| named(format!("{MXFP4_REPACK} takes codes and scales, and nothing else")))?;
+                    Source::PackedMxfp4 { codes, scales }
+                } else {
+                    let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
+                    Source::Views { views, ops: self.ops.into_iter().map(op).collect::<PyResult<_>>()? }
                 }
             }
         };
