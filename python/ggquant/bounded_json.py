@@ -49,6 +49,26 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
     Raises:
         MalformedFileError: not JSON, not an object, or nested deeper than `MAX_DEPTH`.
     """
+    value = _parse(data, path)
+    if not isinstance(value, dict):
+        raise MalformedFileError(f"{path}: expected a JSON object", file=str(path))
+    return value
+
+
+def read_list(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> list[Any]:
+    """The JSON array in a file; errors as in `read_text` and `parse_object`."""
+    value = _parse(read_bytes(path, max_bytes), path)
+    if not isinstance(value, list):
+        raise MalformedFileError(f"{path}: expected a JSON array", file=str(path))
+    return value
+
+
+def read_object(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """The JSON object in a file; errors as in `read_text` and `parse_object`."""
+    return parse_object(read_bytes(path, max_bytes), path)
+
+
+def _parse(data: bytes, path: Path) -> Any:
     text = decode(data, path)
     try:
         value = json.loads(text)
@@ -58,16 +78,9 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:  # ValueError: an integer with thousands of digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise MalformedFileError(f"{path}: {reason}", file=str(path)) from error
-    if not isinstance(value, dict):
-        raise MalformedFileError(f"{path}: expected a JSON object", file=str(path))
     if _deeper_than(value, MAX_DEPTH):
         raise MalformedFileError(f"{path}: nested deeper than {MAX_DEPTH} levels", file=str(path))
     return value
-
-
-def read_object(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; errors as in `read_text` and `parse_object`."""
-    return parse_object(read_bytes(path, max_bytes), path)
 
 
 def _deeper_than(value: object, limit: int) -> bool:

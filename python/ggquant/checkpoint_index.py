@@ -53,9 +53,7 @@ def index_checkpoint(source: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(_no_weights(source), file=str(source))
     missing = [name for name in files if not (source / name).is_file()]
     if missing:
-        raise CheckpointError(
-            f"{source}: missing shard {', '.join(missing)}; download it again", file=str(source)
-        )
+        raise CheckpointError(f"{source}: missing shard {', '.join(missing)}; download it again", file=str(source))
     tensors: dict[str, StoredTensor] = {}
     for name in files:
         for tensor in read_header(source / name).values():

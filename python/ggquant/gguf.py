@@ -68,7 +68,8 @@ class Tensor:
         """
         plain = _PLAIN.get(self.format)
         if plain is not None:
-            return self.read().view(plain).reshape(self.shape)
+            values: npt.NDArray[Any] = self.read().view(plain).reshape(self.shape)
+            return values
         return self.quantized().dequantize(dtype, threads=threads)
 
     def rows(self, start: int, stop: int) -> QuantizedTensor:
@@ -86,7 +87,13 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.format}, shape={self.shape}, {self.nbytes} bytes)"
 
 
-_PLAIN = {"I8": np.int8, "I16": np.dtype("<i2"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F64": np.dtype("<f8")}
+_PLAIN: dict[str, np.dtype[Any]] = {
+    "I8": np.dtype("i1"),
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+}
 
 
 class GGUFFile:
@@ -145,8 +152,8 @@ class GGUFWriter:
         w.add("token_embd.weight", gg.quantize(array, "Q4_K"))
     ```
 
-    Tensor data are spooled beside the target as they come, so memory does not grow with the file. Leaving the `with` block
-    by an exception discards everything.
+    Tensor data are spooled beside the target as they come, so memory does not grow with the file. Leaving the
+    `with` block by an exception discards everything.
     """
 
     def __init__(
@@ -160,9 +167,9 @@ class GGUFWriter:
 
         Args:
             path: where the file will be.
-            metadata: a `Metadata` (types are kept), or a mapping of plain values: bool, int (UINT32, or the narrowest of
-                INT32, UINT64, INT64 that holds it), float (FLOAT32), str, lists and numpy arrays and scalars (their own
-                types), or `MetaValue` to say the type.
+            metadata: a `Metadata` (types are kept), or a mapping of plain values: bool, int (the first of UINT32,
+                INT32, UINT64 and INT64 that holds it), float (FLOAT32), str, lists, numpy arrays and scalars (their
+                own types), or `MetaValue` to say the type.
             overwrite: replace an existing file when this one is complete.
 
         Raises:
@@ -173,7 +180,7 @@ class GGUFWriter:
         self._native: _native.GgufWriter | None = _native.GgufWriter(str(Path(path)), overwrite)
 
     def add(self, name: str, tensor: QuantizedTensor | npt.ArrayLike) -> None:
-        """Appends a tensor: a `QuantizedTensor`, or an array of floats (float32, float16, bfloat16), integers or float64.
+        """Appends a tensor: a `QuantizedTensor`, or an array of floats (float16 to float64, bfloat16) or integers.
 
         Raises:
             UsageError: the writer is closed, the name is taken or too long (63 bytes), or the dtype has no GGUF type.

@@ -46,7 +46,8 @@ class MetaValue:
 
     Attributes:
         type: UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64 or FLOAT64.
-        value: a bool, int, float, str or bytes (a string need not be UTF-8); for an ARRAY a list of them, or of `MetaValue` for arrays of arrays.
+        value: a bool, int, float, str or bytes (a string need not be UTF-8); for an ARRAY a list of them, or of
+            `MetaValue` for arrays of arrays.
         item_type: element type of an ARRAY.
     """
 
@@ -147,8 +148,8 @@ def _check_scalar(key: str, kind: str, value: Any) -> None:
 class Metadata(MutableMapping[str, Any]):
     """Metadata in file order. Reading gives plain values; `typed` gives the stored type as well.
 
-    Assigning a plain value infers its type (see `MetaValue.infer`), assigning a `MetaValue` says it. A new key goes to the
-    end, an existing one keeps its place.
+    Assigning a plain value infers its type (see `MetaValue.infer`), assigning a `MetaValue` says it. A new key goes
+    to the end, an existing one keeps its place.
     """
 
     __slots__ = ("_entries",)

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from ggquant.metadata import MetaValue
 
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A strided window on one tensor of a source file, walked in row-major order of `shape`.

@@ -9,9 +9,9 @@ from typing import Any
 
 from ggquant.bounded_json import MAX_CONFIG_BYTES, read_object, read_text
 from ggquant.errors import MalformedFileError
-from ggquant.model_name import NameParts, dissect, title
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, SourceTensor
+from ggquant.model_name import NameParts, dissect, title
 
 _SAMPLING = (
     ("sequence", "STRING", ("sequence",)),
@@ -116,14 +116,11 @@ def size_label(tensors: Iterable[SourceTensor]) -> str:
     return _rounded(total)
 
 
-_UNITS = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (0, 1e-3, "K"))
+_UNITS = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (-1, 1e-3, "K"))
 
 
 def _rounded(count: int) -> str:
-    for limit, unit, suffix in _UNITS:
-        scaled = count * unit
-        if count > limit:
-            break
+    scaled, suffix = next((count * unit, suffix) for limit, unit, suffix in _UNITS if count > limit)
     digits = len(str(round(scaled)).lstrip("0"))
     return f"{scaled:.{max(2 - digits, 0)}f}{suffix}"
 
@@ -148,9 +145,7 @@ def _sampling(folder: Path, metadata: MetaDict, warnings: list[str]) -> None:
             warnings.append(f"{path}: {sources[0]} is {value!r}, not a 32-bit whole number; left out")
             continue
         if kind != "STRING" or value:
-            metadata[f"general.sampling.{key}"] = MetaValue(
-                kind, float(value) if kind == "FLOAT32" else value
-            )
+            metadata[f"general.sampling.{key}"] = MetaValue(kind, float(value) if kind == "FLOAT32" else value)
 
 
 def _front_matter(path: Path, warnings: list[str]) -> dict[str, Any]:
@@ -176,9 +171,7 @@ def _front_matter(path: Path, warnings: list[str]) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        warnings.append(
-            f"{path}: the front matter is not valid YAML ({type(error).__name__}); it is left out"
-        )
+        warnings.append(f"{path}: the front matter is not valid YAML ({type(error).__name__}); it is left out")
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -240,9 +233,7 @@ def _related_entry(item: Any, parameters: int) -> dict[str, Any]:
     if identifier is not None:
         parts = dissect(identifier, parameters)
         known = _titled(parts)
-        entry |= {
-            name: known[name] for name in ("name", "organization", "version") if known[name] is not None
-        }
+        entry |= {name: known[name] for name in ("name", "organization", "version") if known[name] is not None}
         if "repo_url" not in entry and parts.organization is not None and parts.name is not None:
             entry["repo_url"] = f"https://huggingface.co/{parts.organization}/{parts.name}"
     return entry

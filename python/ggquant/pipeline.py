@@ -26,12 +26,14 @@ from ggquant.policy import (
     Refusal,
     Variant,
     choose,
+    copied_file_type,
     find_variant,
     prune,
     refusals,
     variant_label,
 )
 from ggquant.policy import warnings as policy_warnings
+from ggquant.progress import Progress
 from ggquant.registry import format_info
 from ggquant.sources import load_model
 from ggquant.tensor_types import tensor_bytes
@@ -44,27 +46,6 @@ if TYPE_CHECKING:
 
 #: `general.quantization_version` of the k-quant layouts this package writes.
 QUANTIZATION_VERSION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a conversion stands.
-
-    Attributes:
-        tensor: name of the tensor that was last written to.
-        format: its format in the output.
-        tensors_done, tensors_total: counts of tensors.
-        bytes_done, bytes_total: bytes of encoded data.
-        seconds: time since the start.
-    """
-
-    tensor: str
-    format: str
-    tensors_done: int
-    tensors_total: int
-    bytes_done: int
-    bytes_total: int
-    seconds: float
 
 
 @dataclass
@@ -231,7 +212,13 @@ def default_output(src: Source, label: str) -> Path:
 
 
 def _prepare(
-    src: Source, variant: str, imatrix: ImatrixLike | None, options: Options, pre: str | None, *, dry_run: bool
+    src: Source,
+    variant: str,
+    imatrix: ImatrixLike | None,
+    options: Options,
+    pre: str | None,
+    *,
+    dry_run: bool,
 ) -> _Job:
     chosen = find_variant(variant)
     matrix = load_imatrix(imatrix) if imatrix is not None else None
@@ -279,9 +266,7 @@ def _refusal(obstacles: list[Refusal], src: str) -> Error:
     return kind(f"{src}: {first.message}{others}", file=src, tensor=first.tensor)
 
 
-def _importance(
-    matrix: Imatrix | None, decision: Decision, warnings: list[str]
-) -> npt.NDArray[np.float32] | None:
+def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str]) -> npt.NDArray[np.float32] | None:
     """The importances of a tensor that is to be encoded, checked against its shape."""
     if matrix is None or decision.format == decision.dtype or format_info(decision.format).imatrix == "ignored":
         return None
@@ -334,11 +319,12 @@ def _output_metadata(model: Model, variant: Variant, options: Options, matrix: I
     """The metadata that llama-quantize would write: keys that it sets go to the end, as there."""
     metadata = Metadata(model.metadata)
     metadata.set_last("general.quantization_version", MetaValue("UINT32", QUANTIZATION_VERSION))
-    file_type = MetaValue("UINT32", variant.file_type)
+    file_type = variant.file_type
     if variant.copies:
         stated = model.metadata.get("general.file_type")
-        file_type = stated if stated is not None and stated.type == "UINT32" else MetaValue("UINT32", guess_file_type(model))
-    metadata.set_last("general.file_type", file_type)
+        known = stated.value if stated is not None and isinstance(stated.value, int) else None
+        file_type = copied_file_type(known, ((t.name, t.dtype) for t in model.tensors))
+    metadata.set_last("general.file_type", MetaValue("UINT32", file_type))
     for key, value in options.overrides.items():
         metadata.set_last(key, value)
     if matrix is not None:

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from ggquant.architectures.config import Config
-from ggquant.architectures.engine import build_tensors, intermediate_type
-from ggquant.architectures.family import write
+from ggquant.architectures.engine import PACKED, build_tensors, intermediate_type
+from ggquant.architectures.family import Family, write
 from ggquant.architectures.registry import family_of
 from ggquant.bounded_json import read_object
-from ggquant.checkpoint_index import StoredTensor, index_checkpoint
+from ggquant.checkpoint_index import index_checkpoint
 from ggquant.errors import CheckpointError, UnsupportedError
-from ggquant.model_card import describe
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, Model
-from ggquant.tokenizers import vocabulary
+from ggquant.model_card import describe
+from ggquant.tokenizers.build import vocabulary
 
 _FILE_TYPES = {"F32": 0, "BF16": 32}
+_PACKED_FILE_TYPE = 38
 _QUANTIZATION_VERSION = 2
 
 
@@ -37,9 +38,7 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     folder = source if source.is_dir() else source.parent
     path = folder / "config.json"
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: no config.json; a checkpoint needs one beside its weights", file=str(folder)
-        )
+        raise CheckpointError(f"{folder}: no config.json; a checkpoint needs one beside its weights", file=str(folder))
     values = read_object(path)
     architecture = _architecture(values, path)
     nested = values.get("text_config")
@@ -47,13 +46,14 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
         values = {**values, **nested}
     family = family_of(architecture, str(path))
     stored = index_checkpoint(source)
-    _refuse_packed(values, path)
-    config = Config({**family.defaults, **values}, path)
+    _refuse_packed(family, values, path)
+    config = Config({**family.defaults, **values}, path, architecture)
     for prepare in family.prepare:
         prepare(config)
     warnings: list[str] = []
     tensors = build_tensors(family, config, stored, warnings)
-    config.values["file_type"] = _FILE_TYPES[_intermediate(stored)]
+    packed = any(tensor.dtype == PACKED for tensor in tensors)
+    config.values["file_type"] = _PACKED_FILE_TYPE if packed else _FILE_TYPES[intermediate_type(stored)]
     metadata: MetaDict = {"general.architecture": MetaValue("STRING", family.name)}
     write(family.early, config, family.name, metadata)
     metadata |= describe(folder, tensors, warnings)
@@ -61,10 +61,6 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     metadata["general.quantization_version"] = MetaValue("UINT32", _QUANTIZATION_VERSION)
     metadata |= vocabulary(family, config, pre, warnings)
     return Model(family.name, metadata, tensors, warnings)
-
-
-def _intermediate(stored: dict[str, StoredTensor]) -> str:
-    return intermediate_type(list(stored.values()))
 
 
 def _architecture(values: dict[str, Any], path: Path) -> str:
@@ -77,9 +73,9 @@ def _architecture(values: dict[str, Any], path: Path) -> str:
     raise CheckpointError(f"{path}: no 'architectures', so the model's family is unknown", file=str(path))
 
 
-def _refuse_packed(values: dict[str, Any], path: Path) -> None:
+def _refuse_packed(family: Family, values: dict[str, Any], path: Path) -> None:
     quantization = values.get("quantization_config")
-    if isinstance(quantization, dict):
+    if isinstance(quantization, dict) and quantization.get("quant_method") not in family.packed:
         method = quantization.get("quant_method", "an unnamed method")
         raise UnsupportedError(
             f"{path}: these weights are already quantized ({method}); convert the original model instead",

@@ -39,7 +39,9 @@ def load_model(source: str | os.PathLike[str], *, pre: str | None = None) -> Mod
             file=str(path),
         )
     if pre is not None:
-        raise UsageError(f"{path}: a pre-tokenizer cannot be chosen for a GGUF file, whose tokenizer is converted already")
+        raise UsageError(
+            f"{path}: a pre-tokenizer cannot be chosen for a GGUF file, whose tokenizer is converted already"
+        )
     return _from_gguf(GGUFFile(path))
 
 

@@ -23,12 +23,11 @@ class QuantizedTensor:
         format: name of the block format, for example `"Q4_K"`.
         shape: shape of the weights, `[..., K]`.
 
-    Indexing selects along the leading axes (`q[3]`, `q[10:20]`) and never copies; the last axis stays whole, since a block
-    cannot be cut. Tensors compare equal when format, shape and bytes are equal, and they pickle.
+    Indexing selects along the leading axes (`q[3]`, `q[10:20]`) and never copies; the last axis stays whole, since a
+    block cannot be cut. Tensors compare equal when format, shape and bytes are equal, and they pickle.
     """
 
     __slots__ = ("data", "format", "shape")
-    __hash__ = None  # type: ignore[assignment]
 
     data: npt.NDArray[np.uint8]
     format: str
@@ -47,17 +46,13 @@ class QuantizedTensor:
             raise ShapeError(f"shape {shape} is not the shape of rows of weights")
         row_bytes = info.row_bytes(shape[-1])
         if row_bytes is None:
-            raise ShapeError(
-                f"rows of {shape[-1]} weights do not divide into blocks of {info.block_len} ({info.name})"
-            )
+            raise ShapeError(f"rows of {shape[-1]} weights do not divide into blocks of {info.block_len} ({info.name})")
         array = np.asarray(data)
         if array.dtype != np.uint8:
             raise DTypeError(f"encoded data must be uint8, not {array.dtype}")
         want = (*shape[:-1], row_bytes)
         if array.size != _product(want):
-            raise ShapeError(
-                f"{info.name} of shape {shape} takes {_product(want)} bytes, but data has {array.size}"
-            )
+            raise ShapeError(f"{info.name} of shape {shape} takes {_product(want)} bytes, but data has {array.size}")
         self.data = array.reshape(want)
         self.format = info.name
         self.shape = shape
@@ -110,6 +105,9 @@ class QuantizedTensor:
         same_kind = self.format == other.format and self.shape == other.shape
         return same_kind and np.array_equal(self.data, other.data)
 
+    # Arrays can change under a key, so tensors are no keys.
+    __hash__ = None  # type: ignore[assignment]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (QuantizedTensor, (np.ascontiguousarray(self.data), self.format, self.shape))
 
@@ -144,9 +142,7 @@ def quantize(
     array = _as_array(w)
     dtype = _FLOAT_DTYPES.get(array.dtype.name)
     if dtype is None:
-        raise DTypeError(
-            f"cannot encode weights of dtype {array.dtype}; convert them to float32, float16 or bfloat16"
-        )
+        raise DTypeError(f"cannot encode weights of dtype {array.dtype}; convert them to float32, float16 or bfloat16")
     if array.ndim == 0:
         raise ShapeError("cannot encode a scalar: weights are rows, [..., K]")
     if not info.storage:
@@ -197,7 +193,8 @@ def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain
     resolved = np.dtype(dtype)
     if resolved.name not in _FLOAT_DTYPES:
         raise DTypeError(f"cannot decode to {resolved}; choose float32, float16 or bfloat16")
@@ -205,7 +202,7 @@ def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 
 
 def _as_array(w: npt.ArrayLike) -> npt.NDArray[Any]:
-    """`w` as a numpy array; a torch tensor's bfloat16 goes through its bits, since numpy has no such type of its own."""
+    """`w` as a numpy array; a torch tensor's bfloat16 goes through its bits, since numpy has no such type."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(w, torch.Tensor):
         tensor = w.detach().cpu()
@@ -232,7 +229,9 @@ def _as_importance(
         experts = shape[0]
     elif array.shape != (shape[-1],):
         wanted = f"({shape[-1]},)" + (f" or ({shape[0]}, {shape[-1]})" if len(shape) >= 3 else "")
-        raise ImatrixError(f"importance matrix: shape {array.shape} does not fit weights of shape {shape}; give {wanted}")
+        raise ImatrixError(
+            f"importance matrix: shape {array.shape} does not fit weights of shape {shape}; give {wanted}"
+        )
     flat = np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
     return flat, max(rows // max(experts, 1), 1)
 

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dry_run import Answer, Model, ask, write_headers
-from random_models import random_model
-
 from ggquant.overrides import Options, parse_tensor_type
+from ggquant.policy import ALIASES, VARIANTS, MisfitError, ModelFacts, PolicyError, choose, find_variant
 from ggquant.tensor_types import FORMATS
-from ggquant.variants import ALIASES, VARIANTS, MisfitError, ModelFacts, PolicyError, choose, find_variant
+from random_models import random_model
 
 UPSTREAM = [name for name, v in VARIANTS.items() if v.base is None]
 SPELLINGS = [
@@ -33,9 +32,19 @@ SPELLINGS = [
 ]
 TARGETS = [name for name, facts in FORMATS.items() if facts.is_target]
 PATTERNS = [
-    "attn_v", "ffn_.*_exps", r"blk\.[02468]\.", r"\.(\d*[13579])\.attn_k", "token_embd", "output", "attn_(q|k)",
-    "per_layer", r"^blk\.1[0-9]?\.ffn_down\.weight$", "FFN_UP", ".*", "ffn_(up|down)", r"blk\.(?:0|3)\b",
-]  # fmt: skip
+    *(
+        "attn_v",
+        "ffn_.*_exps",
+        "token_embd",
+        "output",
+        "attn_(q|k)",
+        "per_layer",
+        "FFN_UP",
+        ".*",
+        "ffn_(up|down)",
+    ),
+    *(r"blk\.[02468]\.", r"\.(\d*[13579])\.attn_k", r"^blk\.1[0-9]?\.ffn_down\.weight$", r"blk\.(?:0|3)\b"),
+]
 
 
 MISFIT = "does not fit: "
@@ -98,9 +107,7 @@ def our_answer(model: Model, question: Question) -> Answer:
     """Our decisions in the same form."""
     facts = ModelFacts.from_metadata(model.metadata, arch=model.arch)
     try:
-        decisions = choose(
-            facts, model.tensors, question.variant, imatrix=question.imatrix, options=question.ours()
-        )
+        decisions = choose(facts, model.tensors, question.variant, imatrix=question.imatrix, options=question.ours())
     except MisfitError as e:
         return Answer([], refused=f"{MISFIT}{e}")
     except PolicyError as e:
@@ -109,9 +116,16 @@ def our_answer(model: Model, question: Question) -> Answer:
     return Answer([(d.name, d.format) for d in decisions], wants_imatrix=wants)
 
 
-def compare(binary: Path, folder: Path, imatrix: Path, seed: int) -> tuple[int, Model, Question, Answer, str]:
-    """Asks both; the last item says how they differ, or is empty."""
-    model, question = random_model(seed), random_question(seed)
+def compare(
+    binary: Path,
+    folder: Path,
+    imatrix: Path,
+    seed: int,
+    model: Model | None = None,
+    question: Question | None = None,
+) -> tuple[int, Model, Question, Answer, str]:
+    """Asks both (by default, what the seed gives); the last item says how they differ, or is empty."""
+    model, question = model or random_model(seed), question or random_question(seed)
     path = folder / f"{seed}.gguf"
     write_headers(path, model)
     args = [*question.args, *(["--imatrix", str(imatrix)] if question.imatrix else [])]
@@ -128,9 +142,7 @@ def compare(binary: Path, folder: Path, imatrix: Path, seed: int) -> tuple[int, 
         difference = f"refusals differ:\n  theirs: {theirs.refused}\n  ours: {ours.refused}"
     elif ours.formats != theirs.formats:
         pairs = [f"{a} / {b}" for a, b in zip(ours.formats, theirs.formats, strict=False) if a != b]
-        difference = f"{len(ours.formats)} and {len(theirs.formats)} tensors; ours / theirs: " + "; ".join(
-            pairs[:5]
-        )
+        difference = f"{len(ours.formats)} and {len(theirs.formats)} tensors; ours / theirs: " + "; ".join(pairs[:5])
     elif ours.wants_imatrix != theirs.wants_imatrix:
         difference = f"needs an imatrix: ours {ours.wants_imatrix}, theirs {theirs.wants_imatrix}"
     return seed, model, question, theirs, difference
@@ -138,9 +150,7 @@ def compare(binary: Path, folder: Path, imatrix: Path, seed: int) -> tuple[int, 
 
 def main() -> int:
     """Runs the comparison; the exit code says whether all agreed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", type=Path)
     parser.add_argument("--seeds", default="0:2000")
     parser.add_argument("--jobs", type=int, default=2)
@@ -160,9 +170,7 @@ def main() -> int:
             architectures[model.arch] += 1
             tally["tensors compared"] += len(theirs.formats)
             if difference:
-                print(
-                    f"seed {seed}: {model.arch} {question.variant} {question.args} imatrix={question.imatrix}"
-                )
+                print(f"seed {seed}: {model.arch} {question.variant} {question.args} imatrix={question.imatrix}")
                 print(f"  {difference}")
     print(dict(tally), f"{len(architectures)} architectures", f"{len(variants)} variants")
     return 1 if tally["differ"] else 0

@@ -74,9 +74,7 @@ def write_headers(path: Path, model: Model) -> None:
         f.truncate(len(header) + offset)
 
 
-_LINE = re.compile(
-    rb"\[ *\d+/ *\d+\] (.*?) +- \[[^\]]*\], type = +(\S+), size = +\S+ MiB(?: -> +\S+ MiB \((\S+)\))?"
-)
+_LINE = re.compile(rb"\[ *\d+/ *\d+\] (.*?) +- \[[^\]]*\], type = +(\S+), size = +\S+ MiB(?: -> +\S+ MiB \((\S+)\))?")
 
 
 @dataclass
@@ -101,6 +99,4 @@ def ask(binary: Path, path: Path, variant: str, args: Sequence[str] = ()) -> Ans
         lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
         return Answer([], refused="\n".join(lines[-6:]) or f"exit {run.returncode}")
     formats = [(m[1].decode(), (m[3] or m[2]).decode().upper()) for m in _LINE.finditer(text)]
-    return Answer(
-        formats, wants_imatrix=b"actually completing this quantization will require an imatrix" in text
-    )
+    return Answer(formats, wants_imatrix=b"actually completing this quantization will require an imatrix" in text)

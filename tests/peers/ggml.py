@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import llama_cpp
@@ -24,8 +25,9 @@ class _TypeTraits(ctypes.Structure):
 
 
 def _load() -> ctypes.CDLL:
-    (path,) = (Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.so")
-    library = ctypes.CDLL(str(path))
+    # The variable is llama-cpp-python's own: the folder of another build of the libraries.
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib"
+    library = ctypes.CDLL(str(Path(folder) / "libggml-base.so"))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
         ctypes.c_int,
@@ -52,9 +54,7 @@ def encode(
     out = np.zeros((n, row_len // traits.block_len * traits.block_bytes), np.uint8)
     assert rows.flags.c_contiguous and rows.dtype == np.float32
     importances = None if imatrix is None else imatrix.ctypes.data
-    written = _LIBRARY.ggml_quantize_chunk(
-        ggml_type, rows.ctypes.data, out.ctypes.data, 0, n, row_len, importances
-    )
+    written = _LIBRARY.ggml_quantize_chunk(ggml_type, rows.ctypes.data, out.ctypes.data, 0, n, row_len, importances)
     assert written == out.nbytes
     return out
 

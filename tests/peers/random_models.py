@@ -7,8 +7,7 @@ import random
 from typing import Any
 
 from dry_run import Model
-
-from ggquant.variants.architectures import LLAMA_CPP_ARCHITECTURES
+from ggquant.policy.architectures import LLAMA_CPP_ARCHITECTURES
 
 
 def _words(text: str) -> list[str]:
@@ -16,7 +15,7 @@ def _words(text: str) -> list[str]:
 
 
 # These load only with metadata of a kind that has no bearing on formats; clip has no hyperparameters at all.
-NOT_LOADABLE = {"clip", "dflash", "dots3note", "eagle3", "hrm_text", "hy_v4", "wavtokenizer-dec"}
+NOT_LOADABLE = {"clip", "deepseek4", "dflash", "dots3note", "eagle3", "hrm_text", "hy_v4", "wavtokenizer-dec"}
 ARCHITECTURES = sorted(LLAMA_CPP_ARCHITECTURES - NOT_LOADABLE)
 # Drawn more often: rules name them, or they are what people quantize.
 FAVOURED = _words(
@@ -159,9 +158,7 @@ def random_model(seed: int) -> Model:
     """The model of a seed."""
     rng = random.Random(seed)
     arch = rng.choice(FAVOURED) if rng.random() < 0.6 else rng.choice(ARCHITECTURES)
-    n_layer = rng.choice(
-        [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 15, 16, 17, 20, 23, 24, 28, 31, 32, 33, 40, 48, 68, 80]
-    )
+    n_layer = rng.choice([1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 15, 16, 17, 20, 23, 24, 28, 31, 32, 33, 40, 48, 68, 80])
     if arch in ("llama", "qwen2", "deci", "olmo") and rng.random() < 0.3:
         n_layer = 80
     metadata = required_metadata(arch, n_layer, rng)
@@ -221,13 +218,9 @@ def _tensors(rng: random.Random, n_layer: int, experts: int) -> list[tuple[str, 
     for layer in range(n_layer):
         groups = rng.choice(kinds) if per_layer else (lead if layer < n_layer // 5 else rest)
         wanted = [n for group in groups for n in group] + odd
-        names += [
-            f"blk.{layer}.{n}" for n in wanted if n not in left_out and not (per_layer and rng.random() < 0.2)
-        ]
+        names += [f"blk.{layer}.{n}" for n in wanted if n not in left_out and not (per_layer and rng.random() < 0.2)]
     if rng.random() < 0.05:
-        names.append(
-            rng.choice([f"blk.{n_layer}.ffn_up.weight", "enc.blk.0.ffn_gate.weight", "mtp.ffn_down.weight"])
-        )
+        names.append(rng.choice([f"blk.{n_layer}.ffn_up.weight", "enc.blk.0.ffn_gate.weight", "mtp.ffn_down.weight"]))
     rng.shuffle(names)
     shapes: dict[str, tuple[int, ...]] = {}
     tensors = []

@@ -15,9 +15,7 @@ THREADS = (1, 2, 8)
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "imatrix"])
 @pytest.mark.parametrize("info", STORED, ids=lambda info: info.name)
-def test_bytes_and_values(
-    info: gg.FormatInfo, weighted: bool, rng: np.random.Generator, row_count: int
-) -> None:
+def test_bytes_and_values(info: gg.FormatInfo, weighted: bool, rng: np.random.Generator, row_count: int) -> None:
     if info.imatrix == "required" and not weighted:
         with pytest.raises(gg.ImatrixError, match=info.name):
             gg.quantize(np.ones((1, info.block_len), np.float32), info.name)
@@ -31,9 +29,7 @@ def test_bytes_and_values(
             for threads in THREADS:
                 ours = gg.quantize(rows, info.name, imatrix=weights, threads=threads)
                 different = np.flatnonzero((ours.data != theirs).any(axis=1))
-                assert not different.size, (
-                    f"{where}: {different.size} rows differ, the first is {different[0]}"
-                )
+                assert not different.size, f"{where}: {different.size} rows differ, the first is {different[0]}"
             values = ggml.decode(info.ggml_type, theirs, rows.size)
             decoded = gg.dequantize(theirs, info.name, rows.shape)
             assert np.array_equal(decoded.reshape(-1).view(np.uint32), values.view(np.uint32)), where

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ggquant.policy import VARIANTS
 
 import ggquant as gg
+from ggquant.policy import VARIANTS
 from quantizer import quantize
 
 #: Variants that llama.cpp has; ours in addition (Q4_K_L and its kin) are spelled there with options.

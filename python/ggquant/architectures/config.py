@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ggquant.errors import CheckpointError
+from ggquant.tokenizers.files import TokenizerFiles
 
 
 class Config:
     """Hyperparameters by name, with the folder they came from for whatever else a family must look at."""
 
-    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+    def __init__(self, values: Mapping[str, Any], path: Path, architecture: str) -> None:
         self.values = dict(values)
+        self.architecture = architecture
         self.path = path
         self.folder = path.parent
 
@@ -46,10 +49,13 @@ class Config:
 
     def wrong(self, name: str, wanted: str) -> CheckpointError:
         """The error for a value that is missing or of another kind than `wanted`."""
-        found = (
-            f"is {self.values[name]!r}, not {wanted}" if name in self.values else f"is missing; need {wanted}"
-        )
+        found = f"is {self.values[name]!r}, not {wanted}" if name in self.values else f"is missing; need {wanted}"
         return CheckpointError(f"{self.path}: {name!r} {found}", file=str(self.path))
+
+    @cached_property
+    def files(self) -> TokenizerFiles:
+        """The tokenizer files beside the configuration."""
+        return TokenizerFiles(self.folder)
 
     @property
     def head_dim(self) -> int:

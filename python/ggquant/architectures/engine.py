@@ -13,7 +13,9 @@ from ggquant.checkpoint_index import StoredTensor
 from ggquant.errors import CheckpointError
 from ggquant.model import SourceTensor
 
-_FLOATS = ("BF16", "F16", "F32", "F64")
+_FLOATS = ("BF16", "F16", "F32")
+PACKED = "MXFP4"
+"""The block format of experts that come packed and stay as they are."""
 
 _ALWAYS_F32 = re.compile(
     r"(.*_norm|blk\.\d+\.(ffn_gate_inp|ffn_gate_inp_shexp|ssm_conv1d|ssm_conv1d_[qkv]|shortconv\.conv"
@@ -52,27 +54,29 @@ def build_tensors(
         CheckpointError: a tensor is missing, unknown to the family, or of the wrong shape.
         UnsupportedError: weights of a type that cannot be converted.
     """
-    checkpoint = _renamed(family, stored, warnings)
-    intermediate = intermediate_type(list(checkpoint.values()))
+    checkpoint = _renamed(family, config, stored, warnings)
+    intermediate = intermediate_type(checkpoint)
     tensors = [tensor for make in family.extra_tensors for tensor in make(config)]
-    tensors += _Assembly(family, config, checkpoint, intermediate).run()
+    made = _Assembly(family, config, checkpoint, intermediate).run()
+    tensors += sorted(made, key=lambda tensor: tensor.dtype != PACKED)  # packed ones come first
     seen: set[str] = set()
     for tensor in tensors:
         if tensor.name in seen:
-            raise CheckpointError(
-                f"{config.path}: two tensors would be named {tensor.name}", tensor=tensor.name
-            )
+            raise CheckpointError(f"{config.path}: two tensors would be named {tensor.name}", tensor=tensor.name)
         seen.add(tensor.name)
     return tensors
 
 
-def intermediate_type(tensors: list[StoredTensor]) -> str:
+def intermediate_type(checkpoint: dict[str, StoredTensor]) -> str:
     """BF16 where it holds every matrix exactly, else F32: the file that llama.cpp would quantize from."""
-    matrices = [t.dtype for t in tensors if len(t.shape) >= 2 and t.dtype in _FLOATS]
+    matrices = [t.dtype for t in checkpoint.values() if len(t.shape) >= 2 and t.dtype in _FLOATS]
     return "BF16" if matrices and all(dtype == "BF16" for dtype in matrices) else "F32"
 
 
-def _renamed(family: Family, stored: dict[str, StoredTensor], warnings: list[str]) -> dict[str, StoredTensor]:
+def _renamed(
+    family: Family, config: Config, stored: dict[str, StoredTensor], warnings: list[str]
+) -> dict[str, StoredTensor]:
+    renames = [rename for rename in family.renames if rename.when(config)]
     kept: dict[str, StoredTensor] = {}
     skipped = 0
     for name, tensor in stored.items():
@@ -80,8 +84,8 @@ def _renamed(family: Family, stored: dict[str, StoredTensor], warnings: list[str
             skipped += 1
             continue
         new = name.replace("language_model.", "")
-        for pattern, replacement in family.renames:
-            new = re.sub(pattern, replacement, new)
+        for rename in renames:
+            new = re.sub(rename.pattern, rename.replacement, new)
         if any(re.fullmatch(pattern, new) for pattern in family.ignore):
             continue
         if new in kept:
@@ -90,18 +94,14 @@ def _renamed(family: Family, stored: dict[str, StoredTensor], warnings: list[str
             )
         kept[new] = tensor
     if skipped:
-        warnings.append(
-            f"{skipped} tensors of other modalities (vision, audio) are left out: this is the text model"
-        )
+        warnings.append(f"{skipped} tensors of other modalities (vision, audio) are left out: this is the text model")
     return kept
 
 
 class _Assembly:
     """One pass over the checkpoint that matches names to rules and emits each target when it is complete."""
 
-    def __init__(
-        self, family: Family, config: Config, checkpoint: dict[str, StoredTensor], intermediate: str
-    ) -> None:
+    def __init__(self, family: Family, config: Config, checkpoint: dict[str, StoredTensor], intermediate: str) -> None:
         self.family = family
         self.config = config
         self.checkpoint = checkpoint
@@ -157,20 +157,22 @@ class _Assembly:
         sizes: dict[tuple[str, int], int] = {}
         for name, (index, layer) in self.sources.items():
             rule = self.family.rules[index]
-            if name in self.checkpoint or rule.required:
+            if name in self.checkpoint or self._needs(rule, layer):
                 group = (rule.group, layer) if rule.group else (f"#{index}", layer)
                 sizes[group] = sizes.get(group, 0) + 1
         return sizes
 
-    def _check_complete(
-        self, arrived: dict[tuple[str, int], list[str]], sizes: dict[tuple[str, int], int]
-    ) -> None:
-        for name, (index, _) in self.sources.items():
-            if self.family.rules[index].required and name not in self.checkpoint:
+    def _check_complete(self, arrived: dict[tuple[str, int], list[str]], sizes: dict[tuple[str, int], int]) -> None:
+        for name, (index, layer) in self.sources.items():
+            if name not in self.checkpoint and self._needs(self.family.rules[index], layer):
                 raise self._error(f"missing tensor {name}", name)
         for group, size in sizes.items():
             if len(arrived.get(group, ())) != size:
                 raise self._error(f"incomplete group of tensors {group[0]} in layer {group[1]}", None)
+
+    def _needs(self, rule: Rule, layer: int) -> bool:
+        other = rule.unless.replace("{bid}", str(layer))
+        return rule.required and (not other or other not in self.checkpoint)
 
     def _outputs(self, rule: Rule, layer: int) -> Iterator[SourceTensor]:
         names = self._source_names(rule, layer)
@@ -190,8 +192,10 @@ class _Assembly:
         views = tuple(part.view() for part in parts)
         shape = parts[0].shape
         if rule.combine == "mxfp4":
+            if len(parts[1].shape) != 3 or shape != (*parts[1].shape, 16):
+                raise self._error(f"packed codes and scales of {name} do not fit together", stored[0].name)
             experts, rows, blocks = parts[1].shape
-            return SourceTensor(name, (experts, rows, blocks * 32), "MXFP4", views, (("mxfp4_repack", 0.0),))
+            return SourceTensor(name, (experts, rows, blocks * 32), PACKED, views, (("mxfp4_repack", 0.0),))
         if any(part.shape[rule.combine == "concat" :] != shape[rule.combine == "concat" :] for part in parts):
             raise self._error(f"the parts of {name} have different shapes", stored[0].name)
         if rule.combine == "stack":
@@ -206,17 +210,15 @@ class _Assembly:
         return self.intermediate
 
     def _check(self, rule: Rule, tensor: StoredTensor) -> None:
-        if rule.combine != "mxfp4" and tensor.dtype not in _FLOATS:
+        if tensor.dtype not in (("U8",) if rule.combine == "mxfp4" else _FLOATS):
             raise self._error(
-                f"tensor {tensor.name} is stored as {tensor.dtype}; only float weights can be converted",
+                f"tensor {tensor.name} is stored as {tensor.dtype}, which cannot be converted",
                 tensor.name,
             )
         if not rule.shape:
             return
         wanted = tuple(-1 if dim == "*" else self._dim(dim) for dim in rule.shape.split(" "))
-        if len(wanted) != len(tensor.shape) or any(
-            w not in (-1, n) for w, n in zip(wanted, tensor.shape, strict=True)
-        ):
+        if len(wanted) != len(tensor.shape) or any(w not in (-1, n) for w, n in zip(wanted, tensor.shape, strict=True)):
             shown = tuple("any" if w == -1 else w for w in wanted)
             raise self._error(
                 f"tensor {tensor.name} has shape {tensor.shape}, the config asks for {shown}", tensor.name

@@ -18,7 +18,7 @@ Step = Callable[[LazyTensor, Config], LazyTensor]
 """One move of the view algebra, or one elementwise operation; sizes come from the configuration."""
 
 Entry = Callable[[Config], Iterable[tuple[str, MetaValue]]]
-"""MetaDict of one concern; keys lack the architecture's prefix (`attention.head_count`), or absolute (`/...`)."""
+"""Metadata of one concern; keys lack the architecture's prefix, or begin with `/` where they have none."""
 
 Dims = Mapping[str, Callable[[Config], int]]
 """Sizes that tensor shapes are written in: E hidden, F feed-forward, V vocabulary, Q and K projections."""
@@ -43,6 +43,7 @@ class Rule:
             first axis; "mxfp4" packs codes and scales into blocks.
         shape: expected shape in the family's dims, such as "Q E"; `*` is any size; empty is not checked.
         required: the conversion fails where a source is missing.
+        unless: another checkpoint name that, where it is there, stands for this rule's sources.
         group: rules of one group are written together, once the last source of the layer's group has come.
     """
 
@@ -51,7 +52,21 @@ class Rule:
     combine: Literal["single", "stack", "concat", "mxfp4"] = "single"
     shape: str = ""
     required: bool = True
+    unless: str = ""
     group: str = ""
+
+
+def _always(config: Config) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """A regular expression and its replacement for checkpoint names, where `when` holds."""
+
+    pattern: str
+    replacement: str
+    when: Callable[[Config], bool] = _always
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +85,10 @@ class Family:
         tokenizer_first: entries written before the tokenizer's.
         early: entries written before everything but the architecture's name.
         extra_tensors: computed tensors, written first.
-        renames: (pattern, replacement) regular expressions applied to checkpoint names before the rules.
+        renames: applied to checkpoint names, in order, before the rules.
         ignore: regular expressions of checkpoint tensors that the model does not need.
         dims: sizes for the rules' shapes.
+        packed: `quant_method`s in config.json whose weights the rules can take as they are.
     """
 
     name: str
@@ -87,8 +103,9 @@ class Family:
     tokenizer_extra: tuple[Entry, ...] = ()
     early: tuple[Entry, ...] = ()
     extra_tensors: tuple[Callable[[Config], Iterable[SourceTensor]], ...] = ()
-    renames: tuple[tuple[str, str], ...] = ()
+    renames: tuple[Rename, ...] = ()
     ignore: tuple[str, ...] = ()
+    packed: tuple[str, ...] = ()
 
 
 def module(
@@ -98,24 +115,23 @@ def module(
     shape: str = "",
     bias_steps: tuple[Step, ...] | None = None,
     required: bool = True,
-    group: str = "",
 ) -> tuple[Rule, Rule]:
     """The rules of a layer's `.weight` and of its `.bias`, which may be absent.
 
-    The bias has the weight's first size, and the weight's steps unless `bias_steps` says otherwise.
+    The bias has the weight's rows, and the weight's steps unless `bias_steps` says otherwise.
     """
-    weight = Rule(
-        (f"{source}.weight",), (Output(f"{target}.weight", steps),), "single", shape, required, group
+    bias_shape = shape.split(" ")[0] if bias_steps is None else "*"
+    bias_steps = steps if bias_steps is None else bias_steps
+    return (
+        Rule((f"{source}.weight",), (Output(f"{target}.weight", steps),), shape=shape, required=required),
+        Rule((f"{source}.bias",), (Output(f"{target}.bias", bias_steps),), shape=bias_shape, required=False),
     )
-    bias_outputs = (Output(f"{target}.bias", steps if bias_steps is None else bias_steps),)
-    bias = Rule((f"{source}.bias",), bias_outputs, "single", shape.split(" ")[0], False, group)
-    return weight, bias
 
 
-def experts(source: str, target: str, *steps: Step, shape: str = "", required: bool = True) -> Rule:
+def experts(source: str, target: str, *steps: Step, shape: str = "", unless: str = "") -> Rule:
     """One weight of every expert (`{xid}` in `source`), stacked into one tensor."""
     outputs = (Output(f"{target}.weight", steps),)
-    return Rule((f"{source}.weight",), outputs, "stack", shape, required, "experts")
+    return Rule((f"{source}.weight",), outputs, "stack", shape, unless=unless, group="experts")
 
 
 def write(entries: Iterable[Entry], config: Config, arch: str, into: MetaDict) -> None:

@@ -6,10 +6,13 @@ Order matters: entries are written as they stand, and a key written again keeps 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from ggquant.architectures.config import Config
 from ggquant.architectures.family import Entry
+from ggquant.bounded_json import read_list, read_object
+from ggquant.errors import MalformedFileError, UnsupportedError
 from ggquant.metadata import MetaValue
 
 _LIMITS = {"UINT32": (0, 1 << 32), "INT32": (-(1 << 31), 1 << 31)}
@@ -52,7 +55,7 @@ def key(
 
 def typed(config: Config, source: str, kind: str, value: Any) -> MetaValue:
     """`value` as a metadata value of type `kind`; an error naming `source` where it cannot be."""
-    if isinstance(value, list) and value and kind != "STRING":
+    if isinstance(value, list) and value:
         item_kind = _ITEM_TYPES.get(type(value[0]))
         if item_kind is None or any(type(item) is not type(value[0]) for item in value):
             raise config.wrong(source, "a list of values of one kind")
@@ -142,6 +145,37 @@ def _head_lengths(config: Config) -> Iterable[tuple[str, MetaValue]]:
 def file_type(config: Config) -> Iterable[tuple[str, MetaValue]]:
     """Where the file type stands; the value is the intermediate file's, set by the engine."""
     yield "/general.file_type", typed(config, "file_type", "UINT32", config.values["file_type"])
+
+
+_POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
+_POOLING_FLAGS = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
+
+
+def pooling(config: Config) -> Iterable[tuple[str, MetaValue]]:
+    """How an embedding model makes one vector of all tokens', from sentence-transformers' module files."""
+    path = config.folder / "modules.json"
+    folder = _pooling_folder(path) if path.is_file() else None
+    if folder is not None:
+        settings = read_object(config.folder / folder / "config.json")
+        kind = next((kind for flag, kind in _POOLING_FLAGS.items() if settings.get(flag)), None)
+        kind = kind or _POOLING.get(str(settings.get("pooling_mode")))
+        if kind is None:
+            raise UnsupportedError(f"{path}: only mean, first and last token pooling are supported", file=str(path))
+        yield "pooling_type", MetaValue("UINT32", kind)
+    if (classifier := config.first("classifier_pooling")) is not None:
+        if classifier not in ("cls", "mean"):
+            raise config.wrong("classifier_pooling", "cls or mean")
+        yield "classifier.pooling_type", MetaValue("UINT32", _POOLING[classifier])
+
+
+def _pooling_folder(path: Path) -> str | None:
+    for module in read_list(path):
+        if isinstance(module, dict) and str(module.get("type", "")).endswith("Pooling"):
+            folder = module.get("path")
+            if not isinstance(folder, str) or Path(folder).is_absolute() or ".." in Path(folder).parts:
+                raise MalformedFileError(f"{path}: the pooling module has no folder here", file=str(path))
+            return folder
+    return None
 
 
 BASE: tuple[Entry, ...] = (

@@ -1,77 +1,61 @@
-"""Llama and models with its layers: q and k rows interleaved for ggml's RoPE, Llama 3's rope factors."""
+"""Llama: q and k rows interleaved for ggml's RoPE, Llama 3's rope factors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ggquant.architectures import rope
 from ggquant.architectures.config import Config
-from ggquant.architectures.family import Family, module
+from ggquant.architectures.decoder import (
+    DIMS,
+    EMBEDDINGS,
+    FEED_FORWARD,
+    NORMS,
+    UNUSED,
+    attention,
+    fill_head_dim,
+    fill_kv_heads,
+)
+from ggquant.architectures.family import Family, Rename
 from ggquant.architectures.keys import BASE, key
 from ggquant.architectures.steps import interleave_rope
+from ggquant.metadata import MetaValue
 
-DIMS = {
-    "E": lambda c: c.positive("hidden_size"),
-    "F": lambda c: c.positive("intermediate_size"),
-    "V": lambda c: c.positive("vocab_size"),
-    "Q": lambda c: c.positive("num_attention_heads") * c.head_dim,
-    "K": lambda c: c.positive("num_key_value_heads") * c.head_dim,
-}
+ATTENTION = attention((interleave_rope("num_attention_heads"),), (interleave_rope("num_key_value_heads"),))
 
-EMBEDDINGS = (
-    *module("model.embed_tokens", "token_embd", shape="V E"),
-    *module("model.norm", "output_norm", shape="E"),
-    *module("lm_head", "output", shape="V E", required=False),
+METADATA = (
+    *BASE,
+    key("vocab_size", "UINT32", "vocab_size", required=True),
+    key("rope.dimension_count", "UINT32", compute=lambda c: c.head_dim),
 )
 
-NORMS = (
-    *module("model.layers.{bid}.input_layernorm", "blk.{bid}.attn_norm", shape="E"),
-    *module("model.layers.{bid}.post_attention_layernorm", "blk.{bid}.ffn_norm", shape="E"),
-)
 
-ATTENTION = (
-    *module(
-        "model.layers.{bid}.self_attn.q_proj",
-        "blk.{bid}.attn_q",
-        interleave_rope("num_attention_heads"),
-        shape="Q E",
-    ),
-    *module(
-        "model.layers.{bid}.self_attn.k_proj",
-        "blk.{bid}.attn_k",
-        interleave_rope("num_key_value_heads"),
-        shape="K E",
-    ),
-    *module("model.layers.{bid}.self_attn.v_proj", "blk.{bid}.attn_v", shape="K E"),
-    *module("model.layers.{bid}.self_attn.o_proj", "blk.{bid}.attn_output", shape="E Q"),
-)
-
-FEED_FORWARD = (
-    *module("model.layers.{bid}.mlp.gate_proj", "blk.{bid}.ffn_gate", shape="F E"),
-    *module("model.layers.{bid}.mlp.up_proj", "blk.{bid}.ffn_up", shape="F E"),
-    *module("model.layers.{bid}.mlp.down_proj", "blk.{bid}.ffn_down", shape="E F"),
-)
-
-UNUSED = (r".*\.rotary_emb\.inv_freq", r".*\.attention\.(masked_)?bias")
+def _add_prefix_space(config: Config) -> object:
+    return config.files.config.get("add_prefix_space")
 
 
-def fill_heads(config: Config) -> None:
-    """As transformers: as many key-value heads as heads, and the hidden size shared by the heads."""
-    values = config.values
-    if values.get("num_key_value_heads") is None:
-        values["num_key_value_heads"] = config.positive("num_attention_heads")
-    if values.get("head_dim") is None:
-        values["head_dim"] = config.head_dim
+VOCABULARY = ("sentencepiece", "bpe_fallback", "bpe")
+
+SPACE_PREFIX = (key("/tokenizer.ggml.add_space_prefix", "BOOL", compute=_add_prefix_space),)
+
+
+def vocabulary_quirks(config: Config) -> Iterable[tuple[str, MetaValue]]:
+    """Two vocabularies known by their size: Code Llama's end of infilling, Granite's missing start."""
+    size = config.values.get("vocab_size")
+    if size == 32016:
+        yield "/tokenizer.ggml.eot_token_id", MetaValue("UINT32", 32010)
+    if size == 49152:
+        yield "/tokenizer.ggml.add_bos_token", MetaValue("BOOL", False)
 
 
 FAMILY = Family(
     name="llama",
     architectures=("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"),
     rules=(*EMBEDDINGS, *NORMS, *ATTENTION, *FEED_FORWARD),
-    metadata=(
-        *BASE,
-        key("vocab_size", "UINT32", "vocab_size", required=True),
-        key("rope.dimension_count", "UINT32", compute=lambda c: c.head_dim),
-    ),
-    vocabulary=("sentencepiece", "bpe_fallback", "bpe"),
+    metadata=METADATA,
+    vocabulary=VOCABULARY,
+    tokenizer_first=SPACE_PREFIX,
+    tokenizer_extra=(vocabulary_quirks,),
     dims=DIMS,
     defaults={
         "vocab_size": 32000,
@@ -82,8 +66,8 @@ FAMILY = Family(
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,
     },
-    prepare=(fill_heads, rope.standardize()),
+    prepare=(fill_kv_heads, fill_head_dim, rope.standardize()),
     extra_tensors=(rope.llama3_factors,),
-    renames=((r"^(?!model\.|lm_head)", "model."),),
+    renames=(Rename("^", "model.", lambda c: c.architecture == "LlamaModel"),),
     ignore=UNUSED,
 )

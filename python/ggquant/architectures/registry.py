@@ -10,7 +10,21 @@ from ggquant.errors import UnsupportedError
 
 _FILES = (
     "llama",
-)  # fmt: skip
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "starcoder2",
+    "olmo2",
+    "granite",
+    "gpt_oss",
+    "bert",
+)
 
 
 def families() -> tuple[Family, ...]:

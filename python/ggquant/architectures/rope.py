@@ -73,37 +73,40 @@ def split_by_layer_kind(full_theta: float, sliding_theta: float) -> Callable[[Co
 def llama3_factors(config: Config) -> Iterable[SourceTensor]:
     """Llama 3's per-frequency divisors: none for short waves, `factor` for long ones, a ramp between.
 
-    Computed in float32 step by step, as torch does, because the bytes must agree.
+    Computed in float32 step by step, in torch's order, because the bytes must agree.
     """
-    import numpy as np
-
     rope = full_attention_rope(config)
     if str(rope.get("rope_type", "")).lower() != "llama3":
         return
-    f32 = np.float32
-    width = config.head_dim
-    base = float(rope.get("rope_theta", 10_000.0))
-    factor = rope.get("factor", 8.0)
-    low = rope.get("low_freq_factor", 1.0)
-    high = rope.get("high_freq_factor", 4.0)
-    trained = rope.get("original_max_position_embeddings", 8192)
-    if not all(isinstance(n, int | float) and n > 0 for n in (base, factor, low, high, trained)):
+    values = [
+        rope.get(name, default)
+        for name, default in (
+            ("rope_theta", 10_000.0),
+            ("factor", 8.0),
+            ("low_freq_factor", 1.0),
+            ("high_freq_factor", 4.0),
+            ("original_max_position_embeddings", 8192),
+        )
+    ]
+    if not all(isinstance(n, int | float) and n > 0 for n in values):
         raise config.wrong("rope_parameters", "positive numbers for the llama3 kind of scaling")
-    exponents = np.arange(0, width, 2, dtype=np.float32) / f32(width)
-    frequencies = f32(1.0) / np.power(f32(base), exponents, dtype=np.float32)
-    factors = [_llama3_factor(frequency, factor, low, high, trained) for frequency in frequencies]
-    data = np.array(factors, dtype="<f4")
-    yield SourceTensor("rope_freqs.weight", data.shape, "F32", inline=data.tobytes())
-
-
-def _llama3_factor(frequency: Any, factor: float, low: float, high: float, trained: float) -> Any:
     import numpy as np
 
-    f32 = np.float32
-    wavelength = f32(2 * math.pi) / frequency
-    if float(wavelength) < trained / high:
-        return 1
-    if float(wavelength) > trained / low:
-        return factor
-    smooth = (f32(trained) / wavelength - f32(low)) / f32(high - low)
-    return f32(1) / ((f32(1) - smooth) / f32(factor) + smooth)
+    from ggquant.architectures.powers import powers
+
+    base, factor, low, high, trained = (float(n) for n in values)
+    width = config.head_dim
+    one, ramp = np.float32(1), np.float32(high - low)
+    frequencies = one / powers(base, np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
+    factors = []
+    for frequency in frequencies:
+        wavelength = (one / frequency) * np.float32(2 * math.pi)
+        if wavelength < np.float32(trained / high):
+            factors.append(1.0)
+        elif wavelength > np.float32(trained / low):
+            factors.append(factor)
+        else:
+            smooth = ((one / wavelength) * np.float32(trained) - np.float32(low)) / ramp
+            factors.append(one / ((one - smooth) / np.float32(factor) + smooth))
+    data = np.array(factors, dtype="<f4")
+    yield SourceTensor("rope_freqs.weight", data.shape, "F32", inline=data.tobytes())

@@ -27,7 +27,7 @@ app = typer.Typer(
 @guarded
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ggquant {__version__} (kernels: {isa()})")
+        typer.echo(f"ggquant {__version__} (instruction set: {isa()})")
         raise typer.Exit
 
 
@@ -35,9 +35,7 @@ def _print_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print version and instruction set."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and instruction set."),
     ] = False,
 ) -> None:
     del version  # handled by its callback

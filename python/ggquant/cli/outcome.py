@@ -81,8 +81,7 @@ def _report_defect(error: Exception) -> int:
     if os.environ.get("GGQUANT_DEBUG") == "1":
         raise error
     say_error(
-        f"{type(error).__name__}: {error} "
-        "(a defect in ggquant: please report it with what GGQUANT_DEBUG=1 shows)"
+        f"{type(error).__name__}: {error} (a defect in ggquant: please report it with what GGQUANT_DEBUG=1 shows)"
     )
     return FAILED
 

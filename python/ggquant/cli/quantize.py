@@ -10,13 +10,15 @@ import typer
 
 from ggquant.cli import render
 from ggquant.cli.outcome import say_warning
-from ggquant.cli.progress import progress_display
+from ggquant.cli.progress import conversion_progress
 from ggquant.cli.text import parse_size, printable, size
 from ggquant.errors import UsageError
 
 if TYPE_CHECKING:
     from ggquant.imatrix import Imatrix
-    from ggquant.pipeline import ConversionReport, Plan
+    from ggquant.metadata import MetaValue
+    from ggquant.pipeline import ConversionReport
+    from ggquant.planned import Plan
     from ggquant.policy import Options
 
 _AS_THEIRS = "Options of llama-quantize"
@@ -58,9 +60,7 @@ def quantize(
     ] = None,
     exclude_weights: Annotated[
         list[str] | None,
-        _theirs(
-            "--exclude-weights", help="Do not use it for tensors whose names contain this.", metavar="TEXT"
-        ),
+        _theirs("--exclude-weights", help="Do not use it for tensors whose names contain this.", metavar="TEXT"),
     ] = None,
     output_tensor_type: Annotated[
         str | None, _theirs("--output-tensor-type", help="Format of output.weight.", metavar="FORMAT")
@@ -93,14 +93,18 @@ def quantize(
     prune_layers: Annotated[
         str | None, _theirs("--prune-layers", help="Leave out these layers.", metavar="L0,L1,...")
     ] = None,
-    keep_split: Annotated[
-        bool, _theirs("--keep-split", help="Write the same shards as the input has.")
-    ] = False,
+    override_kv: Annotated[
+        list[str] | None,
+        _theirs(
+            "--override-kv",
+            help="Set a metadata key of the output; types are int, float, bool, str. Repeatable.",
+            metavar="KEY=TYPE:VALUE",
+        ),
+    ] = None,
+    keep_split: Annotated[bool, _theirs("--keep-split", help="Write the same shards as the input has.")] = False,
     allow_requantize: Annotated[
         bool,
-        _theirs(
-            "--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."
-        ),
+        _theirs("--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."),
     ] = False,
     dry_run: Annotated[
         bool, _theirs("--dry-run", help="Plan from headers alone: formats and sizes. Writes nothing.")
@@ -124,6 +128,9 @@ def quantize(
         bool,
         _ours("--no-fallback", help="Fail if a tensor cannot take the format that the variant asks for."),
     ] = False,
+    redact_paths: Annotated[
+        bool, _ours("--redact-paths", help="Store the names of imatrix files without their folders.")
+    ] = False,
     overwrite: Annotated[bool, _ours("--overwrite", help="Replace an existing output.")] = False,
     json_output: Annotated[
         bool,
@@ -146,16 +153,18 @@ def quantize(
         leave_output_tensor=leave_output_tensor,
         pure=pure,
         prune_layers=prune_layers,
+        override_kv=override_kv or [],
         keep_split=keep_split,
         allow_requantize=allow_requantize,
         no_fallback=no_fallback,
+        redact_paths=redact_paths,
     )
     importances = _imatrix(imatrix, include_weights or [], exclude_weights or [])
     if dry_run:
         plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre)
         _show_plan(plan, json_output=json_output, quiet=quiet)
         return
-    with progress_display(quiet=quiet or json_output) as progress:
+    with conversion_progress(quiet=quiet or json_output) as progress:
         report = gg.convert(
             source,
             destination,
@@ -205,15 +214,30 @@ def _is_variant(word: str) -> bool:
 
 
 def _options(
-    *, tensor_types: list[str], tensor_type_file: Path | None, prune_layers: str | None, **others: Any
+    *,
+    tensor_types: list[str],
+    tensor_type_file: Path | None,
+    prune_layers: str | None,
+    override_kv: list[str],
+    **others: Any,
 ) -> Options:
-    from ggquant.policy import Options, parse_prune_layers, parse_tensor_type, parse_tensor_type_file
+    from ggquant.overrides import (
+        Options,
+        parse_override_kv,
+        parse_prune_layers,
+        parse_tensor_type,
+        parse_tensor_type_file,
+    )
 
     types = [parse_tensor_type(text) for text in tensor_types]
     if tensor_type_file is not None:
         types += parse_tensor_type_file(tensor_type_file.read_text("utf-8"))
     pruned = () if prune_layers is None else parse_prune_layers(prune_layers)
-    return Options(tensor_types=types, prune_layers=pruned, **others)
+    overrides: dict[str, MetaValue] = {}
+    for key, value in map(parse_override_kv, override_kv):
+        overrides.pop(key, None)  # the last of several counts, in its place
+        overrides[key] = value
+    return Options(tensor_types=types, prune_layers=pruned, overrides=overrides, **others)
 
 
 def _imatrix(path: Path | None, include: list[str], exclude: list[str]) -> Imatrix | None:
@@ -247,8 +271,8 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
         out = render.console()
         out.print(render.plan_table(report.tensors))
         _print_totals(report)
-        rate = report.total_bytes / report.seconds / 1e9 if report.seconds > 0 else 0.0
-        print(f"{report.seconds:.2f} s, {rate:.2f} GB/s written, kernels: {report.isa}")
+        rate = report.total_bytes / report.seconds if report.seconds > 0 else 0.0
+        print(f"{report.seconds:.2f} s, {rate:.2f} GB/s written, instruction set: {report.isa}")
         for path in report.paths:
             print(printable(str(path)))
 
@@ -287,6 +311,4 @@ def _print_totals(made: Plan | ConversionReport) -> None:
         rows = ((t.name, t.wanted, t.format, t.fallback or "") for t in made.fallbacks)
         out.print(render.table(("tensor", "wanted", "got", "why"), rows))
         out.print()
-    print(
-        f"{len(made.tensors)} tensors, {size(made.total_bytes)}, {made.bits_per_weight:.3f} bits per weight"
-    )
+    print(f"{len(made.tensors)} tensors, {size(made.total_bytes)}, {made.bits_per_weight:.3f} bits per weight")

@@ -40,11 +40,9 @@ def variants(
     elif json_output:
         print(json.dumps([_facts(variant) for variant in chosen]))
     elif name is None:
-        rows = ((v.name, str(v.file_type), v.format, ", ".join(_aliases(v)), _exceptions(v)) for v in chosen)
+        rows = ((v.name, str(v.file_type), v.format, ", ".join(aliases(v)), exceptions(v)) for v in chosen)
         render.console().print(
-            render.table(
-                ("variant", "number", "format", "also called", "exceptions"), rows, right=("number",)
-            )
+            render.table(("variant", "number", "format", "also called", "exceptions"), rows, right=("number",))
         )
     else:
         _explain(chosen[0])
@@ -109,11 +107,15 @@ def _sizes(chosen: list[Variant], checkpoint: Path, *, json_output: bool) -> Non
 
 
 def _explain(variant: Variant) -> None:
+    if variant.copies:
+        print(f"{variant.name}: every tensor as it is in the input")
+        return
+    if _is_float(variant):
+        print(f"{variant.name}: file type {variant.file_type}, {variant.format} for every weight matrix")
+        return
     print(f"{variant.name}: file type {variant.file_type}, {variant.format} for every weight matrix, except")
     rows = [
-        (category.value, rule.format, rule.when.text)
-        for category, rules in variant.rules.items()
-        for rule in rules
+        (category.value, rule.format, rule.when.text) for category, rules in variant.rules.items() for rule in rules
     ]
     rows += [("all others", rule.format, rule.when.text) for rule in variant.otherwise]
     rows.append(("output", variant.fixed_output or variant.output, "always"))
@@ -123,19 +125,27 @@ def _explain(variant: Variant) -> None:
     render.console().print(render.table(("tensors", "format", "when"), rows))
 
 
-def _aliases(variant: Variant) -> list[str]:
+def aliases(variant: Variant) -> list[str]:
+    """Other names of a variant."""
     from ggquant.policy import ALIASES
 
     return sorted(alias for alias, name in ALIASES.items() if name == variant.name)
 
 
-def _exceptions(variant: Variant) -> str:
+def _is_float(variant: Variant) -> bool:
+    """Whether the variant stores all matrices as plain floats, in which case it has no exceptions."""
+    from ggquant.tensor_types import FORMATS, Kind
+
+    return FORMATS[variant.format].kind is Kind.FLOAT
+
+
+def exceptions(variant: Variant) -> str:
     """The formats besides the variant's own that its rules may use."""
+    if variant.copies or _is_float(variant):
+        return ""
     used = {rule.format for rules in variant.rules.values() for rule in rules}
     used |= {rule.format for rule in variant.otherwise}
-    used |= {
-        f for f in (variant.fixed_output or variant.output, variant.fixed_embedding, variant.embedding) if f
-    }
+    used |= {f for f in (variant.fixed_output or variant.output, variant.fixed_embedding, variant.embedding) if f}
     return ", ".join(sorted(used - {variant.format}))
 
 
@@ -149,7 +159,7 @@ def _facts(variant: Variant) -> dict[str, object]:
         "name": variant.name,
         "file_type": variant.file_type,
         "format": variant.format,
-        "aliases": _aliases(variant),
+        "aliases": aliases(variant),
         "output": variant.fixed_output or variant.output,
         "token_embedding": variant.fixed_embedding or variant.embedding or variant.format,
         "rules": rules,

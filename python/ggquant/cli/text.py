@@ -38,9 +38,7 @@ def parse_size(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]{0,9})([MG])", text)
     if match is None:
-        raise UsageError(
-            f"'{text}' is not a size; give a whole number of mega- or gigabytes such as 500M or 4G"
-        )
+        raise UsageError(f"'{text}' is not a size; give a whole number of mega- or gigabytes such as 500M or 4G")
     return int(match[1]) * (1000**2 if match[2] == "M" else 1000**3)
 
 

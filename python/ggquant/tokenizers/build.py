@@ -8,7 +8,7 @@ from ggquant.architectures.config import Config
 from ggquant.architectures.family import Family, write
 from ggquant.model import MetaDict
 from ggquant.tokenizers.bpe_fallback import write_bpe_fallback
-from ggquant.tokenizers.bytelevel import write_bpe
+from ggquant.tokenizers.bytelevel import write_bpe, write_wordpiece
 from ggquant.tokenizers.files import TokenizerFiles
 from ggquant.tokenizers.sentencepiece import write_phi3, write_sentencepiece
 
@@ -19,12 +19,14 @@ _WRITERS: dict[str, Writer] = {
     "phi3": write_phi3,
     "bpe_fallback": write_bpe_fallback,
     "bpe": write_bpe,
+    "wordpiece": write_wordpiece,
 }
 _FILES = {
     "sentencepiece": "tokenizer.model",
     "phi3": "tokenizer.model",
     "bpe_fallback": "tokenizer.json",
     "bpe": "tokenizer.json",
+    "wordpiece": "tokenizer.json",
 }
 
 
@@ -42,7 +44,7 @@ def vocabulary(family: Family, config: Config, pre: str | None, warnings: list[s
         MalformedFileError: one is there but damaged.
         UnsupportedError: the pre-tokenizer has no name.
     """
-    files = TokenizerFiles(config.folder)
+    files = config.files
     metadata: MetaDict = {}
     write(family.tokenizer_first, config, family.name, metadata)
     for kind in family.vocabulary:

@@ -12,9 +12,7 @@ from ggquant.tokenizers.pretokenizer import pretokenizer_name
 from ggquant.tokenizers.special import write_special
 
 
-def write_bpe(
-    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
-) -> bool:
+def write_bpe(files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]) -> bool:
     """Byte-level BPE. False where the folder has no tokenizer.json."""
     if not files.json:
         return False
@@ -25,6 +23,30 @@ def write_bpe(
     metadata["tokenizer.ggml.token_type"] = MetaValue("ARRAY", types, "INT32")
     write_special(files, metadata, merges=True, warnings=warnings)
     return True
+
+
+def write_wordpiece(
+    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
+) -> bool:
+    """BERT's WordPiece: `##` marks a piece inside a word; GGUF marks the pieces that begin one instead."""
+    if not files.json:
+        return False
+    tokens, types = token_list(files, config)
+    texts = [_begin_marked(text, kind) for text, kind in zip(tokens, types, strict=True)]
+    kinds = config.first("type_vocab_size")
+    metadata["tokenizer.ggml.token_type_count"] = MetaValue("UINT32", kinds if type(kinds) is int else 1)
+    metadata["tokenizer.ggml.model"] = MetaValue("STRING", "bert")
+    metadata["tokenizer.ggml.pre"] = MetaValue("STRING", pretokenizer_name(files, pre, warnings))
+    metadata["tokenizer.ggml.tokens"] = MetaValue("ARRAY", texts, "STRING")
+    metadata["tokenizer.ggml.token_type"] = MetaValue("ARRAY", types, "INT32")
+    write_special(files, metadata, merges=False, vocabulary_size=len(texts), warnings=warnings)
+    return True
+
+
+def _begin_marked(text: str, kind: int) -> str:
+    if kind == TokenType.CONTROL:
+        return text
+    return text[2:] if text.startswith("##") else "\u2581" + text
 
 
 def token_list(files: TokenizerFiles, config: Config) -> tuple[list[str], list[int]]:
@@ -61,9 +83,7 @@ def _added(files: TokenizerFiles, token: AddedToken) -> tuple[str, TokenType]:
     text = token.content
     if not token.normalized and token.id < files.engine.get_vocab_size():
         # llama.cpp matches these texts as they stand, so they are stored as the tokenizer gives them back.
-        text = files.engine.decode(
-            files.engine.encode(text, add_special_tokens=False).ids, skip_special_tokens=False
-        )
+        text = files.engine.decode(files.engine.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
     if token.special or looks_special(text):
         return text, TokenType.CONTROL
     return text.replace("\u2581", " "), TokenType.USER_DEFINED

@@ -81,9 +81,7 @@ class TokenizerFiles:
             token = AddedToken(entry["id"], entry["content"], *_flags(entry))
             known = self.model_vocab.get(token.content, token.id)
             if known != token.id:
-                raise self.malformed(
-                    f"added token {token.content!r} has id {token.id}, but {known} in the vocabulary"
-                )
+                raise self.malformed(f"added token {token.content!r} has id {token.id}, but {known} in the vocabulary")
             tokens[token.id] = token
         known_texts = self.model_vocab.keys() | {token.content for token in tokens.values()}
         next_id = max([*self.model_vocab.values(), *tokens], default=-1) + 1

@@ -22,6 +22,4 @@ _SPECIAL_BRACKETS = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
 
 def looks_special(text: str) -> bool:
     """Whether a token is one of those that some models forget to mark as special."""
-    return text in _SPECIAL_TEXTS or any(
-        text.startswith(a) and text.endswith(b) for a, b in _SPECIAL_BRACKETS
-    )
+    return text in _SPECIAL_TEXTS or any(text.startswith(a) and text.endswith(b) for a, b in _SPECIAL_BRACKETS)

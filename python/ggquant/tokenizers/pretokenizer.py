@@ -138,9 +138,7 @@ def splits(pre_tokenizer: Any) -> list[str] | None:
     return None
 
 
-_CONTRACTIONS = re.compile(
-    r"\(\?:'\[sS\]\|'\[tT\]\|'\[rR\]\[eE\]\|'\[vV\]\[eE\]\|'\[mM\]\|'\[lL\]\[lL\]\|'\[dD\]\)"
-)
+_CONTRACTIONS = re.compile(r"\(\?:'\[sS\]\|'\[tT\]\|'\[rR\]\[eE\]\|'\[vV\]\[eE\]\|'\[mM\]\|'\[lL\]\[lL\]\|'\[dD\]\)")
 
 
 def _canonical(expression: str) -> str:

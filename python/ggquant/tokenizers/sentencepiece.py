@@ -113,9 +113,7 @@ class TokenTable:
         metadata["tokenizer.ggml.pre"] = MetaValue("STRING", "default")
         metadata["tokenizer.ggml.tokens"] = MetaValue("ARRAY", self.texts, "STRING")
         metadata["tokenizer.ggml.scores"] = MetaValue("ARRAY", self.scores, "FLOAT32")
-        metadata["tokenizer.ggml.token_type"] = MetaValue(
-            "ARRAY", [int(kind) for kind in self.types], "INT32"
-        )
+        metadata["tokenizer.ggml.token_type"] = MetaValue("ARRAY", [int(kind) for kind in self.types], "INT32")
 
 
 def write_sentencepiece(
@@ -144,10 +142,13 @@ def token_table(files: TokenizerFiles, config: Config, warnings: list[str]) -> T
     return table
 
 
-def write_phi3(
-    files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
-) -> bool:
-    """Phi-3's SentencePiece vocabulary: added tokens of tokenizer.json count too, and keep their texts."""
+def write_phi3(files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]) -> bool:
+    """Phi-3's SentencePiece vocabulary: added tokens of tokenizer.json count too, and keep their texts.
+
+    False where there is none; Phi-4 has a byte-level one.
+    """
+    if files.config.get("tokenizer_class") == "GPT2Tokenizer":
+        return False
     table = _pieces(files, config, warnings)
     if table is None:
         return False
@@ -173,9 +174,7 @@ def _pieces(files: TokenizerFiles, config: Config, warnings: list[str]) -> Token
     for index, piece in enumerate(model.pieces):
         kind = piece.kind if piece.kind in _KEPT_TYPES else TokenType.NORMAL
         if not table.put(index, piece.text, piece.score, kind):
-            warnings.append(
-                f"{path}: pieces from {index} on are beyond the vocabulary of {size} and left out"
-            )
+            warnings.append(f"{path}: pieces from {index} on are beyond the vocabulary of {size} and left out")
             break
     added = files.folder / "added_tokens.json"
     if added.is_file():
@@ -186,13 +185,9 @@ def _pieces(files: TokenizerFiles, config: Config, warnings: list[str]) -> Token
     return table
 
 
-def _put_added(
-    table: TokenTable, index: int, text: str, kind: TokenType, path: Path, warnings: list[str]
-) -> None:
+def _put_added(table: TokenTable, index: int, text: str, kind: TokenType, path: Path, warnings: list[str]) -> None:
     if not table.put(index, text, _ADDED_SCORE, kind):
-        warnings.append(
-            f"{path}: token {text!r} has id {index}, beyond the vocabulary of {len(table)}; left out"
-        )
+        warnings.append(f"{path}: token {text!r} has id {index}, beyond the vocabulary of {len(table)}; left out")
 
 
 def _decoder_entries(files: TokenizerFiles) -> Iterable[tuple[int, dict[str, Any]]]:

@@ -124,9 +124,7 @@ def _learn_from(processor: dict[str, Any], special: SpecialTokens, configured: b
             for name, fallback in (("cls", "bos"), ("sep", "eos")):
                 if not special.texts.get(name):
                     pair = processor.get(name)
-                    special.texts[name] = (
-                        pair[0] if isinstance(pair, list) and pair else special.texts.get(fallback)
-                    )
+                    special.texts[name] = pair[0] if isinstance(pair, list) and pair else special.texts.get(fallback)
     elif kind == "TemplateProcessing":
         _learn_from_template(processor, special, configured)
 
@@ -274,9 +272,7 @@ def _normalizer_flags(normalizer: Any) -> dict[str, bool]:
         elif node.get("type") == "StripAccents":
             found["strip_accents"] = True
         elif node.get("type") == "BertNormalizer":
-            found.update(
-                {k: node[k] for k in ("lowercase", "strip_accents") if isinstance(node.get(k), bool)}
-            )
+            found.update({k: node[k] for k in ("lowercase", "strip_accents") if isinstance(node.get(k), bool)})
         elif node.get("type") == "Sequence" and isinstance(node.get("normalizers"), list):
             for inner in node["normalizers"]:
                 visit(inner)

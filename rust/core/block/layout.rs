@@ -14,47 +14,63 @@ pub(crate) trait Field: Sized {
     fn put(&self, bytes: &mut &mut [u8]);
 }
 
-macro_rules! number_fields {
+macro_rules! fields {
     ($($number:ty),+) => {$(
         impl Field for $number {
             const BYTES: usize = size_of::<$number>();
 
             #[inline]
             fn take(bytes: &mut &[u8]) -> Self {
-                let (head, rest) = bytes.split_at(Self::BYTES);
-                *bytes = rest;
-                let mut own = [0; <$number as Field>::BYTES];
-                own.copy_from_slice(head);
-                <$number>::from_le_bytes(own)
+                let [number] = <[$number; 1]>::take(bytes);
+                number
             }
 
             #[inline]
             fn put(&self, bytes: &mut &mut [u8]) {
-                let (head, rest) = std::mem::take(bytes).split_at_mut(Self::BYTES);
-                head.copy_from_slice(&self.to_le_bytes());
+                [*self].put(bytes);
+            }
+        }
+
+        impl<const N: usize> Field for [$number; N] {
+            const BYTES: usize = N * size_of::<$number>();
+
+            #[inline]
+            fn take(bytes: &mut &[u8]) -> Self {
+                let (own, rest) = bytes.split_at(Self::BYTES);
                 *bytes = rest;
+                let items = own.as_chunks().0;
+                std::array::from_fn(|i| <$number>::from_le_bytes(items[i]))
+            }
+
+            #[inline]
+            fn put(&self, bytes: &mut &mut [u8]) {
+                let (own, rest) = std::mem::take(bytes).split_at_mut(Self::BYTES);
+                *bytes = rest;
+                for (to, item) in own.as_chunks_mut().0.iter_mut().zip(self) {
+                    *to = item.to_le_bytes();
+                }
+            }
+        }
+
+        impl<const M: usize, const N: usize> Field for [[$number; M]; N] {
+            const BYTES: usize = N * <[$number; M] as Field>::BYTES;
+
+            #[inline]
+            fn take(bytes: &mut &[u8]) -> Self {
+                std::array::from_fn(|_| Field::take(bytes))
+            }
+
+            #[inline]
+            fn put(&self, bytes: &mut &mut [u8]) {
+                for item in self {
+                    item.put(bytes);
+                }
             }
         }
     )+};
 }
 
-number_fields!(u8, i8, u16, i16, u32, f16, f32);
-
-impl<T: Field + Copy, const N: usize> Field for [T; N] {
-    const BYTES: usize = N * T::BYTES;
-
-    #[inline]
-    fn take(bytes: &mut &[u8]) -> Self {
-        std::array::from_fn(|_| T::take(bytes))
-    }
-
-    #[inline]
-    fn put(&self, bytes: &mut &mut [u8]) {
-        for item in self {
-            item.put(bytes);
-        }
-    }
-}
+fields!(u8, i8, u16, i16, u32, f16, f32);
 
 /// A block as typed fields, in file order. Implemented by [`block_layout!`].
 pub(crate) trait Layout: Sized {

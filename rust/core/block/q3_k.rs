@@ -82,9 +82,7 @@ fn encode(x: &[f32; 256]) -> Block {
     }
     let inverse_scale = -HALF_SCALE as f32 / max;
     let scales = scales.map(|scale| {
-        // Through 8 bits first, then to the range of 6.
-        let code = i32::from(nearest_int(inverse_scale * scale) as i8);
-        (code.clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8
+        (nearest_int(inverse_scale * scale).clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8
     });
     finish(x, codes, to_half(1.0 / inverse_scale), pack_scales(&scales))
 }

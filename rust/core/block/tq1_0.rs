@@ -40,16 +40,15 @@ fn trit(byte: u8, n: usize) -> u8 {
 
 fn encode(x: &[f32; 256]) -> Block {
     let (d, codes) = symmetric::to_trits(x);
-    let mut bytes = [0; 52];
-    let mut slots = bytes.iter_mut();
+    let mut block = Block { qs: [0; 48], qh: [0; 4], d: to_half(d) };
+    let mut bytes = block.qs.iter_mut().chain(&mut block.qh);
     for (first, count, trits) in STRETCHES {
-        for (j, slot) in slots.by_ref().take(count).enumerate() {
+        for (j, byte) in bytes.by_ref().take(count).enumerate() {
             // A byte of four trits has a zero in the fifth place.
-            *slot = pack_trits((0..5).map(|n| if n < trits { codes[first + j + n * count] } else { 0 }));
+            *byte = pack_trits((0..5).map(|n| if n < trits { codes[first + j + n * count] } else { 0 }));
         }
     }
-    let (qs, qh) = bytes.split_at(48);
-    Block { qs: *super::layout::group(qs, 0), qh: *super::layout::group(qh, 0), d: to_half(d) }
+    block
 }
 
 fn decode(block: &Block, out: &mut [f32; 256]) {

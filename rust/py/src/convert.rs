@@ -32,7 +32,7 @@ type ViewParts = (String, u64, String, Vec<u64>, Vec<u64>, u64);
 
 /// A tensor as Python plans it: attributes are read from the object by name.
 #[derive(FromPyObject)]
-struct GivenTensor<'py> {
+pub(crate) struct GivenTensor<'py> {
     name: String,
     shape: Vec<u64>,
     format: String,
@@ -138,7 +138,7 @@ impl Progress for Reporter<'_> {
 }
 
 /// Carries out a plan. Returns the paths written and the bytes in them.
-#[pyfunction(name = "convert")]
+#[pyfunction]
 #[pyo3(signature = (target, entries, tensors, threads, overwrite, split_max_bytes, split_max_tensors, progress))]
 pub(crate) fn convert_model(
     py: Python<'_>,

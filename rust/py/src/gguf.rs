@@ -156,7 +156,7 @@ impl GgufWriter {
 type FindingEntry = (String, Option<String>, Option<u64>, Option<u64>, String);
 
 /// Everything wrong with the model at `path`.
-#[pyfunction(name = "verify")]
+#[pyfunction]
 pub(crate) fn verify_file(py: Python<'_>, path: &str, threads: Option<usize>) -> PyResult<Vec<FindingEntry>> {
     let findings = detached(py, false, |interrupt| verify::verify(path, Run { threads, interrupt: Some(interrupt) }))?;
     Ok(findings.into_iter().map(|f| (text(&f.file), f.tensor, f.row, f.block, f.what)).collect())

@@ -1,0 +1,70 @@
+"""Qwen3 with experts: one tensor an expert in most checkpoints, all in one in some."""
+
+from __future__ import annotations
+
+from ggquant.architectures import rope
+from ggquant.architectures.decoder import (
+    BLOCK,
+    DIMS,
+    EMBEDDINGS,
+    LAYER,
+    NORMS,
+    QK_NORMS,
+    UNUSED,
+    attention,
+    fill_kv_heads,
+)
+from ggquant.architectures.family import Family, Output, Rule, experts, module
+from ggquant.architectures.keys import BASE, key
+from ggquant.architectures.steps import part
+
+_EXPERT = f"{LAYER}.mlp.experts.{{xid}}"
+_FUSED_DOWN = f"{LAYER}.mlp.experts.down_proj"
+_FUSED_GATE_UP = f"{LAYER}.mlp.experts.gate_up_proj"
+
+FAMILY = Family(
+    name="qwen3moe",
+    architectures=("Qwen3MoeForCausalLM",),
+    rules=(
+        *EMBEDDINGS,
+        *NORMS,
+        *attention(),
+        *QK_NORMS,
+        *module(f"{LAYER}.mlp.gate", f"{BLOCK}.ffn_gate_inp", shape="X E"),
+        experts(f"{_EXPERT}.down_proj", f"{BLOCK}.ffn_down_exps", shape="E M", unless=_FUSED_DOWN),
+        experts(f"{_EXPERT}.gate_proj", f"{BLOCK}.ffn_gate_exps", shape="M E", unless=_FUSED_GATE_UP),
+        experts(f"{_EXPERT}.up_proj", f"{BLOCK}.ffn_up_exps", shape="M E", unless=_FUSED_GATE_UP),
+        Rule((_FUSED_DOWN,), (Output(f"{BLOCK}.ffn_down_exps.weight"),), shape="X E M", required=False),
+        Rule(
+            (_FUSED_GATE_UP,),
+            (
+                Output(f"{BLOCK}.ffn_gate_exps.weight", (part(-2, 0, 2),)),
+                Output(f"{BLOCK}.ffn_up_exps.weight", (part(-2, 1, 2),)),
+            ),
+            shape="X * E",
+            required=False,
+        ),
+    ),
+    metadata=(
+        *BASE,
+        key("expert_feed_forward_length", "UINT32", "moe_intermediate_size"),
+        key("expert_shared_feed_forward_length", "UINT32", "shared_expert_intermediate_size"),
+    ),
+    vocabulary=("bpe",),
+    dims=DIMS,
+    defaults={
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "moe_intermediate_size": 768,
+        "num_experts_per_tok": 8,
+        "num_experts": 128,
+    },
+    prepare=(fill_kv_heads, rope.standardize()),
+    ignore=UNUSED,
+)
