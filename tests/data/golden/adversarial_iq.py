@@ -4,8 +4,8 @@
 
 Rows, importance matrices and digests are those of adversarial.py, on whose library the same condition holds.
 
-Each line: format, plain/imatrix/decode, kind of row, digest, skipped. ggml aborts where its sums overflow; bit `r` of
-`skipped` (hexadecimal) says that it did for round `r`, which is then left out of the digest.
+Each line: format, plain/imatrix/decode, kind of row, digest, skipped. ggml aborts where its sums overflow:
+bit `r` of `skipped` (hexadecimal) says that it did for round `r`, which is then left out of the digest.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ NEEDS_IMATRIX = ("IQ1_S", "IQ2_XXS", "IQ2_XS")
 EMPTY = 0xCBF29CE484222325
 # The longest row is 3 * 256 weights of at most 110 bytes a block.
 SLOT = 512
-# Where a ternary search overflows, ggml reads up to 2048 weights from the middle of the row on. NaN behind the row
-# makes it find nothing there.
+# Where a ternary search overflows, ggml reads up to 2048 weights from the middle of the row on. NaN behind
+# the row makes it find nothing there.
 BEHIND = np.full(2048, np.nan, np.float32)
 
 Bytes = npt.NDArray[np.uint8]
