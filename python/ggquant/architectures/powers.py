@@ -1,4 +1,4 @@
-"""Powers in float32 with the rounding that torch's vector code gives on x86, where converters compute them."""
+"""Powers in float32, rounded as torch's vector code rounds them on x86."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 _LANES = 16
-"""Elements that the vector loop takes at a time; the rest go through the C library, which rounds correctly."""
+"""Elements that the vector loop takes at a time; the rest go through the C library, rounded correctly."""
 
 _EXPONENTIAL = (
     0.00136324646882712841033936,

@@ -32,7 +32,7 @@ type ViewParts = (String, u64, String, Vec<u64>, Vec<u64>, u64);
 
 /// A tensor as Python plans it: attributes are read from the object by name.
 #[derive(FromPyObject)]
-struct GivenTensor<'py> {
+pub(crate) struct GivenTensor<'py> {
     name: String,
     shape: Vec<u64>,
     format: String,
