@@ -4,9 +4,11 @@ use std::path::Path;
 
 use super::dtype::SourceType;
 use super::gather::Gather;
-use super::plan::{OutputFile, Source, TensorPlan};
+use super::packed::{GROUP_LEN, Packed};
+use super::plan::{OutputFile, Source, TensorPlan, View};
 use super::source::SourceFiles;
 use super::step::{Step, Stored};
+use crate::block::Format;
 use crate::encode::TASK_WEIGHTS;
 use crate::error::{At, Error, Result};
 
@@ -56,7 +58,15 @@ pub(super) struct Elements<'p> {
     /// Elements that must stay together, except at the end of the tensor.
     quantum: usize,
     stored: Stored,
-    views: Vec<Gather>,
+    parts: Parts,
+}
+
+/// Where the elements are read.
+enum Parts {
+    /// One view after another.
+    Views(Vec<Gather>),
+    /// MXFP4 codes and scales.
+    Packed(Packed),
 }
 
 impl<'p> Job<'p> {
@@ -76,7 +86,10 @@ impl<'p> Job<'p> {
     pub(super) fn place(&self) -> Option<(&Path, u64)> {
         match &self.input {
             Input::Inline(_) => None,
-            Input::Elements(elements) => elements.views.first().map(Gather::place),
+            Input::Elements(elements) => match &elements.parts {
+                Parts::Views(views) => views.first().map(Gather::place),
+                Parts::Packed(packed) => Some(packed.place()),
+            },
         }
     }
 
@@ -93,14 +106,16 @@ impl<'p> Job<'p> {
 impl<'p> Input<'p> {
     fn new(plan: &'p TensorPlan, bytes_out: u64, sources: &mut SourceFiles) -> Result<Self> {
         let bad = |what: String| Error::Shape { at: At::default(), what };
-        let (views, ops) = match &plan.source {
+        let (from, views, ops): (_, &[_], &[_]) = match &plan.source {
             Source::Inline(bytes) if bytes.len() as u64 == bytes_out => return Ok(Self::Inline(bytes)),
             Source::Inline(bytes) => {
                 return Err(bad(format!("{} bytes were given where {bytes_out} are needed", bytes.len())));
             }
-            Source::Views { views, ops } => (views, ops),
+            Source::Views { views, ops } => {
+                (views.first().ok_or_else(|| bad("the plan names no source".into()))?.dtype, views, ops)
+            }
+            Source::PackedMxfp4 { .. } => (SourceType::Block(Format::MXFP4), &[], &[]),
         };
-        let from = views.first().ok_or_else(|| bad("the plan names no source".into()))?.dtype;
         if let Some(other) = views.iter().find(|view| view.dtype != from) {
             let what = format!("is put together from {from} and {} data; its parts must be of one type", other.dtype);
             return Err(Error::Unsupported { at: At::file(&other.file), what });
@@ -114,11 +129,12 @@ impl<'p> Input<'p> {
         let stored = Stored::new(plan, row_len)?;
         let step = Step::new(plan, ops, from, stored, len)?;
         let quantum = if step.needs_rows() { row_len } else { ANY_CUT };
-        let mut gathers = Vec::with_capacity(views.len());
-        for view in views {
-            gathers.push(Gather::new(view, sources.get(&view.file)?)?);
-        }
-        let elements = Elements { from, step, len, quantum, stored, views: gathers };
+        let mut open = |view: &View| Gather::new(view, sources.get(&view.file)?);
+        let parts = match &plan.source {
+            Source::PackedMxfp4 { codes, scales } => Parts::Packed(Packed::new(open(codes)?, open(scales)?)?),
+            _ => Parts::Views(views.iter().map(open).collect::<Result<_>>()?),
+        };
+        let elements = Elements { from, step, len, quantum, stored, parts };
         elements.check(bytes_out)?;
         Ok(Self::Elements(Box::new(elements)))
     }
@@ -129,7 +145,12 @@ impl Elements<'_> {
     fn check(&self, bytes_out: u64) -> Result<()> {
         let bad = |what: String| Err(Error::Shape { at: At::default(), what });
         let unit = self.from.unit().0;
-        let given = self.views.iter().map(|view| view.units().saturating_mul(unit)).fold(0, usize::saturating_add);
+        let given = match &self.parts {
+            Parts::Views(views) => {
+                views.iter().map(|view| view.units().saturating_mul(unit)).fold(0, usize::saturating_add)
+            }
+            Parts::Packed(packed) => packed.groups().saturating_mul(GROUP_LEN),
+        };
         if given != self.len {
             return bad(format!("the sources hold {given} elements where {} are needed", self.len));
         }
@@ -153,7 +174,8 @@ impl Elements<'_> {
 
     /// Elements to read at once.
     pub(super) fn read_len(&self) -> usize {
-        let bytes = if self.views.iter().any(Gather::is_transposed) { TRANSPOSED_READ_BYTES } else { READ_BYTES };
+        let transposed = matches!(&self.parts, Parts::Views(views) if views.iter().any(Gather::is_transposed));
+        let bytes = if transposed { TRANSPOSED_READ_BYTES } else { READ_BYTES };
         self.whole_quanta(self.from.elements(bytes))
     }
 
@@ -181,9 +203,13 @@ impl Elements<'_> {
         scratch: &mut Vec<u8>,
         given_up: &dyn Fn() -> bool,
     ) -> Result<()> {
+        let views = match &self.parts {
+            Parts::Views(views) => views,
+            Parts::Packed(packed) => return packed.read(first / GROUP_LEN, out, scratch, given_up),
+        };
         let last = first + self.from.elements(out.len());
         let mut start = 0;
-        for view in &self.views {
+        for view in views {
             let end = start + view.units() * self.from.unit().0;
             let (from, to) = (first.max(start), last.min(end));
             if from < to {

@@ -12,6 +12,7 @@ mod buffers;
 mod dtype;
 mod gather;
 mod job;
+mod packed;
 mod pipeline;
 mod plan;
 mod progress;

@@ -55,6 +55,13 @@ pub enum Source {
         /// Applied to every value, in order, in `f32`.
         ops: Vec<Op>,
     },
+    /// MXFP4 weights in two tensors of bytes, which become blocks without loss.
+    PackedMxfp4 {
+        /// Sixteen bytes a group of 32 values, neighbours in one byte.
+        codes: View,
+        /// One byte a group, in the same order.
+        scales: View,
+    },
 }
 
 /// A strided view of a tensor in a file.
