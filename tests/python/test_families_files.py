@@ -6,9 +6,10 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
 import digests
 import ggquant as gg
-import pytest
 from family_cases import CASES
 from ggquant.source_hf import open_checkpoint
 from tiny_checkpoints import write
