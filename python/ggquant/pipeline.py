@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,6 @@ from ggquant.imatrix import Imatrix, load_imatrix
 from ggquant.metadata import Metadata, MetaValue, to_native
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
-    VARIANTS,
     Category,
     Decision,
     ModelFacts,
@@ -28,6 +26,7 @@ from ggquant.policy import (
     Refusal,
     Variant,
     choose,
+    copied_file_type,
     find_variant,
     prune,
     refusals,
@@ -320,11 +319,12 @@ def _output_metadata(model: Model, variant: Variant, options: Options, matrix: I
     """The metadata that llama-quantize would write: keys that it sets go to the end, as there."""
     metadata = Metadata(model.metadata)
     metadata.set_last("general.quantization_version", MetaValue("UINT32", QUANTIZATION_VERSION))
-    file_type = MetaValue("UINT32", variant.file_type)
+    file_type = variant.file_type
     if variant.copies:
         stated = model.metadata.get("general.file_type")
-        file_type = stated if stated is not None and stated.type == "UINT32" else _guessed_file_type(model)
-    metadata.set_last("general.file_type", file_type)
+        known = stated.value if stated is not None and isinstance(stated.value, int) else None
+        file_type = copied_file_type(known, ((t.name, t.dtype) for t in model.tensors))
+    metadata.set_last("general.file_type", MetaValue("UINT32", file_type))
     for key, value in options.overrides.items():
         metadata.set_last(key, value)
     if matrix is not None:
@@ -333,18 +333,3 @@ def _output_metadata(model: Model, variant: Variant, options: Options, matrix: I
     if pruned.block_count is not None:
         metadata.set_last(f"{model.arch}.block_count", MetaValue("UINT32", pruned.block_count))
     return metadata
-
-
-#: llama.cpp's mark on a file type that it worked out from the tensors.
-_GUESSED = 1024
-#: File types it guesses for formats whose plain variant has another name.
-_GUESSES = {"F32": "F32", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-
-
-def _guessed_file_type(model: Model) -> MetaValue:
-    """The file type that llama.cpp reads from the tensors: that of the format most of them have."""
-    counts = Counter(t.dtype for t in model.tensors)
-    most = max(counts, key=lambda name: counts[name])
-    name = _GUESSES.get(most, most)
-    file_type = VARIANTS[name].file_type if name in VARIANTS else VARIANTS["F32"].file_type
-    return MetaValue("UINT32", file_type | _GUESSED)

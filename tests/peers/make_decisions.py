@@ -14,10 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ggquant.policy import find_variant
-
 from check_decisions import MISFIT, UPSTREAM, compare, our_answer, random_question, write_imatrix
 from decision_text import tensors_to, to_lines
+from ggquant.policy import find_variant
 from random_models import random_model
 
 OUTPUT = Path(__file__).parent.parent / "data/variants/decisions.json"

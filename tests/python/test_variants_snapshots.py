@@ -1,4 +1,5 @@
-"""Decisions for twelve real models against the snapshots that llama.cpp keeps for its own tests (no imatrix)."""
+"""Decisions for twelve real models against the snapshots that llama.cpp keeps for its own tests (no
+imatrix)."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ggquant.policy import ModelFacts, choose
 
 from decision_text import from_lines, tensors_from
+from ggquant.policy import ModelFacts, choose
 
 DATA: dict[str, Any] = json.loads(
     (Path(__file__).parent.parent / "data/variants/snapshots.json").read_text(encoding="utf-8")

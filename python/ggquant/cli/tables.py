@@ -40,7 +40,7 @@ def variants(
     elif json_output:
         print(json.dumps([_facts(variant) for variant in chosen]))
     elif name is None:
-        rows = ((v.name, str(v.file_type), v.format, ", ".join(_aliases(v)), _exceptions(v)) for v in chosen)
+        rows = ((v.name, str(v.file_type), v.format, ", ".join(aliases(v)), exceptions(v)) for v in chosen)
         render.console().print(
             render.table(("variant", "number", "format", "also called", "exceptions"), rows, right=("number",))
         )
@@ -125,7 +125,8 @@ def _explain(variant: Variant) -> None:
     render.console().print(render.table(("tensors", "format", "when"), rows))
 
 
-def _aliases(variant: Variant) -> list[str]:
+def aliases(variant: Variant) -> list[str]:
+    """Other names of a variant."""
     from ggquant.policy import ALIASES
 
     return sorted(alias for alias, name in ALIASES.items() if name == variant.name)
@@ -138,7 +139,7 @@ def _is_float(variant: Variant) -> bool:
     return FORMATS[variant.format].kind is Kind.FLOAT
 
 
-def _exceptions(variant: Variant) -> str:
+def exceptions(variant: Variant) -> str:
     """The formats besides the variant's own that its rules may use."""
     if variant.copies or _is_float(variant):
         return ""
@@ -158,7 +159,7 @@ def _facts(variant: Variant) -> dict[str, object]:
         "name": variant.name,
         "file_type": variant.file_type,
         "format": variant.format,
-        "aliases": _aliases(variant),
+        "aliases": aliases(variant),
         "output": variant.fixed_output or variant.output,
         "token_embedding": variant.fixed_embedding or variant.embedding or variant.format,
         "rules": rules,

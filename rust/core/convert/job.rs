@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::dtype::SourceType;
 use super::gather::Gather;
-use super::packed::{GROUP_LEN, Packed};
+use super::packed::Packed;
 use super::plan::{OutputFile, Source, TensorPlan, View};
 use super::source::SourceFiles;
 use super::step::{Step, Stored};
@@ -61,12 +61,22 @@ pub(super) struct Elements<'p> {
     parts: Parts,
 }
 
-/// Where the elements are read.
+/// How the pieces of files make up the elements.
 enum Parts {
-    /// One view after another.
-    Views(Vec<Gather>),
-    /// MXFP4 codes and scales.
-    Packed(Packed),
+    /// One after the other.
+    Concatenated(Vec<Gather>),
+    /// Codes and scales, woven together.
+    Packed(Box<Packed>),
+}
+
+impl Parts {
+    /// The piece that is read first.
+    fn first(&self) -> Option<&Gather> {
+        match self {
+            Self::Concatenated(views) => views.first(),
+            Self::Packed(packed) => Some(packed.first()),
+        }
+    }
 }
 
 impl<'p> Job<'p> {
@@ -86,10 +96,7 @@ impl<'p> Job<'p> {
     pub(super) fn place(&self) -> Option<(&Path, u64)> {
         match &self.input {
             Input::Inline(_) => None,
-            Input::Elements(elements) => match &elements.parts {
-                Parts::Views(views) => views.first().map(Gather::place),
-                Parts::Packed(packed) => Some(packed.place()),
-            },
+            Input::Elements(elements) => elements.parts.first().map(Gather::place),
         }
     }
 
@@ -106,20 +113,31 @@ impl<'p> Job<'p> {
 impl<'p> Input<'p> {
     fn new(plan: &'p TensorPlan, bytes_out: u64, sources: &mut SourceFiles) -> Result<Self> {
         let bad = |what: String| Error::Shape { at: At::default(), what };
-        let (from, views, ops): (_, &[_], &[_]) = match &plan.source {
+        let mut open = |view: &View| Gather::new(view, sources.get(&view.file)?);
+        let (from, parts, ops): (_, _, &[_]) = match &plan.source {
             Source::Inline(bytes) if bytes.len() as u64 == bytes_out => return Ok(Self::Inline(bytes)),
             Source::Inline(bytes) => {
                 return Err(bad(format!("{} bytes were given where {bytes_out} are needed", bytes.len())));
             }
             Source::Views { views, ops } => {
-                (views.first().ok_or_else(|| bad("the plan names no source".into()))?.dtype, views, ops)
+                let from = views.first().ok_or_else(|| bad("the plan names no source".into()))?.dtype;
+                if let Some(other) = views.iter().find(|view| view.dtype != from) {
+                    let other_type = other.dtype;
+                    let what =
+                        format!("is put together from {from} and {other_type} data; its parts must be of one type");
+                    return Err(Error::Unsupported { at: At::file(&other.file), what });
+                }
+                (from, Parts::Concatenated(views.iter().map(open).collect::<Result<_>>()?), ops)
             }
-            Source::PackedMxfp4 { .. } => (SourceType::Block(Format::MXFP4), &[], &[]),
+            Source::PackedMxfp4 { codes, scales } => {
+                if let Some(other) = [codes, scales].into_iter().find(|view| view.dtype != SourceType::U8) {
+                    let what = format!("packed MXFP4 is kept as U8, not as {}", other.dtype);
+                    return Err(Error::Unsupported { at: At::file(&other.file), what });
+                }
+                let packed = Packed::new(open(codes)?, open(scales)?)?;
+                (SourceType::Block(Format::MXFP4), Parts::Packed(Box::new(packed)), &[])
+            }
         };
-        if let Some(other) = views.iter().find(|view| view.dtype != from) {
-            let what = format!("is put together from {from} and {} data; its parts must be of one type", other.dtype);
-            return Err(Error::Unsupported { at: At::file(&other.file), what });
-        }
 
         let too_large = || bad(format!("shape {:?} is larger than this machine can address", plan.shape));
         let len = plan.shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim)).ok_or_else(too_large)?;
@@ -129,11 +147,6 @@ impl<'p> Input<'p> {
         let stored = Stored::new(plan, row_len)?;
         let step = Step::new(plan, ops, from, stored, len)?;
         let quantum = if step.needs_rows() { row_len } else { ANY_CUT };
-        let mut open = |view: &View| Gather::new(view, sources.get(&view.file)?);
-        let parts = match &plan.source {
-            Source::PackedMxfp4 { codes, scales } => Parts::Packed(Packed::new(open(codes)?, open(scales)?)?),
-            _ => Parts::Views(views.iter().map(open).collect::<Result<_>>()?),
-        };
         let elements = Elements { from, step, len, quantum, stored, parts };
         elements.check(bytes_out)?;
         Ok(Self::Elements(Box::new(elements)))
@@ -145,12 +158,11 @@ impl Elements<'_> {
     fn check(&self, bytes_out: u64) -> Result<()> {
         let bad = |what: String| Err(Error::Shape { at: At::default(), what });
         let unit = self.from.unit().0;
-        let given = match &self.parts {
-            Parts::Views(views) => {
-                views.iter().map(|view| view.units().saturating_mul(unit)).fold(0, usize::saturating_add)
-            }
-            Parts::Packed(packed) => packed.groups().saturating_mul(GROUP_LEN),
+        let units = match &self.parts {
+            Parts::Concatenated(views) => views.iter().map(Gather::units).fold(0, usize::saturating_add),
+            Parts::Packed(packed) => packed.blocks(),
         };
+        let given = units.saturating_mul(unit);
         if given != self.len {
             return bad(format!("the sources hold {given} elements where {} are needed", self.len));
         }
@@ -174,7 +186,10 @@ impl Elements<'_> {
 
     /// Elements to read at once.
     pub(super) fn read_len(&self) -> usize {
-        let transposed = matches!(&self.parts, Parts::Views(views) if views.iter().any(Gather::is_transposed));
+        let transposed = match &self.parts {
+            Parts::Concatenated(views) => views.iter().any(Gather::is_transposed),
+            Parts::Packed(_) => false,
+        };
         let bytes = if transposed { TRANSPOSED_READ_BYTES } else { READ_BYTES };
         self.whole_quanta(self.from.elements(bytes))
     }
@@ -204,8 +219,8 @@ impl Elements<'_> {
         given_up: &dyn Fn() -> bool,
     ) -> Result<()> {
         let views = match &self.parts {
-            Parts::Views(views) => views,
-            Parts::Packed(packed) => return packed.read(first / GROUP_LEN, out, scratch, given_up),
+            Parts::Concatenated(views) => views,
+            Parts::Packed(packed) => return packed.read(first / self.from.unit().0, out, scratch, given_up),
         };
         let last = first + self.from.elements(out.len());
         let mut start = 0;

@@ -55,11 +55,11 @@ pub enum Source {
         /// Applied to every value, in order, in `f32`.
         ops: Vec<Op>,
     },
-    /// MXFP4 weights in two tensors of bytes, which become blocks without loss.
+    /// MXFP4 blocks whose codes (16 bytes a block, neighbours in one byte) and scales (1 byte) lie apart, both `U8`.
     PackedMxfp4 {
-        /// Sixteen bytes a group of 32 values, neighbours in one byte.
+        /// The codes.
         codes: View,
-        /// One byte a group, in the same order.
+        /// The scales.
         scales: View,
     },
 }

@@ -30,8 +30,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// File, offset, dtype, shape, strides, start.
 type ViewParts = (String, u64, String, Vec<u64>, Vec<u64>, u64);
 
-/// The operation that stands for packed MXFP4 weights: views are codes and scales.
-const PACKED: &str = "mxfp4_repack";
+/// The operation that weaves codes and scales into blocks; it stands alone.
+const MXFP4_REPACK: &str = "mxfp4_repack";
 
 /// A tensor as Python plans it: attributes are read from the object by name.
 #[derive(FromPyObject)]
@@ -50,7 +50,6 @@ pub(crate) struct GivenTensor<'py> {
 impl GivenTensor<'_> {
     fn plan(self) -> PyResult<TensorPlan> {
         let named = |e: String| PyValueError::new_err(format!("tensor '{}': {e}", self.name));
-        let packed = self.ops.first().is_some_and(|(name, _)| name == PACKED);
         let source = match &self.inline {
             Some(bytes) => Source::Inline(bytes.as_bytes().into()),
             None => {
@@ -58,14 +57,13 @@ impl GivenTensor<'_> {
                     let dtype = SourceType::from_str(&dtype).map_err(&named)?;
                     Ok(View { file: file.into(), offset, dtype, shape, strides, start })
                 };
-                let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
-                let mut views: Vec<View> = self.views.into_iter().map(view).collect::<PyResult<_>>()?;
-                if packed {
-                    let (Some(scales), Some(codes), None) = (views.pop(), views.pop(), views.pop()) else {
-                        return Err(named("packed weights need codes and scales".into()));
-                    };
+                let views = self.views.into_iter().map(view).collect::<PyResult<Vec<_>>>()?;
+                if self.ops.iter().any(|(name, _)| name == MXFP4_REPACK) {
+                    let [codes, scales] = <[View; 2]>::try_from(views)
+                        .map_err(|_| named(format!("{MXFP4_REPACK} takes codes and scales, and nothing else")))?;
                     Source::PackedMxfp4 { codes, scales }
                 } else {
+                    let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
                     Source::Views { views, ops: self.ops.into_iter().map(op).collect::<PyResult<_>>()? }
                 }
             }

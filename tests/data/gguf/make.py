@@ -140,13 +140,9 @@ def main() -> None:
     run(*measure, "--output-format", "dat", "-o", HERE / "imatrix.dat")
     program = HERE / "harness"
     (HERE / "harness.cpp").write_text(HARNESS)
-    includes = [
-        f"-I{SOURCE / part}" for part in ("tools/quantize", "common", "include", "ggml/include", "src")
-    ]
+    includes = [f"-I{SOURCE / part}" for part in ("tools/quantize", "common", "include", "ggml/include", "src")]
     libs = [f"-L{tools}", "-lllama-common", "-lllama", "-lggml", "-lggml-base"]
-    subprocess.run(
-        ["g++", "-std=c++17", "-w", *includes, HERE / "harness.cpp", "-o", program, *libs], check=True
-    )
+    subprocess.run(["g++", "-std=c++17", "-w", *includes, HERE / "harness.cpp", "-o", program, *libs], check=True)
     values = {}
     for name in ("experts.gguf", "imatrix.gguf", "imatrix.dat"):
         entries, chunks, datasets, digest = run(program, HERE / name).split()[-4:]
