@@ -72,6 +72,7 @@ OLDER = {
     ("bert-bge", "tokenizer.ggml.pre"),  # two models share the fingerprint; the later name wins today
     ("bert-bge", "tokenizer.ggml.cls_token_id"),  # not written any more
     ("mpt", "tokenizer.ggml.pre"),  # shares its fingerprint with olmo
+    ("phi-3", "tokenizer.ggml.token_type"),  # padding is marked as unused today
     ("command-r", "tokenizer.ggml.token_type"),  # tokens that look special have become control tokens
     ("deepseek-coder", "tokenizer.ggml.token_type"),  # likewise
 }
