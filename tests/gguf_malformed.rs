@@ -348,6 +348,37 @@ mod splits {
         }
     }
 
+    /// More shards than a process may have open files, split, opened, read and merged.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn many_shards_need_few_open_files() {
+        use ggquant::gguf::split::{SplitBy, SplitOptions, Watch, merge, split};
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source.gguf");
+        let spec = |i| TensorSpec { name: format!("t{i}"), shape: vec![1], ty: GgmlType(0) };
+        let specs: Vec<_> = (0..300).map(spec).collect();
+        let writer = Writer::create(&source, &Metadata::default(), &specs, false).unwrap();
+        (0..300).for_each(|i| writer.write_at(i, 0, &(i as f32).to_le_bytes()).unwrap());
+        writer.finish().unwrap();
+        let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let most = std::cell::Cell::new(0);
+        let progress = |_| most.set(most.get().max(open_files()));
+        let watch = Watch { interrupt: None, progress: Some(&progress) };
+
+        let by_one = SplitOptions { by: SplitBy::Tensors(1), no_tensor_first: false };
+        let paths = split(&Reader::open(&source).unwrap(), &dir.path().join("m"), by_one, false, watch).unwrap();
+        assert_eq!(paths.len(), 300);
+        let merged = dir.path().join("merged.gguf");
+        merge(&Reader::open(&paths[299]).unwrap(), &merged, false, watch).unwrap();
+        assert!(most.get() < 100, "{} open files", most.get());
+        let reader = Reader::open(&merged).unwrap();
+        for (i, tensor) in reader.tensors().iter().enumerate() {
+            let mut data = [0; 4];
+            reader.read_at(tensor, 0, &mut data).unwrap();
+            assert_eq!(f32::from_le_bytes(data), i as f32);
+        }
+    }
+
     #[test]
     fn a_missing_shard_is_named() {
         let dir = tempfile::tempdir().unwrap();
