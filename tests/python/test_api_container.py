@@ -28,10 +28,25 @@ def test_data_are_not_copied(q: gg.QuantizedTensor) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [0, -1, slice(1, 3), slice(None, None, -2), (1, 2), (slice(None), 3), (slice(1, 3), slice(0, 6, 2)), ..., (..., slice(None))]
-    + [(1, slice(None), slice(None)), [0, 2], np.array([True, False, True, False]), np.ones((4, 6), bool), slice(2, 2)]
-    + [(np.int64(1), ...), (2, ..., slice(None))],
-)  # fmt: skip
+    [
+        0,
+        -1,
+        slice(1, 3),
+        slice(2, 2),
+        slice(None, None, -2),
+        (1, 2),
+        (slice(None), 3),
+        (slice(1, 3), slice(0, 6, 2)),
+        ...,
+        (..., slice(None)),
+        (2, ..., slice(None)),
+        (np.int64(1), ...),
+        (1, slice(None), slice(None)),
+        [0, 2],
+        np.array([True, False, True, False]),
+        np.ones((4, 6), bool),
+    ],
+)
 def test_slices_are_those_of_the_weights(q: gg.QuantizedTensor, key: Any) -> None:
     part = q[key]
     weights = q.dequantize()[key]
