@@ -19,10 +19,33 @@ TINYLM = DATA / "tinylm"
 CONVERT = DATA / "convert"
 
 #: Every variant of llama-quantize but COPY, in the order of its help.
-FAST = """
-    Q1_0 Q2_0 Q4_0 Q4_1 MXFP4_MOE Q5_0 Q5_1 TQ1_0 TQ2_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L IQ4_NL IQ4_XS
-    Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K Q8_0 F16 BF16 F32
-""".split()
+FAST = [
+    "Q1_0",
+    "Q2_0",
+    "Q4_0",
+    "Q4_1",
+    "MXFP4_MOE",
+    "Q5_0",
+    "Q5_1",
+    "TQ1_0",
+    "TQ2_0",
+    "Q2_K",
+    "Q2_K_S",
+    "Q3_K_S",
+    "Q3_K_M",
+    "Q3_K_L",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q4_K_S",
+    "Q4_K_M",
+    "Q5_K_S",
+    "Q5_K_M",
+    "Q6_K",
+    "Q8_0",
+    "F16",
+    "BF16",
+    "F32",
+]
 #: Searches of codebooks take long: these convert two of the six layers.
 SLOW = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M"]
 PRUNED = "1,2,3,4"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -81,7 +80,7 @@ def test_python_goes_on_while_rows_are_encoded() -> None:
     assert turns > 5
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -90,11 +89,11 @@ def test_an_exception_in_the_progress_callback_stops_a_conversion(tmp_path: Path
 
     def callback(progress: gg.Progress) -> None:
         seen.append(progress)
-        raise Stop
+        raise StopError
 
     target = tmp_path / "out.gguf"
     target.write_bytes(b"precious")
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         gg.convert(TINYLM, target, "Q4_K_M", progress=callback, overwrite=True)
     assert len(seen) == 1
     assert target.read_bytes() == b"precious"
@@ -106,12 +105,12 @@ def test_an_exception_in_the_progress_callback_stops_split_and_merge(tmp_path: P
     gg.convert(TINYLM, model, "Q8_0")
 
     def callback(_: int) -> None:
-        raise Stop
+        raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         gg.split(model, tmp_path / "part", max_tensors=20, progress=callback)
     shards = gg.split(model, tmp_path / "part", max_tensors=20)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         gg.merge(shards[0], tmp_path / "merged.gguf", progress=callback)
     assert sorted(tmp_path.iterdir()) == sorted([model, *shards])
 
@@ -174,7 +173,7 @@ def test_ctrl_c_stops_the_work_and_leaves_nothing(kind: str, tmp_path: Path) -> 
         assert process.returncode == 77, said
     # A second is promised; a busy machine may take longer to schedule it, but never as long as the work itself.
     assert took < 10
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_importing_the_package_is_light() -> None:

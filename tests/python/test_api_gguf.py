@@ -114,10 +114,28 @@ def test_bytes_are_strings_that_need_not_be_utf8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, {}, object(), 2**64, -(2**63) - 1, [1, "a"], [[1]], b"raw", 1j, np.zeros((2, 2))]
-    + [gg.MetaValue("UINT8", 256), gg.MetaValue("BOOL", 1), gg.MetaValue("FLOAT32", "1"), gg.MetaValue("HALF", 1)]
-    + [gg.MetaValue("ARRAY", [1], "VOID"), gg.MetaValue("ARRAY", [1, -1], "UINT32"), gg.MetaValue("STRING", 3)]
-    + [gg.MetaValue("ARRAY", [1], "ARRAY"), gg.MetaValue("ARRAY", 5, "INT32"), gg.MetaValue("ARRAY", "ab", "STRING")],
+    [
+        None,
+        {},
+        object(),
+        2**64,
+        -(2**63) - 1,
+        [1, "a"],
+        [[1]],
+        b"raw",
+        1j,
+        np.zeros((2, 2)),
+        gg.MetaValue("UINT8", 256),
+        gg.MetaValue("BOOL", 1),
+        gg.MetaValue("FLOAT32", "1"),
+        gg.MetaValue("HALF", 1),
+        gg.MetaValue("STRING", 3),
+        gg.MetaValue("ARRAY", [1], "VOID"),
+        gg.MetaValue("ARRAY", [1, -1], "UINT32"),
+        gg.MetaValue("ARRAY", [1], "ARRAY"),
+        gg.MetaValue("ARRAY", 5, "INT32"),
+        gg.MetaValue("ARRAY", "ab", "STRING"),
+    ],
 )
 def test_values_that_gguf_cannot_hold(value: Any, tmp_path: Path) -> None:
     with pytest.raises(gg.UsageError, match=r"some\.key"):
