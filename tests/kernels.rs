@@ -52,7 +52,10 @@ fn compare(format: Format, isa: Isa, weighted: bool) {
 #[test]
 fn kernels_write_the_bytes_of_the_reference() {
     for isa in instruction_sets() {
-        for &format in Format::ALL {
+        let compiled = |format: &Format| kernel_for(*format, isa).is_ok_and(|kernel| kernel.is_compiled());
+        let formats: Vec<Format> = Format::ALL.iter().copied().filter(compiled).collect();
+        assert_eq!(formats.is_empty(), isa == Isa::Scalar, "{isa} has kernels");
+        for format in formats {
             if format.info().imatrix != ImatrixUse::Required {
                 compare(format, isa, false);
             }

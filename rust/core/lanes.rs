@@ -33,12 +33,7 @@ pub(crate) trait Mask:
 
 /// One `i32` a lane; arithmetic wraps.
 pub(crate) trait I32Lanes:
-    Copy
-    + Add<Output = Self>
-    + Sub<Output = Self>
-    + BitAnd<Output = Self>
-    + BitOr<Output = Self>
-    + BitXor<Output = Self>
+    Copy + Add<Output = Self> + Sub<Output = Self> + BitAnd<Output = Self> + BitOr<Output = Self> + BitXor<Output = Self>
 {
     /// Floats of as many lanes.
     type Float: F32Lanes<Int = Self, Mask = Self::Mask>;

@@ -1,6 +1,7 @@
 //! The table of kernels: formats that have one, compiled for each instruction set.
 
-use crate::block::{Format, q4_k, q5_k};
+use crate::block::{Format, q3_k, q4_k, q5_k, q6_k};
+use crate::kernel::sixteenths::Encoder;
 use crate::kernel::{self, EncodeRows};
 
 /// Defines a look-up for one instruction set: the lanes, and the features they need.
@@ -40,6 +41,8 @@ macro_rules! kernels {
 }
 
 kernels! {
+    Q3_K => Encoder<q3_k::Q3_K>,
     Q4_K => q4_k::Q4_K,
     Q5_K => q5_k::Q5_K,
+    Q6_K => Encoder<q6_k::Q6_K>,
 }

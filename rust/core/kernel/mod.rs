@@ -7,12 +7,16 @@
 //!
 //! - [`tile`]: groups of weights into lanes, codes out of them;
 //! - [`affine`]: the search over a group with a minimum;
+//! - [`symmetric`]: the search over a group around zero;
 //! - [`superblock`]: the scales of a super-block as small integers;
-//! - [`scale_min`]: Q4_K and Q5_K.
+//! - [`scale_min`]: Q4_K and Q5_K;
+//! - [`sixteenths`]: Q6_K, and Q3_K with an importance matrix.
 
 pub(crate) mod affine;
 pub(crate) mod scale_min;
+pub(crate) mod sixteenths;
 pub(crate) mod superblock;
+pub(crate) mod symmetric;
 pub(crate) mod tile;
 
 use crate::block::layout::Layout;

@@ -52,7 +52,10 @@ impl<S: ScaleMin> BatchEncoder<256> for S {
     type Block = S::Block;
 
     #[inline(always)]
-    fn encode_batch<F: F32Lanes>(x: &[&[f32; 256]; BATCH], imatrix: Option<&[&[f32; 256]; BATCH]>) -> [S::Block; BATCH] {
+    fn encode_batch<F: F32Lanes>(
+        x: &[&[f32; 256]; BATCH],
+        imatrix: Option<&[&[f32; 256]; BATCH]>,
+    ) -> [S::Block; BATCH] {
         let fits = fit::<F, S>(x, imatrix);
         let scales = match imatrix {
             None => std::array::from_fn(|b| {
