@@ -42,8 +42,6 @@ pub(crate) trait I32Lanes:
 
     /// The same value in all lanes.
     fn splat(value: i32) -> Self;
-    /// The first values of a slice, which has at least as many as there are lanes.
-    fn load(from: &[i32]) -> Self;
     /// Writes lane `i` to `to[i]`.
     fn store(self, to: &mut [i32]);
     /// The lesser of two.
@@ -52,12 +50,8 @@ pub(crate) trait I32Lanes:
     fn max(self, other: Self) -> Self;
     /// Shifts left by `BY < 32`.
     fn shl<const BY: u32>(self) -> Self;
-    /// Shifts right by `BY < 32`, zeros coming in.
-    fn shr<const BY: u32>(self) -> Self;
     /// Lanes where both are equal.
     fn eq(self, other: Self) -> Self::Mask;
-    /// Lanes where `self > other`.
-    fn gt(self, other: Self) -> Self::Mask;
     /// `yes` where the mask is true, `no` elsewhere.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// The nearest float, ties to even.
@@ -99,16 +93,12 @@ pub(crate) trait F32Lanes:
     fn sqrt(self) -> Self;
     /// Lanes where `self < other`; false for NaN.
     fn lt(self, other: Self) -> Self::Mask;
-    /// Lanes where `self <= other`; false for NaN.
-    fn le(self, other: Self) -> Self::Mask;
     /// Lanes where both are equal; false for NaN.
     fn eq(self, other: Self) -> Self::Mask;
     /// `yes` where the mask is true, `no` elsewhere.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// The integer with these bits.
     fn as_int(self) -> Self::Int;
-    /// See [`crate::reference::rounding::truncate`].
-    fn truncate(self) -> Self::Int;
     /// Transposes a square of `LEN` vectors: lane `i` of vector `j` and lane `j` of vector `i` change places.
     fn transpose(square: &mut [Self]);
 
@@ -116,12 +106,6 @@ pub(crate) trait F32Lanes:
     #[inline(always)]
     fn gt(self, other: Self) -> Self::Mask {
         other.lt(self)
-    }
-
-    /// Lanes where `self >= other`; false for NaN.
-    #[inline(always)]
-    fn ge(self, other: Self) -> Self::Mask {
-        other.le(self)
     }
 
     /// The value with its sign turned, NaN and zeros included.

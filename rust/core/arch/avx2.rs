@@ -70,12 +70,6 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn load(from: &[i32]) -> Self {
-        let from: &[i32; 8] = head(from);
-        avx2!(Self(_mm256_loadu_si256(from.as_ptr().cast())))
-    }
-
-    #[inline(always)]
     fn store(self, to: &mut [i32]) {
         let to: &mut [i32; 8] = head_mut(to);
         avx2!(_mm256_storeu_si256(to.as_mut_ptr().cast(), self.0));
@@ -97,18 +91,8 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn shr<const BY: u32>(self) -> Self {
-        avx2!(Self(_mm256_srlv_epi32(self.0, _mm256_set1_epi32(BY as i32))))
-    }
-
-    #[inline(always)]
     fn eq(self, other: Self) -> Bools {
         avx2!(Bools(_mm256_castsi256_ps(_mm256_cmpeq_epi32(self.0, other.0))))
-    }
-
-    #[inline(always)]
-    fn gt(self, other: Self) -> Bools {
-        avx2!(Bools(_mm256_castsi256_ps(_mm256_cmpgt_epi32(self.0, other.0))))
     }
 
     #[inline(always)]
@@ -175,11 +159,6 @@ impl F32Lanes for F32 {
     }
 
     #[inline(always)]
-    fn le(self, other: Self) -> Bools {
-        avx2!(Bools(_mm256_cmp_ps::<_CMP_LE_OQ>(self.0, other.0)))
-    }
-
-    #[inline(always)]
     fn eq(self, other: Self) -> Bools {
         avx2!(Bools(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, other.0)))
     }
@@ -192,11 +171,6 @@ impl F32Lanes for F32 {
     #[inline(always)]
     fn as_int(self) -> I32 {
         avx2!(I32(_mm256_castps_si256(self.0)))
-    }
-
-    #[inline(always)]
-    fn truncate(self) -> I32 {
-        avx2!(I32(_mm256_cvttps_epi32(self.0)))
     }
 
     #[inline(always)]

@@ -84,12 +84,6 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn load(from: &[i32]) -> Self {
-        let from: &[i32; 16] = head(from);
-        avx512!(Self(_mm512_loadu_si512(from.as_ptr().cast())))
-    }
-
-    #[inline(always)]
     fn store(self, to: &mut [i32]) {
         let to: &mut [i32; 16] = head_mut(to);
         avx512!(_mm512_storeu_si512(to.as_mut_ptr().cast(), self.0));
@@ -111,18 +105,8 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn shr<const BY: u32>(self) -> Self {
-        avx512!(Self(_mm512_srlv_epi32(self.0, _mm512_set1_epi32(BY as i32))))
-    }
-
-    #[inline(always)]
     fn eq(self, other: Self) -> Bools {
         avx512!(Bools(_mm512_cmpeq_epi32_mask(self.0, other.0)))
-    }
-
-    #[inline(always)]
-    fn gt(self, other: Self) -> Bools {
-        avx512!(Bools(_mm512_cmpgt_epi32_mask(self.0, other.0)))
     }
 
     #[inline(always)]
@@ -189,11 +173,6 @@ impl F32Lanes for F32 {
     }
 
     #[inline(always)]
-    fn le(self, other: Self) -> Bools {
-        avx512!(Bools(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, other.0)))
-    }
-
-    #[inline(always)]
     fn eq(self, other: Self) -> Bools {
         avx512!(Bools(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, other.0)))
     }
@@ -206,11 +185,6 @@ impl F32Lanes for F32 {
     #[inline(always)]
     fn as_int(self) -> I32 {
         avx512!(I32(_mm512_castps_si512(self.0)))
-    }
-
-    #[inline(always)]
-    fn truncate(self) -> I32 {
-        avx512!(I32(_mm512_cvttps_epi32(self.0)))
     }
 
     #[inline(always)]

@@ -136,11 +136,6 @@ pub fn kernel_for(format: Format, isa: Isa) -> Result<Kernel> {
 }
 
 impl Kernel {
-    /// Whether this is a kernel of its own, and not the scalar reference.
-    pub fn is_compiled(&self) -> bool {
-        self.encode_rows.is_some()
-    }
-
     /// Encodes whole rows of `row_len` finite weights, one after another, with the same `imatrix` row for all.
     /// `out` has exactly the bytes of these rows.
     pub fn encode_rows(&self, x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
