@@ -103,6 +103,7 @@ class _Job:
     plan: Plan
     tensors: list[_NativeTensor]
     label: str
+    inputs: list[str]
 
 
 def plan(
@@ -172,6 +173,7 @@ def convert(
     target = Path(dst) if dst is not None else default_output(src, job.label)
     if split_max_size is not None or split_max_tensors is not None:
         target = target.with_suffix("") if target.suffix == ".gguf" else target
+    _refuse_inputs(target, src, job.inputs)
     total = len(job.plan.tensors)
 
     def report(tensor: str, format: str, finished: int, done: int, of: int) -> None:
@@ -255,7 +257,23 @@ def _prepare(
         )
         native.append(_native_tensor(source, decision, importance))
     metadata = _output_metadata(model, chosen, options, matrix)
-    return _Job(Plan(str(src), chosen.name, planned, metadata, said), native, variant_label(variant))
+    inputs = [*model.inputs, *([matrix.file] if matrix is not None and matrix.file is not None else [])]
+    return _Job(Plan(str(src), chosen.name, planned, metadata, said), native, variant_label(variant), inputs)
+
+
+def _refuse_inputs(target: Path, src: Source, inputs: list[str]) -> None:
+    """An output must not take the place of what it is made from: a weight file, a checkpoint's JSON, the imatrix.
+
+    GGUF files beside a checkpoint's weights are earlier outputs, not parts of it.
+    """
+    source = Path(src)
+    folder = source if source.is_dir() else source.parent if source.suffix == ".safetensors" else None
+    parts = [p for p in folder.iterdir() if p.suffix != ".gguf"] if folder is not None else []
+    for path in (*map(Path, inputs), *parts):
+        if target.exists() and path.exists() and target.samefile(path):
+            raise UsageError(
+                f"{target}: it is an input of this conversion ({path}); name another output", file=str(target)
+            )
 
 
 def _refusal(obstacles: list[Refusal], src: str) -> Error:
