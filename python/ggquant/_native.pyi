@@ -9,6 +9,22 @@ import numpy.typing as npt
 
 from ggquant.metadata import NativeEntry
 
+__all__ = [
+    "GgufReader",
+    "GgufWriter",
+    "__version__",
+    "checkpoint_tensors",
+    "convert_models",
+    "decode",
+    "encode",
+    "formats",
+    "isa",
+    "merge_file",
+    "read_imatrix",
+    "split_file",
+    "verify_file",
+]
+
 __version__: str
 
 def isa() -> str: ...

@@ -177,6 +177,7 @@ class GGUFWriter:
             UsageError: a metadata value of a type GGUF has no word for.
         """
         self.metadata = Metadata(metadata or {})
+        self._names: set[str] = set()
         self._native: _native.GgufWriter | None = _native.GgufWriter(str(Path(path)), overwrite)
 
     def add(self, name: str, tensor: QuantizedTensor | npt.ArrayLike) -> None:
@@ -194,13 +195,21 @@ class GGUFWriter:
             array = _as_array(tensor)
             shape = array.shape
             kind = _KINDS.get(array.dtype.name, "")
-            if kind in ("F32", "F16", "BF16"):
-                data = _raw(array)
-            elif kind:
-                data = _raw(array.astype(array.dtype.newbyteorder("<")))
-            else:
+            if not kind:
                 raise UsageError(f"tensor '{name}': dtype {array.dtype} has no GGUF type")
+            data = _raw(array if kind == "BF16" else array.astype(array.dtype.newbyteorder("<"), copy=False))
+        self._check_tensor(name, shape)
         writer.add(name, list(shape), kind, data)
+        self._names.add(name)
+
+    def _check_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        """What would make the file unreadable is refused now, not when everything has been spooled."""
+        if name in self._names:
+            raise UsageError(f"tensor '{name}': the name is taken")
+        if len(name.encode("utf-8", "surrogateescape")) > _NAME_BYTES:
+            raise UsageError(f"tensor '{name}': a name has at most {_NAME_BYTES} bytes")
+        if not 1 <= len(shape) <= _MOST_AXES:
+            raise ShapeError(f"tensor '{name}': shape {shape} has {len(shape)} axes; files store 1 to {_MOST_AXES}")
 
     def close(self) -> None:
         """Completes the file. Called on leaving the `with` block."""
@@ -230,6 +239,10 @@ class GGUFWriter:
         else:
             self.discard()
 
+
+#: ggml's limits: a name takes 64 bytes with its end, a tensor has four axes.
+_NAME_BYTES = 63
+_MOST_AXES = 4
 
 _KINDS = {
     "float32": "F32",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,8 +85,12 @@ class MetaValue:
     def check(self, key: str) -> None:
         """Raises UsageError where value and type contradict each other."""
         if self.type == "ARRAY":
+            if not isinstance(self.value, (list, tuple)):
+                raise UsageError(f"metadata '{key}': an ARRAY takes a list, not {type(self.value).__name__}")
             if self.item_type == "ARRAY":
                 for item in self.value:
+                    if not isinstance(item, MetaValue) or item.type != "ARRAY":
+                        raise UsageError(f"metadata '{key}': an array of arrays holds MetaValues of type ARRAY")
                     item.check(key)
                 return
             if self.item_type not in _SCALARS:
@@ -136,13 +141,23 @@ def _check_scalar(key: str, kind: str, value: Any) -> None:
         low, high = _INTEGER_RANGES[kind]
         fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
     elif kind in ("FLOAT32", "FLOAT64"):
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and _in_float_range(kind, value)
     elif kind == "BOOL":
         fits = isinstance(value, bool)
     else:
         fits = isinstance(value, (str, bytes))
     if not fits:
         raise UsageError(f"metadata '{key}': {value!r} cannot be stored as {kind}")
+
+
+def _in_float_range(kind: str, value: float) -> bool:
+    """Whether `value` stays finite when it is stored as `kind`; infinities and NaN are stored as they are."""
+    try:
+        with np.errstate(over="ignore"):
+            stored = np.float32(value) if kind == "FLOAT32" else np.float64(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+    return bool(np.isfinite(stored)) or (isinstance(value, float) and not math.isfinite(value))
 
 
 class Metadata(MutableMapping[str, Any]):

@@ -224,6 +224,8 @@ def convert(
     targets = [Path(dst) if dst is not None else default_output(src, main.label)]
     targets += [Path(path) for path in (also or {}).values()]
     jobs = [main, *others.values()]
+    for target in targets:
+        _refuse_inputs(target, src, [*model.inputs, *([matrix.file] if matrix is not None and matrix.file else [])])
     models = [
         _NativeModel(
             target=str(target.with_suffix("") if split and target.suffix == ".gguf" else target),
@@ -350,6 +352,21 @@ def _shard_sizes(model: Model, decisions: list[Decision], src: Source) -> list[i
     if 0 in sizes[1:]:
         raise UsageError(f"{src}: --prune-layers leaves a shard empty; do without --keep-split")
     return sizes
+
+
+def _refuse_inputs(target: Path, src: Source, inputs: list[str]) -> None:
+    """An output must not take the place of what it is made from: a weight file, a checkpoint's JSON, the imatrix.
+
+    GGUF files beside a checkpoint's weights are earlier outputs, not parts of it.
+    """
+    source = Path(src)
+    folder = source if source.is_dir() else source.parent if source.suffix == ".safetensors" else None
+    parts = [p for p in folder.iterdir() if p.suffix != ".gguf"] if folder is not None else []
+    for path in (*map(Path, inputs), *parts):
+        if target.exists() and path.exists() and target.samefile(path):
+            raise UsageError(
+                f"{target}: it is an input of this conversion ({path}); name another output", file=str(target)
+            )
 
 
 def _refusal(obstacles: list[Refusal], src: str) -> Error:

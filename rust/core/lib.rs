@@ -3,6 +3,7 @@
 //!
 //! - [`block`]: one file a format, and the registry of all of them;
 //! - [`arch`]: the instruction set in use, and the kernels for it;
+//! - `lanes`, `kernel`: the encoders again, many groups of weights at once;
 //! - [`encode`]: rows in, blocks out, in parallel, independent of the number of threads;
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
 //! - [`imatrix`]: importance matrices, both kinds of file;
@@ -17,6 +18,8 @@ pub mod encode;
 pub mod error;
 pub mod gguf;
 pub mod imatrix;
+mod kernel;
+mod lanes;
 pub mod reference;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ggquant as gg
 from ggquant.architectures.registry import families
-from ggquant.cli.tables import aliases, exceptions
+from ggquant.policy import explain
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -37,10 +37,17 @@ def _formats() -> str:
 
 def _variants() -> str:
     return _table(
-        ("variant", "file type", "format", "besides", "also called"),
+        ("variant", "file type", "bits", "imatrix", "what it stores", "also called"),
         (
-            (v.name, str(v.file_type), "as the input" if v.copies else v.format, exceptions(v), ", ".join(aliases(v)))
-            for v in gg.variants()
+            (
+                e.name,
+                str(e.file_type),
+                f"{e.bits:g}",
+                "needed" if e.needs_imatrix else "",
+                e.summary,
+                ", ".join(e.aliases),
+            )
+            for e in map(explain, gg.variants())
         ),
     )
 

@@ -279,16 +279,23 @@ def test_variants(run: Run) -> None:
     assert {"Q4_K_M", "IQ1_S", "COPY", "MXFP4_MOE"} <= {v["name"] for v in everything}
     assert "Q4_K_M" in run("variants").out
     explained = run("variants", "q4_k").out
-    assert explained.startswith("Q4_K_M: file type 15")
-    assert "ffn_down" in explained
+    assert explained.startswith("Q4_K_M (also Q4_K)")
+    assert "ffn_down" in explained and "When:" in explained
     assert_one_line_error(run("variants", "q9"), 2, "q9")
 
 
 def test_variants_for_a_checkpoint(run: Run) -> None:
-    (sized,) = json.loads(run("variants", "q4_k_m", "--for", TINYLM, "--json").out)
+    words = ("variants", "q4_k_m", "--for", TINYLM, "--context", 100)
+    (sized,) = json.loads(run(*words, "--json").out)
     plan = gg.plan(TINYLM, "Q4_K_M")
     assert sized["total_bytes"] == plan.total_bytes
     assert sized["bits_per_weight"] == plan.bits_per_weight
+    # 6 layers, 2 key/value heads of 64, keys and values, 2 bytes each.
+    assert sized["kv_cache_bytes"] == 100 * 6 * 2 * 64 * 2 * 2
+    assert "for 100 tokens" in run(*words).out
+    listed = {s["variant"]: s for s in json.loads(run("variants", "--for", TINYLM, "--json").out)}
+    assert len(listed) == len(gg.variants())
+    assert listed["IQ2_XS"]["needs_imatrix"] and not listed["Q2_K"]["needs_imatrix"]
 
 
 def test_formats(run: Run) -> None:

@@ -9,13 +9,13 @@ import ggquant as gg
 TINYLM = Path(__file__).parents[1] / "data" / "tinylm"
 
 
-class Halt(Exception):
+class HaltError(Exception):
     """Raised where a conversion is to end."""
 
 
 def halt(progress: gg.Progress) -> None:
     if progress.bytes_done > 0:
-        raise Halt
+        raise HaltError
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def out(tmp_path: Path) -> Path:
 
 def interrupt(source: Path, out: Path) -> Path:
     """Leaves an unfinished conversion and returns its unfinished file."""
-    with pytest.raises(Halt):
+    with pytest.raises(HaltError):
         gg.convert(source, out, "Q4_K_M", resume=True, progress=halt, threads=1)
     names = sorted(path.suffix for path in out.parent.iterdir())
     assert names == [".journal", ".part"]
@@ -59,7 +59,7 @@ def test_what_is_done_is_taken_over(source: Path, out: Path, wanted: bytes) -> N
 
 
 def test_nothing_stays_unless_asked_for(source: Path, out: Path) -> None:
-    with pytest.raises(Halt):
+    with pytest.raises(HaltError):
         gg.convert(source, out, "Q4_K_M", progress=halt)
     assert list(out.parent.iterdir()) == []
 

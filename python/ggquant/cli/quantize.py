@@ -335,7 +335,7 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
         out.print(render.plan_table(report.tensors))
         _print_totals(report)
         rate = report.total_bytes / report.seconds if report.seconds > 0 else 0.0
-        print(f"{report.seconds:.2f} s, {rate:.2f} GB/s written, instruction set: {report.isa}")
+        print(f"{report.seconds:.2f} s, {size(rate)}/s written, instruction set: {report.isa}")
         for path in report.paths:
             print(printable(str(path)))
 

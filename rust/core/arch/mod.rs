@@ -4,11 +4,18 @@
 //! machine, and can be forced with `GGQUANT_ISA=scalar|avx2|avx512` (to compare paths, or to rule one out).
 //! A format without a kernel for the chosen instruction set runs its scalar reference.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod table;
+
 use std::fmt;
 use std::sync::OnceLock;
 
 use crate::block::{BlockFault, Codec, Format};
 use crate::error::{At, Error, Result};
+use crate::kernel::EncodeRows;
 
 /// The environment variable that forces an instruction set.
 pub const ISA_VARIABLE: &str = "GGQUANT_ISA";
@@ -95,6 +102,7 @@ fn choose(forced: Option<&str>, available: impl Fn(Isa) -> bool) -> Result<Isa, 
 #[derive(Clone, Copy)]
 pub struct Kernel {
     codec: Codec,
+    encode_rows: Option<EncodeRows>,
     block_len: usize,
     block_bytes: usize,
 }
@@ -104,15 +112,36 @@ pub struct Kernel {
 /// # Errors
 /// See [`isa`].
 pub fn kernel(format: Format) -> Result<Kernel> {
-    isa()?;
+    kernel_for(format, isa()?)
+}
+
+/// Looks up the kernel of `format` for an instruction set of choice.
+///
+/// # Errors
+/// `Unsupported` if this machine lacks it.
+pub fn kernel_for(format: Format, isa: Isa) -> Result<Kernel> {
+    if !isa.is_available() {
+        return Err(Error::Unsupported { at: At::default(), what: format!("this machine cannot run {isa}") });
+    }
     let info = format.info();
-    Ok(Kernel { codec: format.reference(), block_len: info.block_len, block_bytes: info.block_bytes })
+    let encode_rows = match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => table::avx2(format),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => table::avx512(format),
+        _ => None,
+    };
+    let (block_len, block_bytes) = (info.block_len, info.block_bytes);
+    Ok(Kernel { codec: format.reference(), encode_rows, block_len, block_bytes })
 }
 
 impl Kernel {
     /// Encodes whole rows of `row_len` finite weights, one after another, with the same `imatrix` row for all.
     /// `out` has exactly the bytes of these rows.
     pub fn encode_rows(&self, x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
+        if let Some(encode_rows) = self.encode_rows {
+            return encode_rows(x, row_len, imatrix, out);
+        }
         let row_bytes = row_len / self.block_len * self.block_bytes;
         for (row, bytes) in x.chunks_exact(row_len).zip(out.chunks_exact_mut(row_bytes)) {
             (self.codec.encode_row)(row, imatrix, bytes);

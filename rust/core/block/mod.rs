@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 mod bits;
 mod fp4;
-mod layout;
-mod scale_min;
+pub(crate) mod layout;
+pub(crate) mod scale_min;
 mod signs;
 
 /// How a format's encoder treats an importance matrix.

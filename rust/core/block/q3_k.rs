@@ -12,6 +12,7 @@ use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::sixteenths::{Scaled, Sixteenths};
 use crate::reference::rounding::{nearest_int, to_half};
 use crate::reference::{importance, symmetric};
 
@@ -52,18 +53,20 @@ fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
     i32::from(lower | (upper << 4)) - HALF_SCALE
 }
 
+fn pack(d: f16, scales: [u8; 12], codes: &[u8; 256]) -> Block {
+    let mut hmask = [0; 32];
+    for (j, code) in codes.iter().enumerate() {
+        hmask[j % 32] |= (code >> 2) << (j / 32);
+    }
+    Block { hmask, qs: pack_pairs(&codes.map(|code| code & 3)), scales, d }
+}
+
 /// Takes the codes anew with the scales as stored, and packs.
 fn finish(x: &[f32; 256], mut codes: [[i8; 16]; 16], d: f16, scales: [u8; 12]) -> Block {
     for (j, codes) in codes.iter_mut().enumerate() {
         symmetric::recode(group(x, j), d.to_f32() * unpack_scale(&scales, j) as f32, HALF, codes);
     }
-    let mut hmask = [0; 32];
-    let mut lower = [0; 256];
-    for (j, &code) in codes.as_flattened().iter().enumerate() {
-        hmask[j % 32] |= (code as u8 >> 2) << (j / 32);
-        lower[j] = code as u8 & 3;
-    }
-    Block { hmask, qs: pack_pairs(&lower), scales, d }
+    pack(d, scales, &std::array::from_fn(|j| codes[j / 16][j % 16] as u8))
 }
 
 fn encode(x: &[f32; 256]) -> Block {
@@ -115,6 +118,30 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 
 /// 3-bit codes, 6-bit scales per 16.
 pub struct Q3_K;
+
+impl Sixteenths for Q3_K {
+    type Block = Block;
+    type Scales = (f16, [u8; 12]);
+    const HALF: i32 = HALF;
+    const WEIGHED: bool = true;
+    // Without importances the search is another one.
+    const PLAIN: bool = false;
+
+    fn scales(scales: &[f32; 16], totals: &[f32; 16]) -> Scaled<Self::Scales> {
+        let (d, scales) = symmetric::search(scales, Some(totals), HALF_SCALE);
+        let (d, packed) = (to_half(d), pack_scales(&scales));
+        let steps = std::array::from_fn(|j| d.to_f32() * unpack_scale(&packed, j) as f32);
+        Scaled { stored: (d, packed), steps }
+    }
+
+    fn pack((d, scales): Self::Scales, codes: &[u8; 256]) -> Block {
+        pack(d, scales, codes)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        imatrix.map_or_else(|| encode(x), |imatrix| encode_weighted(x, imatrix))
+    }
+}
 
 impl BlockFormat for Q3_K {
     const INFO: FormatInfo = FormatInfo {

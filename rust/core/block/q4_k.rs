@@ -11,6 +11,7 @@ use super::bits::{pack_nibbles, unpack_nibbles};
 use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
 use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::scale_min::ScaleMin;
 use crate::reference::affine::Grid;
 
 block_layout! {
@@ -27,6 +28,8 @@ block_layout! {
 }
 
 const MAX_CODE: i32 = 15;
+/// Scales are not capped here, unlike those of Q5_K.
+const SCALE_LIMIT: u8 = u8::MAX;
 const PLAIN_GRID: Grid = Grid { first: -1.0, step: 0.1, last: 20 };
 
 fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
@@ -37,15 +40,14 @@ fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
 
 fn encode(x: &[f32; 256]) -> Block {
     let mut fit = SubBlocks::fit_plain(x, MAX_CODE, PLAIN_GRID);
-    let scales = Scales::by_largest(&fit);
+    let scales = Scales::by_largest(&fit.scales, &fit.mins);
     scales.recode(x, MAX_CODE, &mut fit.codes);
     pack(&scales, &fit.codes)
 }
 
 fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     let mut fit = SubBlocks::fit_weighted(x, imatrix, MAX_CODE);
-    // No cap here, unlike Q5_K.
-    let scales = Scales::by_search(&fit, u8::MAX);
+    let scales = Scales::by_search(&fit, SCALE_LIMIT);
     scales.recode(x, MAX_CODE, &mut fit.codes);
     pack(&scales, &fit.codes)
 }
@@ -61,6 +63,21 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 
 /// 4-bit codes, 6-bit scales and minima per 32.
 pub struct Q4_K;
+
+impl ScaleMin for Q4_K {
+    type Block = Block;
+    const MAX_CODE: i32 = MAX_CODE;
+    const PLAIN_GRID: Grid = PLAIN_GRID;
+    const SCALE_LIMIT: u8 = SCALE_LIMIT;
+
+    fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
+        pack(scales, codes)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        imatrix.map_or_else(|| encode(x), |imatrix| encode_weighted(x, imatrix))
+    }
+}
 
 impl BlockFormat for Q4_K {
     const INFO: FormatInfo = FormatInfo {

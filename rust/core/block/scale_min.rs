@@ -65,13 +65,13 @@ pub(crate) struct Scales {
 
 impl Scales {
     /// Maps the largest scale to 63, and the largest minimum likewise.
-    pub(crate) fn by_largest(fit: &SubBlocks) -> Self {
+    pub(crate) fn by_largest(scales: &[f32; 8], mins: &[f32; 8]) -> Self {
         let round = |values: &[f32; 8]| {
             let max = values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
             let inverse = if max > 0.0 { 63.0 / max } else { 0.0 };
             (to_half(max / 63.0), values.map(|v| (nearest_int(inverse * v) as u8).min(63)))
         };
-        let ((d, scales), (dmin, mins)) = (round(&fit.scales), round(&fit.mins));
+        let ((d, scales), (dmin, mins)) = (round(scales), round(mins));
         Self { d, dmin, packed: pack(&scales, &mins) }
     }
 
@@ -101,7 +101,7 @@ impl Scales {
 
 /// Packs eight 6-bit scales and minima: bytes 0 to 3 hold scales 0 to 3, bytes 4 to 7 minima 0 to 3, bytes 8 to 11 the
 /// lower four bits of scales and minima 4 to 7, whose upper two bits sit on top of the first eight bytes.
-fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+pub(crate) fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     let mut packed = [0; 12];
     packed[..4].copy_from_slice(&scales[..4]);
     packed[4..8].copy_from_slice(&mins[..4]);
@@ -113,8 +113,9 @@ fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     packed
 }
 
+/// Undoes [`pack`] for one sub-block: scale and minimum.
 #[inline]
-fn unpack(packed: &[u8; 12], j: usize) -> (u8, u8) {
+pub(crate) fn unpack(packed: &[u8; 12], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {

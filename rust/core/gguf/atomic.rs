@@ -93,18 +93,45 @@ impl AtomicFile {
         Self::commit_all(vec![self])
     }
 
-    /// Commits several files that belong together: all are flushed before the first gets its name, and if one cannot
-    /// get its name, those that have theirs are removed.
+    /// Commits several files that belong together; see [`SealedFile::commit_all`].
     ///
     /// # Errors
     /// `Io`.
     pub fn commit_all(files: Vec<Self>) -> Result<()> {
-        for file in &files {
-            file.file.as_file().sync_all().map_err(|e| file.io_error("flush the file to the disk".to_owned(), e))?;
-        }
+        SealedFile::commit_all(files.into_iter().map(Self::seal).collect::<Result<_>>()?)
+    }
+
+    /// Flushes the data to the disk and closes the file, which waits for its name without holding a file descriptor.
+    ///
+    /// # Errors
+    /// `Io`; the temporary file is removed then.
+    pub fn seal(self) -> Result<SealedFile> {
+        self.file.as_file().sync_all().map_err(|e| self.io_error("flush the file to the disk".to_owned(), e))?;
+        Ok(SealedFile { temporary: self.file.into_temp_path(), target: self.target, overwrite: self.overwrite })
+    }
+
+    fn io_error(&self, action: String, source: io::Error) -> Error {
+        Error::io(&self.target, action, source)
+    }
+}
+
+/// A finished file that has not got its name yet. Dropping it removes it.
+#[derive(Debug)]
+pub struct SealedFile {
+    temporary: TempPath,
+    target: PathBuf,
+    overwrite: bool,
+}
+
+impl SealedFile {
+    /// Gives names to files that belong together. If one cannot get its name, those that have theirs are removed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn commit_all(files: Vec<Self>) -> Result<()> {
         let mut named: Vec<PathBuf> = Vec::with_capacity(files.len());
-        for Self { file, target, overwrite } in files {
-            let renamed = if overwrite { file.persist(&target) } else { file.persist_noclobber(&target) };
+        for Self { temporary, target, overwrite } in files {
+            let renamed = if overwrite { temporary.persist(&target) } else { temporary.persist_noclobber(&target) };
             if let Err(failure) = renamed {
                 for path in &named {
                     // Best effort: the error that matters is the one reported below.
@@ -117,10 +144,6 @@ impl AtomicFile {
         let mut folders: Vec<&Path> = named.iter().map(|path| folder(path)).collect();
         folders.dedup();
         folders.into_iter().try_for_each(|dir| sync_folder(dir).map_err(|e| Error::io(dir, "flush the folder", e)))
-    }
-
-    fn io_error(&self, action: String, source: io::Error) -> Error {
-        Error::io(&self.target, action, source)
     }
 }
 

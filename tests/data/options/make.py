@@ -1,7 +1,7 @@
 """Makes `digests.json`: SHA-256 of what llama-quantize writes for tinylm with options, singly and together.
 
-Usage: make.py LLAMA_BIN_FOLDER TINYLM.bf16.gguf. The second is `tests/data/tinylm` converted to BF16, the input of these
-tests, too.
+Usage: make.py LLAMA_BIN_FOLDER TINYLM.bf16.gguf. The second is `tests/data/tinylm` converted to BF16, which is
+the input of the tests, too.
 """
 
 import hashlib

@@ -1,0 +1,48 @@
+//! The table of kernels: formats that have one, compiled for each instruction set.
+
+use crate::block::{Format, q3_k, q4_k, q5_k, q6_k};
+use crate::kernel::sixteenths::Encoder;
+use crate::kernel::{self, EncodeRows};
+
+/// Defines a look-up for one instruction set: the lanes, and the features they need.
+macro_rules! table {
+    ($(#[$meta:meta])* $isa:ident, $lanes:ty, $features:literal: $($format:ident => $encoder:ty),+ $(,)?) => {
+        $(#[$meta])*
+        pub(super) fn $isa(format: Format) -> Option<EncodeRows> {
+            match format {
+                $(Format::$format => {
+                    #[target_feature(enable = $features)]
+                    fn compiled(x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
+                        kernel::encode_rows::<$lanes, $encoder, _>(x, row_len, imatrix, out);
+                    }
+                    // SAFETY: the table is consulted only where these features were detected.
+                    Some(|x, row_len, imatrix, out| unsafe { compiled(x, row_len, imatrix, out) })
+                })+
+                _ => None,
+            }
+        }
+    };
+}
+
+/// Defines the look-ups for all instruction sets of x86-64.
+macro_rules! kernels {
+    ($($format:ident => $encoder:ty),+ $(,)?) => {
+        #[cfg(target_arch = "x86_64")]
+        table! {
+            /// Kernels for AVX2.
+            avx2, super::avx2::F32, "avx2": $($format => $encoder),+
+        }
+        #[cfg(target_arch = "x86_64")]
+        table! {
+            /// Kernels for AVX-512.
+            avx512, super::avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl": $($format => $encoder),+
+        }
+    };
+}
+
+kernels! {
+    Q3_K => Encoder<q3_k::Q3_K>,
+    Q4_K => q4_k::Q4_K,
+    Q5_K => q5_k::Q5_K,
+    Q6_K => Encoder<q6_k::Q6_K>,
+}

@@ -1,0 +1,141 @@
+//! Lanes: the few vector operations that kernels are written in.
+//!
+//! A kernel is generic over [`F32Lanes`] and never splits one reduction across lanes: each lane runs one whole scalar
+//! reduction in source order, so any number of lanes gives the bytes of the scalar reference. For the same reason every
+//! operation here is exactly its scalar counterpart in each lane: no fused multiply-add, no approximate reciprocals, and
+//! a stated result for NaN, for infinities and for zeros of either sign.
+//!
+//! An instruction set implements the traits in a folder of [`crate::arch`]. Everything generic over lanes is
+//! `#[inline(always)]`, so that it is compiled with the instruction set of the shim that it ends up in; closures that take
+//! or return lanes are avoided, because they cannot be marked so.
+
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Not, Sub};
+
+/// The most lanes that any instruction set has.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// What is added to a float so that its mantissa holds the nearest integer, ties to even: 1.5 * 2^23.
+pub(crate) const ROUNDER: f32 = 12_582_912.0;
+
+/// One truth value a lane.
+pub(crate) trait Mask:
+    Copy + BitAnd<Output = Self> + BitOr<Output = Self> + BitXor<Output = Self> + Not<Output = Self>
+{
+    /// The value of lane `i` at bit `i`.
+    fn bits(self) -> u32;
+
+    /// Whether any lane is true.
+    #[inline(always)]
+    fn any(self) -> bool {
+        self.bits() != 0
+    }
+}
+
+/// One `i32` a lane; arithmetic wraps.
+pub(crate) trait I32Lanes:
+    Copy + Add<Output = Self> + Sub<Output = Self> + BitAnd<Output = Self> + BitOr<Output = Self> + BitXor<Output = Self>
+{
+    /// Floats of as many lanes.
+    type Float: F32Lanes<Int = Self, Mask = Self::Mask>;
+    /// Truth values of as many lanes.
+    type Mask: Mask;
+
+    /// The same value in all lanes.
+    fn splat(value: i32) -> Self;
+    /// Writes lane `i` to `to[i]`.
+    fn store(self, to: &mut [i32]);
+    /// The lesser of two.
+    fn min(self, other: Self) -> Self;
+    /// The greater of two.
+    fn max(self, other: Self) -> Self;
+    /// Shifts left by `BY < 32`.
+    fn shl<const BY: u32>(self) -> Self;
+    /// Lanes where both are equal.
+    fn eq(self, other: Self) -> Self::Mask;
+    /// `yes` where the mask is true, `no` elsewhere.
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    /// The nearest float, ties to even.
+    fn to_float(self) -> Self::Float;
+    /// The float with these bits.
+    fn as_float(self) -> Self::Float;
+
+    /// Limits to `low..=high`.
+    #[inline(always)]
+    fn clamp(self, low: i32, high: i32) -> Self {
+        self.max(Self::splat(low)).min(Self::splat(high))
+    }
+}
+
+/// One `f32` a lane.
+pub(crate) trait F32Lanes:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+{
+    /// Integers of as many lanes.
+    type Int: I32Lanes<Float = Self, Mask = Self::Mask>;
+    /// Truth values of as many lanes.
+    type Mask: Mask;
+    /// Number of lanes: a power of two, at most [`MAX_LANES`].
+    const LEN: usize;
+
+    /// The same value in all lanes.
+    fn splat(value: f32) -> Self;
+    /// The first values of a slice, which has at least as many as there are lanes.
+    fn load(from: &[f32]) -> Self;
+    /// Writes lane `i` to `to[i]`.
+    fn store(self, to: &mut [f32]);
+    /// `if self < other { self } else { other }`: the second if either is NaN or both are zero.
+    fn lesser(self, other: Self) -> Self;
+    /// `if self > other { self } else { other }`: the second if either is NaN or both are zero.
+    fn greater(self, other: Self) -> Self;
+    /// The magnitude.
+    fn abs(self) -> Self;
+    /// The square root, correctly rounded.
+    fn sqrt(self) -> Self;
+    /// Lanes where `self < other`; false for NaN.
+    fn lt(self, other: Self) -> Self::Mask;
+    /// Lanes where both are equal; false for NaN.
+    fn eq(self, other: Self) -> Self::Mask;
+    /// `yes` where the mask is true, `no` elsewhere.
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    /// The integer with these bits.
+    fn as_int(self) -> Self::Int;
+    /// Transposes a square of `LEN` vectors: lane `i` of vector `j` and lane `j` of vector `i` change places.
+    fn transpose(square: &mut [Self]);
+
+    /// Lanes where `self > other`; false for NaN.
+    #[inline(always)]
+    fn gt(self, other: Self) -> Self::Mask {
+        other.lt(self)
+    }
+
+    /// The value with its sign turned, NaN and zeros included.
+    #[inline(always)]
+    fn neg(self) -> Self {
+        (self.as_int() ^ Self::Int::splat(i32::MIN)).as_float()
+    }
+
+    /// See [`crate::reference::rounding::nearest_int`].
+    #[inline(always)]
+    fn nearest_int(self) -> Self::Int {
+        ((self + Self::splat(ROUNDER)).as_int() & Self::Int::splat(0x007f_ffff)) - Self::Int::splat(0x0040_0000)
+    }
+
+    /// `nearest_int(self).clamp(low, high) as f32`, for magnitudes of at most 4194303, where nothing wraps.
+    #[inline(always)]
+    fn nearest_code(self, low: f32, high: f32) -> Self {
+        let rounded = self + Self::splat(ROUNDER);
+        rounded.greater(Self::splat(ROUNDER + low)).lesser(Self::splat(ROUNDER + high)) - Self::splat(ROUNDER)
+    }
+}
+
+/// The first `N` elements.
+#[inline(always)]
+pub(crate) fn head<T, const N: usize>(slice: &[T]) -> &[T; N] {
+    slice.first_chunk().expect("slices are as long as a vector")
+}
+
+/// The first `N` elements, to be written.
+#[inline(always)]
+pub(crate) fn head_mut<T, const N: usize>(slice: &mut [T]) -> &mut [T; N] {
+    slice.first_chunk_mut().expect("slices are as long as a vector")
+}
