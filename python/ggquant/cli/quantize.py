@@ -25,8 +25,8 @@ _AS_THEIRS = "Options of llama-quantize"
 _OURS = "Options of ggquant"
 
 
-def _theirs(*names: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_AS_THEIRS)
+def _theirs(*names: str, help: str, metavar: str | None = None, min: int | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, min=min, rich_help_panel=_AS_THEIRS)
 
 
 def _ours(*names: str, help: str, metavar: str | None = None) -> Any:
@@ -106,6 +106,10 @@ def quantize(
         bool,
         _theirs("--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."),
     ] = False,
+    max_buffer_size: Annotated[
+        int | None,
+        _theirs("--max-buffer-size", help="Most megabytes of weights to hold in memory.", metavar="MiB", min=1),
+    ] = None,
     dry_run: Annotated[
         bool, _theirs("--dry-run", help="Plan from headers alone: formats and sizes. Writes nothing.")
     ] = False,
@@ -131,6 +135,28 @@ def quantize(
     redact_paths: Annotated[
         bool, _ours("--redact-paths", help="Store the names of imatrix files without their folders.")
     ] = False,
+    also: Annotated[
+        list[str] | None,
+        _ours("--also", help="Make another variant of the same reading. Repeatable.", metavar="VARIANT=FILE"),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        _ours("--recipe", help="Formats of tensors: lines PATTERN = FORMAT, with # comments.", metavar="FILE"),
+    ] = None,
+    recipe_out: Annotated[
+        Path | None,
+        _ours("--write-recipe", help="Write the format of every tensor as a recipe.", metavar="FILE"),
+    ] = None,
+    manifest: Annotated[
+        bool, _ours("--manifest", help="Write what the output was made from, as JSON beside it.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        _ours(
+            "--resume",
+            help="Keep what is done when interrupted, and go on from what an earlier --resume run left.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, _ours("--overwrite", help="Replace an existing output.")] = False,
     json_output: Annotated[
         bool,
@@ -143,6 +169,7 @@ def quantize(
     The output has the bytes of convert_hf_to_gguf.py and llama-quantize, and its name once it is whole.
     """
     import ggquant as gg
+    from ggquant.recipe import parse_recipe, write_recipe
 
     destination, variant, positional_threads = _positionals(rest)
     options = _options(
@@ -160,8 +187,12 @@ def quantize(
         redact_paths=redact_paths,
     )
     importances = _imatrix(imatrix, include_weights or [], exclude_weights or [])
+    lines = parse_recipe(_text(recipe)) if recipe is not None else []
+    if dry_run or recipe_out is not None:
+        plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre, recipe=lines)
+        if recipe_out is not None:
+            recipe_out.write_text(write_recipe(plan), "utf-8")
     if dry_run:
-        plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre)
         _show_plan(plan, json_output=json_output, quiet=quiet)
         return
     with conversion_progress(quiet=quiet or json_output) as progress:
@@ -177,8 +208,35 @@ def quantize(
             pre=pre,
             split_max_size=parse_size(split_max_size),
             split_max_tensors=split_max_tensors,
+            also=_also(also or []),
+            recipe=lines,
+            manifest=manifest,
+            resume=resume,
+            max_buffer_size=max_buffer_size,
         )
     _show_report(report, json_output=json_output, quiet=quiet)
+    if not json_output:
+        for other in report.also.values():
+            _show_report(other, json_output=False, quiet=quiet)
+
+
+def _also(pairs: list[str]) -> dict[str, Path]:
+    made: dict[str, Path] = {}
+    for pair in pairs:
+        variant, sep, path = pair.partition("=")
+        if not (variant and sep and path):
+            raise UsageError(f"--also '{pair}': expected VARIANT=FILE, for example Q5_K_M=model-q5.gguf")
+        if variant in made:
+            raise UsageError(f"--also: {variant} is given twice")
+        made[variant] = Path(path)
+    return made
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a text file") from None
 
 
 def _positionals(rest: list[str]) -> tuple[Path | None, str, int | None]:
@@ -266,6 +324,11 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
         facts["seconds"] = report.seconds
         facts["isa"] = report.isa
         facts["warnings"] = report.warnings
+        if report.also:
+            facts["also"] = {
+                name: {**_facts(other), "paths": [str(path) for path in other.paths]}
+                for name, other in report.also.items()
+            }
         print(json.dumps(facts))
     elif not quiet:
         out = render.console()

@@ -100,6 +100,24 @@ impl<'p> Job<'p> {
         }
     }
 
+    /// Whether one reading serves both: the same elements of the same files, cut where both may be cut.
+    pub(super) fn reads_like(&self, other: &Self) -> bool {
+        let views = |job: &Self| match &job.plan.source {
+            Source::Views { views, .. } => views.iter().collect(),
+            Source::PackedMxfp4 { codes, scales } => vec![codes, scales],
+            Source::Inline(_) => Vec::new(),
+        };
+        match (&self.input, &other.input) {
+            (Input::Elements(a), Input::Elements(b)) => {
+                let (low, high) = (a.quantum.min(b.quantum), a.quantum.max(b.quantum));
+                // Elements that may be cut anywhere may be cut at whole rows, too, unless rows cut the source's blocks.
+                let fits = low == high || (low == ANY_CUT && high.is_multiple_of(a.from.unit().0));
+                fits && a.from == b.from && self.plan.shape == other.plan.shape && views(self) == views(other)
+            }
+            _ => false,
+        }
+    }
+
     /// Names the tensor, and the source if nothing else is named, in an error.
     pub(super) fn blame(&self, error: Error) -> Error {
         let error = error.in_tensor(&self.plan.name);
@@ -185,22 +203,23 @@ impl Elements<'_> {
     }
 
     /// Elements to read at once.
-    pub(super) fn read_len(&self) -> usize {
+    pub(super) fn read_len(&self, quantum: usize) -> usize {
         let transposed = match &self.parts {
             Parts::Concatenated(views) => views.iter().any(Gather::is_transposed),
             Parts::Packed(_) => false,
         };
         let bytes = if transposed { TRANSPOSED_READ_BYTES } else { READ_BYTES };
-        self.whole_quanta(self.from.elements(bytes))
+        whole_quanta(self.from.elements(bytes), quantum)
     }
 
     /// Elements for a worker to take at once.
-    pub(super) fn task_len(&self) -> usize {
-        self.whole_quanta(WORKER_WEIGHTS)
+    pub(super) fn task_len(quantum: usize) -> usize {
+        whole_quanta(WORKER_WEIGHTS, quantum)
     }
 
-    fn whole_quanta(&self, elements: usize) -> usize {
-        (elements / self.quantum).max(1) * self.quantum
+    /// Elements that must stay together, except at the end of the tensor.
+    pub(super) fn quantum(&self) -> usize {
+        self.quantum
     }
 
     /// Bytes that so many elements take in the output.
@@ -235,4 +254,8 @@ impl Elements<'_> {
         }
         Ok(())
     }
+}
+
+fn whole_quanta(elements: usize, quantum: usize) -> usize {
+    (elements / quantum).max(1) * quantum
 }

@@ -27,19 +27,7 @@ impl AtomicFile {
     /// `overwrite` is false.
     pub fn create(target: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
         let target = target.as_ref();
-        let refuse = |kind: io::ErrorKind, why: &str| Error::io(target, "create the file", io::Error::new(kind, why));
-        if target.file_name().is_none() {
-            return Err(refuse(io::ErrorKind::InvalidInput, "the path does not end in a file name"));
-        }
-        match target.metadata() {
-            Ok(found) if !found.is_file() => {
-                return Err(refuse(io::ErrorKind::InvalidInput, "the path is taken by something other than a file"));
-            }
-            Ok(_) if !overwrite => {
-                return Err(refuse(io::ErrorKind::AlreadyExists, "it exists already; remove it or allow overwriting"));
-            }
-            _ => {}
-        }
+        check_target(target, overwrite)?;
         let mut builder = Builder::new();
         builder.prefix(".ggquant-").suffix(".part");
         #[cfg(unix)]
@@ -52,6 +40,27 @@ impl AtomicFile {
             .tempfile_in(folder(target))
             .map_err(|e| Error::io(target, "create a temporary file in the target's folder", e))?;
         Ok(Self { file, target: target.to_owned(), overwrite })
+    }
+
+    /// Opens `partial`, or creates it, as the file that will be given the target's name. Unlike a temporary file it stays
+    /// when it is dropped without a commit, so that a later run can go on with it.
+    ///
+    /// # Errors
+    /// As [`AtomicFile::create`].
+    pub fn resume(target: impl AsRef<Path>, partial: &Path, overwrite: bool) -> Result<Self> {
+        let target = target.as_ref();
+        check_target(target, overwrite)?;
+        let failed = |e| Error::io(partial, "open the unfinished file", e);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(partial).map_err(failed)?;
+        let path = TempPath::try_from_path(partial).map_err(failed)?;
+        let mut file = NamedTempFile::from_parts(file, path);
+        file.disable_cleanup(true);
+        Ok(Self { file, target: target.to_owned(), overwrite })
+    }
+
+    /// The open file, for reading back what was written.
+    pub(crate) fn file(&self) -> &File {
+        self.file.as_file()
     }
 
     /// The name the file will have.
@@ -138,6 +147,23 @@ impl SealedFile {
     }
 }
 
+/// Refuses targets that cannot or must not be written.
+fn check_target(target: &Path, overwrite: bool) -> Result<()> {
+    let refuse = |kind: io::ErrorKind, why: &str| Error::io(target, "create the file", io::Error::new(kind, why));
+    if target.file_name().is_none() {
+        return Err(refuse(io::ErrorKind::InvalidInput, "the path does not end in a file name"));
+    }
+    match target.metadata() {
+        Ok(found) if !found.is_file() => {
+            Err(refuse(io::ErrorKind::InvalidInput, "the path is taken by something other than a file"))
+        }
+        Ok(_) if !overwrite => {
+            Err(refuse(io::ErrorKind::AlreadyExists, "it exists already; remove it or allow overwriting"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The folder that holds `target`.
 fn folder(target: &Path) -> &Path {
     match target.parent() {
@@ -163,12 +189,12 @@ fn sync_folder(_dir: &Path) -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+pub(crate) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, buf, offset)
 }
 
 #[cfg(windows)]
-fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
     while !buf.is_empty() {
         match file.seek_write(buf, offset) {
