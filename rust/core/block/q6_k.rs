@@ -11,6 +11,7 @@ use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::signed::{Signed, Weighting};
 use crate::reference::rounding::{nearest_int, to_half};
 use crate::reference::{GROUP_EPSILON, symmetric};
 
@@ -36,23 +37,30 @@ fn pack(d: f16, scales: [i8; 16], codes: &[u8; 256]) -> Block {
     Block { ql, qh: pack_pairs(&codes.map(|code| code >> 4)), scales, d }
 }
 
-fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
-    let mut codes = [[0; 16]; 16];
-    let mut scales = [0.0; 16];
+/// Maps the scale largest in magnitude to -128. `None` if the block counts as zero.
+fn round_scales(scales: &[f32; 16]) -> Option<(f16, [i8; 16])> {
     let (mut max, mut amax) = (0.0, 0.0);
-    for j in 0..16 {
-        (scales[j], codes[j]) = symmetric::search(group(x, j), imatrix.map(|imatrix| group(imatrix, j)), HALF);
-        if scales[j].abs() > amax {
-            amax = scales[j].abs();
-            max = scales[j];
+    for &scale in scales {
+        if scale.abs() > amax {
+            amax = scale.abs();
+            max = scale;
         }
     }
     if amax < GROUP_EPSILON {
-        return pack(f16::ZERO, [0; 16], &[0; 256]);
+        return None;
     }
     let inverse_scale = -128.0 / max;
-    let d = to_half(1.0 / inverse_scale);
-    let scales = scales.map(|scale| nearest_int(inverse_scale * scale).min(127) as i8);
+    let codes = scales.map(|scale| nearest_int(inverse_scale * scale).min(127) as i8);
+    Some((to_half(1.0 / inverse_scale), codes))
+}
+
+fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+    let mut codes = [[0; 16]; 16];
+    let mut scales = [0.0; 16];
+    for j in 0..16 {
+        (scales[j], codes[j]) = symmetric::search(group(x, j), imatrix.map(|imatrix| group(imatrix, j)), HALF);
+    }
+    let Some((d, scales)) = round_scales(&scales) else { return pack(f16::ZERO, [0; 16], &[0; 256]) };
     for (j, codes) in codes.iter_mut().enumerate() {
         symmetric::recode(group(x, j), d.to_f32() * f32::from(scales[j]), HALF, codes);
     }
@@ -70,6 +78,35 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 
 /// 6-bit codes, 8-bit scales per 16.
 pub struct Q6_K;
+
+impl Signed for Q6_K {
+    type Block = Block;
+    type Scales = (f16, [i8; 16]);
+    const HALF: i32 = HALF;
+    const PLAIN_DESCENDS: bool = false;
+    const WEIGHTING: Weighting = Weighting::Direct;
+    const HALF_SCALE: i32 = 128;
+
+    fn by_largest(scales: &[f32; 16]) -> Option<Self::Scales> {
+        round_scales(scales)
+    }
+
+    fn by_codes(d: f32, codes: &[u8; 16]) -> Self::Scales {
+        (to_half(d), codes.map(|code| code.wrapping_sub(128) as i8))
+    }
+
+    fn decode(scales: &Self::Scales, j: usize) -> f32 {
+        scales.0.to_f32() * f32::from(scales.1[j])
+    }
+
+    fn pack(scales: &Self::Scales, codes: &[u8; 256]) -> Block {
+        pack(scales.0, scales.1, codes)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        encode(x, imatrix)
+    }
+}
 
 impl BlockFormat for Q6_K {
     const INFO: FormatInfo = FormatInfo {
