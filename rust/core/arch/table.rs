@@ -1,8 +1,7 @@
 //! The table of kernels: formats that have one, compiled for each instruction set.
 
-use crate::block::{Format, q3_k, q4_k, q5_k, q6_k};
-use crate::kernel::sixteenths::Encoder;
-use crate::kernel::{self, EncodeRows};
+use crate::block::{Format, q2_k, q3_k, q4_k, q5_k, q6_k};
+use crate::kernel::{self, EncodeRows, scale_min, signed};
 
 /// Defines a look-up for one instruction set: the lanes, and the features they need.
 macro_rules! table {
@@ -41,8 +40,9 @@ macro_rules! kernels {
 }
 
 kernels! {
-    Q3_K => Encoder<q3_k::Q3_K>,
-    Q4_K => q4_k::Q4_K,
-    Q5_K => q5_k::Q5_K,
-    Q6_K => Encoder<q6_k::Q6_K>,
+    Q2_K => scale_min::Encoder<q2_k::Q2_K, 16, 16>,
+    Q3_K => signed::Encoder<q3_k::Q3_K>,
+    Q4_K => scale_min::Encoder<q4_k::Q4_K, 8, 32>,
+    Q5_K => scale_min::Encoder<q5_k::Q5_K, 8, 32>,
+    Q6_K => signed::Encoder<q6_k::Q6_K>,
 }

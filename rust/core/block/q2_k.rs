@@ -11,6 +11,7 @@ use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::scale_min::ScaleMin;
 use crate::reference::affine::{self, Cost, Fit, Grid, WEIGHTED_GRID};
 use crate::reference::rounding::{nearest_int, to_half};
 use crate::reference::{importance, superblock};
@@ -32,16 +33,55 @@ const MAX_CODE: i32 = 3;
 const MAX_SCALE: i32 = 15;
 const PLAIN_GRID: Grid = Grid { first: -0.5, step: 0.1, last: 15 };
 
+/// Scales and minima as they are stored.
+pub(crate) struct Scales {
+    d: f16,
+    dmin: f16,
+    packed: [u8; 16],
+}
+
+impl Scales {
+    /// Maps the largest scale to 15, and the largest minimum likewise.
+    fn by_largest(scales: &[f32; 16], mins: &[f32; 16]) -> Self {
+        let round = |values: &[f32; 16]| {
+            let max = values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
+            if max > 0.0 {
+                let inverse = MAX_SCALE as f32 / max;
+                (max / MAX_SCALE as f32, values.map(|v| nearest_int(inverse * v) as u8))
+            } else {
+                (0.0, [0; 16])
+            }
+        };
+        let ((d, scales), (dmin, mins)) = (round(scales), round(mins));
+        Self::by_codes(d, dmin, &scales, &mins)
+    }
+
+    fn by_codes(d: f32, dmin: f32, scales: &[u8; 16], mins: &[u8; 16]) -> Self {
+        let packed = std::array::from_fn(|j| scales[j] | (mins[j] << 4));
+        Self { d: to_half(d), dmin: to_half(dmin), packed }
+    }
+
+    /// Scale and minimum of sub-block `j`, as they decode.
+    #[inline]
+    fn decode(&self, j: usize) -> (f32, f32) {
+        let scale = self.d.to_f32() * f32::from(self.packed[j] & 15);
+        (scale, self.dmin.to_f32() * f32::from(self.packed[j] >> 4))
+    }
+}
+
+fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
+    Block { scales: scales.packed, qs: pack_pairs(codes), d: scales.d, dmin: scales.dmin }
+}
+
 /// Takes the codes anew with the scales as stored, and packs.
-fn finish(x: &[f32; 256], fits: &[Fit<16>; 16], d: f16, dmin: f16, scales: [u8; 16]) -> Block {
+fn finish(x: &[f32; 256], fits: &[Fit<16>; 16], scales: &Scales) -> Block {
     let mut codes = [0; 256];
     for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         *codes = fits[j].codes;
-        let scale = d.to_f32() * f32::from(scales[j] & 15);
-        let min = dmin.to_f32() * f32::from(scales[j] >> 4);
+        let (scale, min) = scales.decode(j);
         affine::recode(group(x, j), scale, min, MAX_CODE, codes);
     }
-    Block { scales, qs: pack_pairs(&codes), d, dmin }
+    pack(scales, &codes)
 }
 
 fn encode(x: &[f32; 256]) -> Block {
@@ -49,18 +89,8 @@ fn encode(x: &[f32; 256]) -> Block {
         let x: &[f32; 16] = group(x, j);
         affine::search(x, &x.map(f32::abs), MAX_CODE, PLAIN_GRID, Cost::Absolute)
     });
-    let round = |values: [f32; 16]| {
-        let max = values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
-        if max > 0.0 {
-            let inverse = MAX_SCALE as f32 / max;
-            (to_half(max / MAX_SCALE as f32), values.map(|v| nearest_int(inverse * v) as u8))
-        } else {
-            (f16::ZERO, [0; 16])
-        }
-    };
-    let (d, scales) = round(fits.map(|fit| fit.scale));
-    let (dmin, mins) = round(fits.map(|fit| fit.min));
-    finish(x, &fits, d, dmin, std::array::from_fn(|j| scales[j] | (mins[j] << 4)))
+    let scales = Scales::by_largest(&fits.map(|fit| fit.scale), &fits.map(|fit| fit.min));
+    finish(x, &fits, &scales)
 }
 
 fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
@@ -74,7 +104,7 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     });
     let (d, scales) = superblock::search(&fits.map(|fit| fit.scale), &totals, MAX_SCALE);
     let (dmin, mins) = superblock::search(&fits.map(|fit| fit.min), &totals, MAX_SCALE);
-    finish(x, &fits, to_half(d), to_half(dmin), std::array::from_fn(|j| scales[j] | (mins[j] << 4)))
+    finish(x, &fits, &Scales::by_codes(d, dmin, &scales, &mins))
 }
 
 fn decode(block: &Block, out: &mut [f32; 256]) {
@@ -88,6 +118,37 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 
 /// 2-bit codes, 4-bit scales and minima per 16.
 pub struct Q2_K;
+
+impl ScaleMin<16> for Q2_K {
+    type Block = Block;
+    type Scales = Scales;
+    const MAX_CODE: i32 = MAX_CODE;
+    const MAX_SCALE: i32 = MAX_SCALE;
+    const PLAIN_GRID: Grid = PLAIN_GRID;
+    const PLAIN_COST: Cost = Cost::Absolute;
+    const PLAIN_RMS: bool = false;
+    const SIGMA2: f32 = 1.0;
+
+    fn by_largest(scales: &[f32; 16], mins: &[f32; 16]) -> Scales {
+        Scales::by_largest(scales, mins)
+    }
+
+    fn by_codes(d: f32, dmin: f32, scales: &[u8; 16], mins: &[u8; 16]) -> Scales {
+        Scales::by_codes(d, dmin, scales, mins)
+    }
+
+    fn decode(scales: &Scales, j: usize) -> (f32, f32) {
+        scales.decode(j)
+    }
+
+    fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
+        pack(scales, codes)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        imatrix.map_or_else(|| encode(x), |imatrix| encode_weighted(x, imatrix))
+    }
+}
 
 impl BlockFormat for Q2_K {
     const INFO: FormatInfo = FormatInfo {

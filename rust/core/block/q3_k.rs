@@ -12,7 +12,7 @@ use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::sixteenths::{Scaled, Sixteenths};
+use crate::kernel::signed::{Signed, Weighting};
 use crate::reference::rounding::{nearest_int, to_half};
 use crate::reference::{importance, symmetric};
 
@@ -53,14 +53,6 @@ fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
     i32::from(lower | (upper << 4)) - HALF_SCALE
 }
 
-fn pack(d: f16, scales: [u8; 12], codes: &[u8; 256]) -> Block {
-    let mut hmask = [0; 32];
-    for (j, code) in codes.iter().enumerate() {
-        hmask[j % 32] |= (code >> 2) << (j / 32);
-    }
-    Block { hmask, qs: pack_pairs(&codes.map(|code| code & 3)), scales, d }
-}
-
 /// Takes the codes anew with the scales as stored, and packs.
 fn finish(x: &[f32; 256], mut codes: [[i8; 16]; 16], d: f16, scales: [u8; 12]) -> Block {
     for (j, codes) in codes.iter_mut().enumerate() {
@@ -69,25 +61,43 @@ fn finish(x: &[f32; 256], mut codes: [[i8; 16]; 16], d: f16, scales: [u8; 12]) -
     pack(d, scales, &std::array::from_fn(|j| codes[j / 16][j % 16] as u8))
 }
 
-fn encode(x: &[f32; 256]) -> Block {
-    let mut codes = [[0; 16]; 16];
-    let mut scales = [0.0; 16];
+fn pack(d: f16, scales: [u8; 12], codes: &[u8; 256]) -> Block {
+    let mut hmask = [0; 32];
+    for (j, code) in codes.iter().enumerate() {
+        hmask[j % 32] |= (code >> 2) << (j / 32);
+    }
+    Block { hmask, qs: pack_pairs(&codes.map(|code| code & 3)), scales, d }
+}
+
+/// Maps the scale largest in magnitude to -32. All scales zero are packed as they are, without the offset.
+fn round_scales(scales: &[f32; 16]) -> (f16, [u8; 12]) {
     let (mut max, mut amax) = (0.0, 0.0);
-    for j in 0..16 {
-        (scales[j], codes[j]) = symmetric::descend(group(x, j), HALF);
-        if scales[j].abs() > amax {
-            amax = scales[j].abs();
-            max = scales[j];
+    for &scale in scales {
+        if scale.abs() > amax {
+            amax = scale.abs();
+            max = scale;
         }
     }
     if max == 0.0 {
-        return finish(x, codes, f16::ZERO, [0; 12]);
+        return (f16::ZERO, [0; 12]);
     }
     let inverse_scale = -HALF_SCALE as f32 / max;
-    let scales = scales.map(|scale| {
-        (nearest_int(inverse_scale * scale).clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8
+    let codes = scales.map(|scale| {
+        // Through 8 bits first, then to the range of 6.
+        let code = i32::from(nearest_int(inverse_scale * scale) as i8);
+        (code.clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8
     });
-    finish(x, codes, to_half(1.0 / inverse_scale), pack_scales(&scales))
+    (to_half(1.0 / inverse_scale), pack_scales(&codes))
+}
+
+fn encode(x: &[f32; 256]) -> Block {
+    let mut codes = [[0; 16]; 16];
+    let mut scales = [0.0; 16];
+    for j in 0..16 {
+        (scales[j], codes[j]) = symmetric::descend(group(x, j), HALF);
+    }
+    let (d, scales) = round_scales(&scales);
+    finish(x, codes, d, scales)
 }
 
 fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
@@ -119,23 +129,28 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 /// 3-bit codes, 6-bit scales per 16.
 pub struct Q3_K;
 
-impl Sixteenths for Q3_K {
+impl Signed for Q3_K {
     type Block = Block;
     type Scales = (f16, [u8; 12]);
     const HALF: i32 = HALF;
-    const WEIGHED: bool = true;
-    // Without importances the search is another one.
-    const PLAIN: bool = false;
+    const PLAIN_DESCENDS: bool = true;
+    const WEIGHTING: Weighting = Weighting::Search;
+    const HALF_SCALE: i32 = HALF_SCALE;
 
-    fn scales(scales: &[f32; 16], totals: &[f32; 16]) -> Scaled<Self::Scales> {
-        let (d, scales) = symmetric::search(scales, Some(totals), HALF_SCALE);
-        let (d, packed) = (to_half(d), pack_scales(&scales));
-        let steps = std::array::from_fn(|j| d.to_f32() * unpack_scale(&packed, j) as f32);
-        Scaled { stored: (d, packed), steps }
+    fn by_largest(scales: &[f32; 16]) -> Option<Self::Scales> {
+        Some(round_scales(scales))
     }
 
-    fn pack((d, scales): Self::Scales, codes: &[u8; 256]) -> Block {
-        pack(d, scales, codes)
+    fn by_codes(d: f32, codes: &[u8; 16]) -> Self::Scales {
+        (to_half(d), pack_scales(&codes.map(|code| code as i8)))
+    }
+
+    fn decode(scales: &Self::Scales, j: usize) -> f32 {
+        scales.0.to_f32() * unpack_scale(&scales.1, j) as f32
+    }
+
+    fn pack(scales: &Self::Scales, codes: &[u8; 256]) -> Block {
+        pack(scales.0, scales.1, codes)
     }
 
     fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {

@@ -12,7 +12,7 @@ use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_
 use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::scale_min::ScaleMin;
-use crate::reference::affine::Grid;
+use crate::reference::affine::{Cost, Grid};
 
 block_layout! {
     struct Block, 144 bytes {
@@ -64,11 +64,27 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 /// 4-bit codes, 6-bit scales and minima per 32.
 pub struct Q4_K;
 
-impl ScaleMin for Q4_K {
+impl ScaleMin<8> for Q4_K {
     type Block = Block;
+    type Scales = Scales;
     const MAX_CODE: i32 = MAX_CODE;
+    const MAX_SCALE: i32 = 63;
     const PLAIN_GRID: Grid = PLAIN_GRID;
-    const SCALE_LIMIT: u8 = SCALE_LIMIT;
+    const PLAIN_COST: Cost = Cost::Square;
+    const PLAIN_RMS: bool = true;
+    const SIGMA2: f32 = 2.0;
+
+    fn by_largest(scales: &[f32; 8], mins: &[f32; 8]) -> Scales {
+        Scales::by_largest(scales, mins)
+    }
+
+    fn by_codes(d: f32, dmin: f32, scales: &[u8; 8], mins: &[u8; 8]) -> Scales {
+        Scales::by_codes(d, dmin, scales, mins, SCALE_LIMIT)
+    }
+
+    fn decode(scales: &Scales, j: usize) -> (f32, f32) {
+        scales.decode(j)
+    }
 
     fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
         pack(scales, codes)

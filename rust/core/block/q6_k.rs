@@ -11,7 +11,7 @@ use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::sixteenths::{Scaled, Sixteenths};
+use crate::kernel::signed::{Signed, Weighting};
 use crate::reference::rounding::{nearest_int, to_half};
 use crate::reference::{GROUP_EPSILON, symmetric};
 
@@ -37,7 +37,7 @@ fn pack(d: f16, scales: [i8; 16], codes: &[u8; 256]) -> Block {
     Block { ql, qh: pack_pairs(&codes.map(|code| code >> 4)), scales, d }
 }
 
-/// Rounds the scales of the sub-blocks: `d` and eight bits each, or `None` for a block that counts as zero.
+/// Maps the scale largest in magnitude to -128. `None` if the block counts as zero.
 fn round_scales(scales: &[f32; 16]) -> Option<(f16, [i8; 16])> {
     let (mut max, mut amax) = (0.0, 0.0);
     for &scale in scales {
@@ -50,8 +50,8 @@ fn round_scales(scales: &[f32; 16]) -> Option<(f16, [i8; 16])> {
         return None;
     }
     let inverse_scale = -128.0 / max;
-    let rounded = scales.map(|scale| nearest_int(inverse_scale * scale).min(127) as i8);
-    Some((to_half(1.0 / inverse_scale), rounded))
+    let codes = scales.map(|scale| nearest_int(inverse_scale * scale).min(127) as i8);
+    Some((to_half(1.0 / inverse_scale), codes))
 }
 
 fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
@@ -60,9 +60,7 @@ fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
     for j in 0..16 {
         (scales[j], codes[j]) = symmetric::search(group(x, j), imatrix.map(|imatrix| group(imatrix, j)), HALF);
     }
-    let Some((d, scales)) = round_scales(&scales) else {
-        return pack(f16::ZERO, [0; 16], &[0; 256]);
-    };
+    let Some((d, scales)) = round_scales(&scales) else { return pack(f16::ZERO, [0; 16], &[0; 256]) };
     for (j, codes) in codes.iter_mut().enumerate() {
         symmetric::recode(group(x, j), d.to_f32() * f32::from(scales[j]), HALF, codes);
     }
@@ -81,24 +79,28 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 /// 6-bit codes, 8-bit scales per 16.
 pub struct Q6_K;
 
-impl Sixteenths for Q6_K {
+impl Signed for Q6_K {
     type Block = Block;
-    type Scales = Option<(f16, [i8; 16])>;
+    type Scales = (f16, [i8; 16]);
     const HALF: i32 = HALF;
-    const WEIGHED: bool = false;
-    const PLAIN: bool = true;
+    const PLAIN_DESCENDS: bool = false;
+    const WEIGHTING: Weighting = Weighting::Direct;
+    const HALF_SCALE: i32 = 128;
 
-    fn scales(scales: &[f32; 16], _totals: &[f32; 16]) -> Scaled<Self::Scales> {
-        let stored = round_scales(scales);
-        let steps = stored.map_or([0.0; 16], |(d, scales)| scales.map(|scale| d.to_f32() * f32::from(scale)));
-        Scaled { stored, steps }
+    fn by_largest(scales: &[f32; 16]) -> Option<Self::Scales> {
+        round_scales(scales)
     }
 
-    fn pack(scales: Self::Scales, codes: &[u8; 256]) -> Block {
-        match scales {
-            Some((d, scales)) => pack(d, scales, codes),
-            None => pack(f16::ZERO, [0; 16], &[0; 256]),
-        }
+    fn by_codes(d: f32, codes: &[u8; 16]) -> Self::Scales {
+        (to_half(d), codes.map(|code| code.wrapping_sub(128) as i8))
+    }
+
+    fn decode(scales: &Self::Scales, j: usize) -> f32 {
+        scales.0.to_f32() * f32::from(scales.1[j])
+    }
+
+    fn pack(scales: &Self::Scales, codes: &[u8; 256]) -> Block {
+        pack(scales.0, scales.1, codes)
     }
 
     fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {

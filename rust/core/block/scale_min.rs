@@ -79,6 +79,11 @@ impl Scales {
     pub(crate) fn by_search(fit: &SubBlocks, limit: u8) -> Self {
         let (d, scales) = superblock::search(&fit.scales, &fit.totals, 63);
         let (dmin, mins) = superblock::search(&fit.mins, &fit.totals, 63);
+        Self::by_codes(d, dmin, &scales, &mins, limit)
+    }
+
+    /// Rounds and packs what a search found. `limit` caps codes.
+    pub(crate) fn by_codes(d: f32, dmin: f32, scales: &[u8; 8], mins: &[u8; 8], limit: u8) -> Self {
         let packed = pack(&scales.map(|s| s.min(limit)), &mins.map(|m| m.min(limit)));
         Self { d: to_half(d), dmin: to_half(dmin), packed }
     }
@@ -101,7 +106,7 @@ impl Scales {
 
 /// Packs eight 6-bit scales and minima: bytes 0 to 3 hold scales 0 to 3, bytes 4 to 7 minima 0 to 3, bytes 8 to 11 the
 /// lower four bits of scales and minima 4 to 7, whose upper two bits sit on top of the first eight bytes.
-pub(crate) fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     let mut packed = [0; 12];
     packed[..4].copy_from_slice(&scales[..4]);
     packed[4..8].copy_from_slice(&mins[..4]);
@@ -113,9 +118,8 @@ pub(crate) fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     packed
 }
 
-/// Undoes [`pack`] for one sub-block: scale and minimum.
 #[inline]
-pub(crate) fn unpack(packed: &[u8; 12], j: usize) -> (u8, u8) {
+fn unpack(packed: &[u8; 12], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {

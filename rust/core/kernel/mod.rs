@@ -7,14 +7,14 @@
 //!
 //! - [`tile`]: groups of weights into lanes, codes out of them;
 //! - [`affine`]: the search over a group with a minimum;
-//! - [`symmetric`]: the search over a group around zero;
 //! - [`superblock`]: the scales of a super-block as small integers;
-//! - [`scale_min`]: Q4_K and Q5_K;
-//! - [`sixteenths`]: Q6_K, and Q3_K with an importance matrix.
+//! - [`scale_min`]: Q2_K, Q4_K and Q5_K;
+//! - [`symmetric`]: the searches over a group without a minimum;
+//! - [`signed`]: Q3_K and Q6_K.
 
 pub(crate) mod affine;
 pub(crate) mod scale_min;
-pub(crate) mod sixteenths;
+pub(crate) mod signed;
 pub(crate) mod superblock;
 pub(crate) mod symmetric;
 pub(crate) mod tile;
@@ -24,6 +24,9 @@ use crate::lanes::F32Lanes;
 
 /// Blocks in a batch.
 pub(crate) const BATCH: usize = 8;
+
+/// Groups in a batch of super-blocks, at most: groups of 16 weights.
+pub(crate) const MAX_GROUPS: usize = BATCH * 16;
 
 /// Encodes whole rows: weights, their number in a row, one importance a column, bytes.
 pub(crate) type EncodeRows = fn(&[f32], usize, Option<&[f32]>, &mut [u8]);
