@@ -40,7 +40,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            say_error("interrupted; nothing was left behind")
+            kept = kwargs.get("resume", False) and not kwargs.get("dry_run", False)
+            say_error(f"interrupted; {'--resume goes on from here' if kept else 'nothing was left behind'}")
             code = INTERRUPTED
         except errors.UsageError as error:
             code = _report(error, USAGE)
