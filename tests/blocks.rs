@@ -13,6 +13,15 @@ use proptest::prelude::*;
 const SEED: u64 = 20_240_229;
 const ROUNDS: u64 = 24;
 
+/// Rows of [`NEGATIVE_SEED`] for which least squares under `rows::weights` ends, by cancellation, on a negative scale for some
+/// sub-block: rare, and what happens to it then is a matter of casts.
+const NEGATIVE: [u64; 28] = [
+    5411, 14983, 41329, 41418, 44898, 48480, 50328, 52475, 56719, 59691, 64128, 71424, 75931, 77506, 77863, 80496,
+    83053, 83651, 84091, 85043, 89922, 90034, 97797, 100842, 103512, 111658, 112723, 114621,
+];
+/// See [`NEGATIVE`].
+const NEGATIVE_SEED: u64 = 5;
+
 /// The formats of this file: all but those with codebooks.
 const FORMATS: [Format; 21] = [
     Format::F32,
@@ -44,6 +53,16 @@ fn row_len(format: Format, index: u64) -> usize {
         1 => 64,
         256 => 256 * (1 + turn % 3),
         block => block * (1 + turn % 7),
+    }
+}
+
+/// Seed, number and length of each row of a kind; the rows with negative scales are one more kind.
+fn cases(format: Format, kind: u64) -> Vec<(u64, u64, usize)> {
+    if kind == rows::KINDS {
+        NEGATIVE.map(|index| (NEGATIVE_SEED, index, 256)).to_vec()
+    } else {
+        let indices = (0..ROUNDS).map(|round| round * rows::KINDS + kind);
+        indices.map(|index| (SEED, index, row_len(format, index))).collect()
     }
 }
 
@@ -88,14 +107,13 @@ fn adversarial_rows_encode_to_ggmls_bytes() {
     let mut failures = Vec::new();
     let mut digests = golden::adversarial();
     digests.retain(|(_, what, _), _| what != "decode");
-    assert_eq!(digests.len() as u64, FORMATS.len() as u64 * 2 * rows::KINDS);
+    assert_eq!(digests.len() as u64, FORMATS.len() as u64 * 2 * (rows::KINDS + 1));
     for ((name, what, kind), expected) in digests {
         let format: Format = name.parse().unwrap();
         let mut digest = Digest::new();
-        for index in (0..ROUNDS).map(|round| round * rows::KINDS + kind) {
-            let len = row_len(format, index);
-            let imatrix = (what == "imatrix").then(|| rows::weights(SEED, index, len));
-            let data = encode(format, &rows::row(SEED, index, len), imatrix.as_deref());
+        for (seed, index, len) in cases(format, kind) {
+            let imatrix = (what == "imatrix").then(|| rows::weights(seed, index, len));
+            let data = encode(format, &rows::row(seed, index, len), imatrix.as_deref());
             digest.update(data.into_iter().map(u64::from));
         }
         if digest.0 != expected {
@@ -115,8 +133,8 @@ fn random_bytes_decode_to_ggmls_bits() {
         }
         let format: Format = name.parse().unwrap();
         let mut digest = Digest::new();
-        for index in (0..ROUNDS).map(|round| round * rows::KINDS + kind) {
-            let bytes = format.info().row_bytes(row_len(format, index)).unwrap();
+        for (_, index, len) in cases(format, kind) {
+            let bytes = format.info().row_bytes(len).unwrap();
             let weights = decode(format, &rows::random_bytes(SEED + 1, index, bytes));
             digest.update(weights.into_iter().map(|v| u64::from(if v.is_nan() { 0x7fc0_0000 } else { v.to_bits() })));
         }
@@ -127,7 +145,7 @@ fn random_bytes_decode_to_ggmls_bits() {
     }
     assert!(failures.is_empty(), "bits differ: {failures:?}");
     // ggml has no decoder for Q8_1, and F32 is decoded by copying.
-    assert_eq!(compared, (FORMATS.len() as u64 - 2) * rows::KINDS);
+    assert_eq!(compared, (FORMATS.len() as u64 - 2) * (rows::KINDS + 1));
 }
 
 #[test]

@@ -38,8 +38,10 @@ from ggquant.tensor import QuantizedTensor, dequantize, quantize
 if TYPE_CHECKING:
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
-    from ggquant.pipeline import ConversionReport, Plan, PlannedTensor, Progress, convert, plan
+    from ggquant.pipeline import ConversionReport, convert, plan
+    from ggquant.planned import Plan, PlannedTensor
     from ggquant.policy import Options, variants
+    from ggquant.progress import Progress
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
@@ -47,9 +49,9 @@ _LAZY = {
     "Finding": "files",
     "Imatrix": "imatrix",
     "Options": "policy",
-    "Plan": "pipeline",
-    "PlannedTensor": "pipeline",
-    "Progress": "pipeline",
+    "Plan": "planned",
+    "PlannedTensor": "planned",
+    "Progress": "progress",
     "convert": "pipeline",
     "load_imatrix": "imatrix",
     "merge": "files",

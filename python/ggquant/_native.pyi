@@ -9,6 +9,22 @@ import numpy.typing as npt
 
 from ggquant.metadata import NativeEntry
 
+__all__ = [
+    "GgufReader",
+    "GgufWriter",
+    "__version__",
+    "checkpoint_tensors",
+    "convert_models",
+    "decode",
+    "encode",
+    "formats",
+    "isa",
+    "merge_file",
+    "read_imatrix",
+    "split_file",
+    "verify_file",
+]
+
 __version__: str
 
 def isa() -> str: ...
@@ -61,13 +77,11 @@ def read_imatrix(
     path: str,
 ) -> tuple[list[tuple[str, npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
 def checkpoint_tensors(path: str) -> list[tuple[str, str, list[int], Path, int, int]]: ...
-def convert_model(
-    target: str,
-    entries: list[NativeEntry],
-    tensors: Sequence[Any],
+def convert_models(
+    models: Sequence[Any],
     threads: int | None,
     overwrite: bool,
-    split_max_bytes: int | None,
-    split_max_tensors: int | None,
+    resume: bool,
+    max_buffer: int | None,
     progress: Callable[[str, str, int, int, int], object] | None,
-) -> tuple[list[Path], int]: ...
+) -> tuple[list[list[tuple[Path, int]]], int, int]: ...

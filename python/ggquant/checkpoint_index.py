@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any
 
-from ggquant.bounded_json import parse_object, read_object
-from ggquant.errors import CheckpointError, FileError, MalformedFileError
+from ggquant import _native
+from ggquant.bounded_json import read_object
+from ggquant.errors import CheckpointError, MalformedFileError
 
 INDEX_NAME = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000
-"""The limit that the safetensors library sets as well."""
-
-MAX_AXES = 8
-
-DTYPE_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F4": 0,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,46 +61,10 @@ def index_checkpoint(source: Path) -> dict[str, StoredTensor]:
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Tensors of one safetensors file, sorted by name. Errors as in `index_checkpoint`."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise MalformedFileError(
-                    f"{path}: header of {length} bytes in a file of {size}; truncated download?",
-                    file=str(path),
-                )
-            header = parse_object(stream.read(length), path)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}", file=str(path), errno=error.errno) from error
-    header.pop("__metadata__", None)
-    start = 8 + length
-    return {name: _stored(path, name, header[name], start, size) for name in sorted(header)}
-
-
-def _stored(path: Path, name: str, entry: Any, data_start: int, file_size: int) -> StoredTensor:
-    def bad(reason: str) -> MalformedFileError:
-        return MalformedFileError(f"{path}: tensor {name}: {reason}", file=str(path), tensor=name)
-
-    if not isinstance(entry, dict):
-        raise bad("entry is not an object")
-    dtype, shape, span = entry.get("dtype"), _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise bad(f"unknown dtype {dtype!r}")
-    if shape is None or span is None or len(shape) > MAX_AXES or len(span) != 2:
-        raise bad("shape or data_offsets are not lists of sizes")
-    begin, end = span
-    expected = prod(shape) * DTYPE_BYTES[dtype]
-    if end < begin or data_start + end > file_size:
-        raise bad(f"data at {begin}..{end} lie outside the file; truncated download?")
-    if dtype != "F4" and end - begin != expected:
-        raise bad(f"{end - begin} bytes of data where shape {shape} of {dtype} needs {expected}")
-    return StoredTensor(name, str(path), data_start + begin, dtype, tuple(shape))
-
-
-def _sizes(value: Any) -> list[int] | None:
-    fits = isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
-    return value if fits else None
+    return {
+        name: StoredTensor(name, str(file), offset, dtype, tuple(shape))
+        for name, dtype, shape, file, offset, _ in sorted(_native.checkpoint_tensors(str(path)))
+    }
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -73,7 +73,7 @@ def split(
         max_tensors: most tensors in a shard; exactly one of the two must be given.
         no_tensor_first_split: keep tensors out of the first shard, so that metadata can be changed cheaply.
         overwrite: replace existing files.
-        progress: called with the bytes written since the last call.
+        progress: called with the bytes of each piece that is copied.
     """
     if (max_size is None) == (max_tensors is None):
         raise UsageError("split by max_size or by max_tensors: give exactly one of them")
@@ -96,7 +96,7 @@ def merge(
         first_shard: any of the shards; the others are found beside it.
         dst: the file to write.
         overwrite: replace an existing file.
-        progress: called with the bytes written since the last call.
+        progress: called with the bytes of each piece that is copied.
     """
     _native.merge_file(str(first_shard), str(dst), overwrite, progress)
     return Path(dst)

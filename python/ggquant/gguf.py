@@ -68,7 +68,8 @@ class Tensor:
         """
         plain = _PLAIN.get(self.format)
         if plain is not None:
-            return self.read().view(plain).reshape(self.shape)
+            values: npt.NDArray[Any] = self.read().view(plain).reshape(self.shape)
+            return values
         return self.quantized().dequantize(dtype, threads=threads)
 
     def rows(self, start: int, stop: int) -> QuantizedTensor:
@@ -86,8 +87,8 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.format}, shape={self.shape}, {self.nbytes} bytes)"
 
 
-_PLAIN = {
-    "I8": np.int8,
+_PLAIN: dict[str, np.dtype[Any]] = {
+    "I8": np.dtype("i1"),
     "I16": np.dtype("<i2"),
     "I32": np.dtype("<i4"),
     "I64": np.dtype("<i8"),
@@ -151,8 +152,8 @@ class GGUFWriter:
         w.add("token_embd.weight", gg.quantize(array, "Q4_K"))
     ```
 
-    Tensor data are spooled beside the target as they come, so memory does not grow with the file. Leaving the `with` block
-    by an exception discards everything.
+    Tensor data are spooled beside the target as they come, so memory does not grow with the file. Leaving the
+    `with` block by an exception discards everything.
     """
 
     def __init__(
@@ -166,9 +167,9 @@ class GGUFWriter:
 
         Args:
             path: where the file will be.
-            metadata: a `Metadata` (types are kept), or a mapping of plain values: bool, int (UINT32, or the narrowest of
-                INT32, UINT64, INT64 that holds it), float (FLOAT32), str, lists and numpy arrays and scalars (their own
-                types), or `MetaValue` to say the type.
+            metadata: a `Metadata` (types are kept), or a mapping of plain values: bool, int (the first of UINT32,
+                INT32, UINT64 and INT64 that holds it), float (FLOAT32), str, lists, numpy arrays and scalars (their
+                own types), or `MetaValue` to say the type.
             overwrite: replace an existing file when this one is complete.
 
         Raises:
@@ -176,10 +177,11 @@ class GGUFWriter:
             UsageError: a metadata value of a type GGUF has no word for.
         """
         self.metadata = Metadata(metadata or {})
+        self._names: set[str] = set()
         self._native: _native.GgufWriter | None = _native.GgufWriter(str(Path(path)), overwrite)
 
     def add(self, name: str, tensor: QuantizedTensor | npt.ArrayLike) -> None:
-        """Appends a tensor: a `QuantizedTensor`, or an array of floats (float32, float16, bfloat16), integers or float64.
+        """Appends a tensor: a `QuantizedTensor`, or an array of floats (float16 to float64, bfloat16) or integers.
 
         Raises:
             UsageError: the writer is closed, the name is taken or too long (63 bytes), or the dtype has no GGUF type.
@@ -193,13 +195,21 @@ class GGUFWriter:
             array = _as_array(tensor)
             shape = array.shape
             kind = _KINDS.get(array.dtype.name, "")
-            if kind in ("F32", "F16", "BF16"):
-                data = _raw(array)
-            elif kind:
-                data = _raw(array.astype(array.dtype.newbyteorder("<")))
-            else:
+            if not kind:
                 raise UsageError(f"tensor '{name}': dtype {array.dtype} has no GGUF type")
+            data = _raw(array if kind == "BF16" else array.astype(array.dtype.newbyteorder("<"), copy=False))
+        self._check_tensor(name, shape)
         writer.add(name, list(shape), kind, data)
+        self._names.add(name)
+
+    def _check_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        """What would make the file unreadable is refused now, not when everything has been spooled."""
+        if name in self._names:
+            raise UsageError(f"tensor '{name}': the name is taken")
+        if len(name.encode("utf-8", "surrogateescape")) > _NAME_BYTES:
+            raise UsageError(f"tensor '{name}': a name has at most {_NAME_BYTES} bytes")
+        if not 1 <= len(shape) <= _MOST_AXES:
+            raise ShapeError(f"tensor '{name}': shape {shape} has {len(shape)} axes; files store 1 to {_MOST_AXES}")
 
     def close(self) -> None:
         """Completes the file. Called on leaving the `with` block."""
@@ -229,6 +239,10 @@ class GGUFWriter:
         else:
             self.discard()
 
+
+#: ggml's limits: a name takes 64 bytes with its end, a tensor has four axes.
+_NAME_BYTES = 63
+_MOST_AXES = 4
 
 _KINDS = {
     "float32": "F32",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ class MetaValue:
 
     Attributes:
         type: UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64 or FLOAT64.
-        value: a bool, int, float, str or bytes (a string need not be UTF-8); for an ARRAY a list of them, or of `MetaValue` for arrays of arrays.
+        value: a bool, int, float, str or bytes (a string need not be UTF-8); for an ARRAY a list of them, or of
+            `MetaValue` for arrays of arrays.
         item_type: element type of an ARRAY.
     """
 
@@ -83,8 +85,12 @@ class MetaValue:
     def check(self, key: str) -> None:
         """Raises UsageError where value and type contradict each other."""
         if self.type == "ARRAY":
+            if not isinstance(self.value, (list, tuple)):
+                raise UsageError(f"metadata '{key}': an ARRAY takes a list, not {type(self.value).__name__}")
             if self.item_type == "ARRAY":
                 for item in self.value:
+                    if not isinstance(item, MetaValue) or item.type != "ARRAY":
+                        raise UsageError(f"metadata '{key}': an array of arrays holds MetaValues of type ARRAY")
                     item.check(key)
                 return
             if self.item_type not in _SCALARS:
@@ -135,7 +141,7 @@ def _check_scalar(key: str, kind: str, value: Any) -> None:
         low, high = _INTEGER_RANGES[kind]
         fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
     elif kind in ("FLOAT32", "FLOAT64"):
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and _in_float_range(kind, value)
     elif kind == "BOOL":
         fits = isinstance(value, bool)
     else:
@@ -144,11 +150,21 @@ def _check_scalar(key: str, kind: str, value: Any) -> None:
         raise UsageError(f"metadata '{key}': {value!r} cannot be stored as {kind}")
 
 
+def _in_float_range(kind: str, value: float) -> bool:
+    """Whether `value` stays finite when it is stored as `kind`; infinities and NaN are stored as they are."""
+    try:
+        with np.errstate(over="ignore"):
+            stored = np.float32(value) if kind == "FLOAT32" else np.float64(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+    return bool(np.isfinite(stored)) or (isinstance(value, float) and not math.isfinite(value))
+
+
 class Metadata(MutableMapping[str, Any]):
     """Metadata in file order. Reading gives plain values; `typed` gives the stored type as well.
 
-    Assigning a plain value infers its type (see `MetaValue.infer`), assigning a `MetaValue` says it. A new key goes to the
-    end, an existing one keeps its place.
+    Assigning a plain value infers its type (see `MetaValue.infer`), assigning a `MetaValue` says it. A new key goes
+    to the end, an existing one keeps its place.
     """
 
     __slots__ = ("_entries",)

@@ -92,7 +92,7 @@ def describe(folder: Path, tensors: Sequence[SourceTensor], warnings: list[str])
     )
     _related(metadata, "dataset", _first(card, "datasets", "dataset", "dataset_sources"), card, parameters)
     for name, sources in (("tags", ("tags", "pipeline_tag")), ("languages", ("languages", "language"))):
-        items = [str(item) for source in sources for item in _as_list(card.get(source))]
+        items = [_text(item) for source in sources for item in _as_list(card.get(source))]
         if items:
             metadata[f"general.{name}"] = MetaValue("ARRAY", items, "STRING")
     return metadata
@@ -237,6 +237,10 @@ def _related_entry(item: Any, parameters: int) -> dict[str, Any]:
         if "repo_url" not in entry and parts.organization is not None and parts.name is not None:
             entry["repo_url"] = f"https://huggingface.co/{parts.organization}/{parts.name}"
     return entry
+
+
+def _text(item: Any) -> str:
+    return "no" if item is False else str(item)  # YAML takes the code of Norwegian for a negation
 
 
 def _first(card: dict[str, Any], *names: str) -> Any:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NoReturn
 
 from .ecmascript import PatternError, ecmascript_to_python
 from .errors import UsageError
@@ -20,10 +21,14 @@ __all__ = [
     "Options",
     "OverrideError",
     "TensorType",
+    "parse_override_kv",
     "parse_prune_layers",
     "parse_tensor_type",
     "parse_tensor_type_file",
 ]
+
+#: Longest key and text of an override: llama-quantize's buffers have 128 bytes.
+_OVERRIDE_BYTES = 127
 
 
 class OverrideError(UsageError):
@@ -92,12 +97,48 @@ def parse_prune_layers(text: str) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
+def parse_override_kv(text: str) -> tuple[str, MetaValue]:
+    """Reads `--override-kv KEY=TYPE:VALUE` with the types `int`, `float`, `bool` and `str`.
+
+    Integers become UINT32 without their sign, as llama-quantize stores them.
+    """
+
+    def fail(why: str) -> NoReturn:
+        raise OverrideError(f"--override-kv '{text}': {why}")
+
+    key, sep, typed = text.partition("=")
+    kind, colon, value = typed.partition(":")
+    if not (key and sep and colon):
+        fail("expected KEY=TYPE:VALUE, for example tokenizer.ggml.add_bos_token=bool:false")
+    if len(key.encode("utf-8", "surrogateescape")) > _OVERRIDE_BYTES:
+        fail(f"the key is longer than {_OVERRIDE_BYTES} bytes")
+    if kind == "int":
+        if re.fullmatch(r"[+-]?[0-9]+", value) is None or abs(int(value)) >= 2**32:
+            fail("not a whole number of at most 32 bits")
+        return key, MetaValue("UINT32", abs(int(value)))
+    if kind == "float":
+        try:
+            return key, MetaValue("FLOAT32", float(value))
+        except ValueError:
+            fail("not a number")
+    if kind == "bool":
+        if value not in ("true", "false"):
+            fail("a bool is true or false")
+        return key, MetaValue("BOOL", value == "true")
+    if kind != "str":
+        fail(f"unknown type '{kind}'; types are int, float, bool and str")
+    if len(value.encode("utf-8", "surrogateescape")) > _OVERRIDE_BYTES:
+        fail(f"the text is longer than {_OVERRIDE_BYTES} bytes")
+    return key, MetaValue("STRING", value)
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of llama-quantize that bear on which format a tensor takes, under their names there.
 
-    `overrides` are metadata to set (`--override-kv`), in order. Ours are `no_fallback`: a tensor that cannot take its
-    format is an error instead of taking another one; and `redact_paths`: metadata name files without their folders.
+    `overrides` are metadata to set (`--override-kv`), in order. Ours are `no_fallback`: a tensor that cannot
+    take its format is an error instead of taking another one; and `redact_paths`: metadata name files without
+    their folders.
     """
 
     output_tensor_type: str | None = None

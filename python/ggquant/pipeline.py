@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +16,11 @@ import numpy.typing as npt
 from ggquant import _native
 from ggquant.errors import Error, ImatrixError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix, load_imatrix
-from ggquant.metadata import Metadata, MetaValue, to_native
+from ggquant.manifest import manifest as describe
+from ggquant.manifest import write_manifest
+from ggquant.metadata import Metadata, MetaValue, NativeEntry, to_native
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
-    VARIANTS,
     Category,
     Decision,
     ModelFacts,
@@ -28,45 +29,28 @@ from ggquant.policy import (
     Refusal,
     Variant,
     choose,
+    copied_file_type,
     find_variant,
     prune,
     refusals,
     variant_label,
 )
 from ggquant.policy import warnings as policy_warnings
+from ggquant.progress import Progress
+from ggquant.recipe import apply_recipe
 from ggquant.registry import format_info
 from ggquant.sources import load_model
 from ggquant.tensor_types import tensor_bytes
 
 if TYPE_CHECKING:
     from ggquant.model import Model, SourceTensor
+    from ggquant.overrides import TensorType
 
     Source = str | os.PathLike[str]
     ImatrixLike = Source | Imatrix | Mapping[str, npt.ArrayLike]
 
 #: `general.quantization_version` of the k-quant layouts this package writes.
 QUANTIZATION_VERSION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a conversion stands.
-
-    Attributes:
-        tensor: name of the tensor that was last written to.
-        format: its format in the output.
-        tensors_done, tensors_total: counts of tensors.
-        bytes_done, bytes_total: bytes of encoded data.
-        seconds: time since the start.
-    """
-
-    tensor: str
-    format: str
-    tensors_done: int
-    tensors_total: int
-    bytes_done: int
-    bytes_total: int
-    seconds: float
 
 
 @dataclass
@@ -81,6 +65,8 @@ class ConversionReport:
         seconds: duration.
         isa: instruction set that encoded.
         warnings: what the user should know.
+        reused_bytes: bytes of tensor data taken over from an interrupted run.
+        also: the reports of the other variants that were made of the same reading, by name.
     """
 
     paths: list[Path]
@@ -90,6 +76,8 @@ class ConversionReport:
     seconds: float
     isa: str
     warnings: list[str] = field(default_factory=list)
+    reused_bytes: int = 0
+    also: dict[str, ConversionReport] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -119,11 +107,32 @@ class _NativeTensor:
 
 @dataclass
 class _Job:
-    """A plan with what it takes to carry it out."""
+    """A plan with what it takes to carry it out.
+
+    Attributes:
+        shards: numbers of tensors in the shards, with `keep_split`.
+        inputs: the files it is made from.
+        imatrix: the file of importances.
+    """
 
     plan: Plan
     tensors: list[_NativeTensor]
     label: str
+    shards: list[int] | None
+    inputs: list[str]
+    imatrix: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _NativeModel:
+    """A model as the native engine writes it: attributes by name."""
+
+    target: str
+    metadata: list[NativeEntry]
+    tensors: list[_NativeTensor]
+    split_max_bytes: int | None
+    split_max_tensors: int | None
+    shards: list[int] | None
 
 
 def plan(
@@ -133,6 +142,7 @@ def plan(
     imatrix: ImatrixLike | None = None,
     options: Options | None = None,
     pre: str | None = None,
+    recipe: Sequence[TensorType] = (),
 ) -> Plan:
     """Decides everything about a conversion from headers alone; reads no weight.
 
@@ -142,6 +152,7 @@ def plan(
         imatrix: importance matrix: a file, an `Imatrix`, or arrays by tensor name.
         options: see `gg.Options`.
         pre: name of the pre-tokenizer, instead of the one found from the tokenizer.
+        recipe: formats of tensors, as `ggquant.recipe.parse_recipe` reads them; they have the last word.
 
     What would stop the conversion (a format that needs an importance matrix, a tensor that is quantized already) is a
     warning here.
@@ -151,7 +162,9 @@ def plan(
         FileError, MalformedFileError, CheckpointError, UnsupportedError: the source cannot be converted, and why.
         ImatrixError: the importance matrix does not belong to this model.
     """
-    return _prepare(src, variant, imatrix, options or Options(), pre, dry_run=True).plan
+    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    model = load_model(src, pre=pre)
+    return _prepare(src, model, variant, matrix, options or Options(), recipe, dry_run=True).plan
 
 
 def convert(
@@ -167,6 +180,11 @@ def convert(
     overwrite: bool = False,
     split_max_size: int | None = None,
     split_max_tensors: int | None = None,
+    also: Mapping[str, Source] | None = None,
+    recipe: Sequence[TensorType] = (),
+    manifest: bool = False,
+    resume: bool = False,
+    max_buffer_size: int | None = None,
 ) -> ConversionReport:
     """Quantizes a model into a GGUF file, with the bytes that llama.cpp's converter and quantizer give.
 
@@ -174,13 +192,19 @@ def convert(
     whole; a failure, an exception from `progress` and Ctrl-C leave nothing behind.
 
     Args:
-        src, variant, imatrix, options, pre: see `plan`.
+        src, variant, imatrix, options, pre, recipe: see `plan`.
         dst: the file to write, by default `ggml-model-<VARIANT>.gguf` in the source's folder.
         threads: number of threads, by default one per core. It does not change the result.
         progress: called a few times a second, on the calling thread.
         overwrite: replace existing files when the new ones are complete.
         split_max_size: most bytes of tensor data in a shard; `dst`, less its suffix, then begins the shards' names.
         split_max_tensors: most tensors in a shard.
+        also: other variants to make of the same reading, and the files they go to.
+        manifest: write a JSON file beside each output that says what it was made from: inputs with their hashes,
+            options, version, recipe, importance matrix.
+        resume: keep what is done when the conversion fails or is interrupted, in hidden files beside the output, and
+            take up what an earlier such run left. Every piece is verified by its content; inputs are read again.
+        max_buffer_size: most megabytes (MiB) of weights to hold in memory, by default 72.
 
     Raises:
         ImatrixError: the variant needs an importance matrix, or it does not belong to this model.
@@ -189,35 +213,57 @@ def convert(
         FileError: the output exists, or the system refused a read or a write.
     """
     started = time.monotonic()
-    job = _prepare(src, variant, imatrix, options or Options(), pre, dry_run=False)
-    target = Path(dst) if dst is not None else default_output(src, job.label)
-    if split_max_size is not None or split_max_tensors is not None:
-        target = target.with_suffix("") if target.suffix == ".gguf" else target
-    total = len(job.plan.tensors)
+    opts = options or Options()
+    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    model = load_model(src, pre=pre)
+    if max_buffer_size is not None and max_buffer_size <= 0:
+        raise UsageError(f"{max_buffer_size} MiB of buffers are not enough to hold anything")
+    main = _prepare(src, model, variant, matrix, opts, recipe, dry_run=False)
+    others = {name: _prepare(src, model, name, matrix, opts, (), dry_run=False) for name in also or {}}
+    split = opts.keep_split or split_max_size is not None or split_max_tensors is not None
+    targets = [Path(dst) if dst is not None else default_output(src, main.label)]
+    targets += [Path(path) for path in (also or {}).values()]
+    jobs = [main, *others.values()]
+    for target in targets:
+        _refuse_inputs(target, src, [*model.inputs, *([matrix.file] if matrix is not None and matrix.file else [])])
+    models = [
+        _NativeModel(
+            target=str(target.with_suffix("") if split and target.suffix == ".gguf" else target),
+            metadata=to_native(job.plan.metadata),
+            tensors=job.tensors,
+            split_max_bytes=split_max_size,
+            split_max_tensors=split_max_tensors,
+            shards=job.shards,
+        )
+        for job, target in zip(jobs, targets, strict=True)
+    ]
+    total = sum(len(job.tensors) for job in jobs)
 
     def report(tensor: str, format: str, finished: int, done: int, of: int) -> None:
         if progress is not None:
             progress(Progress(tensor, format, finished, total, done, of, time.monotonic() - started))
 
-    paths, nbytes = _native.convert_model(
-        str(target),
-        to_native(job.plan.metadata),
-        job.tensors,
-        threads,
-        overwrite,
-        split_max_size,
-        split_max_tensors,
-        report,
-    )
-    return ConversionReport(
-        paths=paths,
-        tensors=job.plan.tensors,
-        total_bytes=nbytes,
-        bits_per_weight=job.plan.bits_per_weight,
-        seconds=time.monotonic() - started,
-        isa=_native.isa(),
-        warnings=job.plan.warnings,
-    )
+    limit = None if max_buffer_size is None else max_buffer_size << 20
+    written, _, reused = _native.convert_models(models, threads, overwrite, resume, limit, report)
+    reports = []
+    for job, files in zip(jobs, written, strict=True):
+        paths = [path for path, _ in files]
+        if manifest:
+            write_manifest(paths[0], describe(job.plan, job.inputs, job.imatrix, opts))
+        reports.append(
+            ConversionReport(
+                paths=paths,
+                tensors=job.plan.tensors,
+                total_bytes=sum(nbytes for _, nbytes in files),
+                bits_per_weight=job.plan.bits_per_weight,
+                seconds=time.monotonic() - started,
+                isa=_native.isa(),
+                warnings=job.plan.warnings,
+                reused_bytes=reused,
+            )
+        )
+    reports[0].also = dict(zip(others, reports[1:], strict=True))
+    return reports[0]
 
 
 def default_output(src: Source, label: str) -> Path:
@@ -234,22 +280,23 @@ def default_output(src: Source, label: str) -> Path:
 
 def _prepare(
     src: Source,
+    model: Model,
     variant: str,
-    imatrix: ImatrixLike | None,
+    matrix: Imatrix | None,
     options: Options,
-    pre: str | None,
+    recipe: Sequence[TensorType],
     *,
     dry_run: bool,
 ) -> _Job:
     chosen = find_variant(variant)
-    matrix = load_imatrix(imatrix) if imatrix is not None else None
-    model = load_model(src, pre=pre)
     if not model.tensors:
         raise UnsupportedError(f"{src}: there are no tensors in it", file=str(src))
-    facts = ModelFacts.from_metadata(model.metadata, [t.name for t in model.tensors], arch=model.arch)
-    headers = [(t.name, t.shape, t.dtype) for t in model.tensors]
+    tensors = _by_shard(model, src) if options.keep_split else model.tensors
+    facts = ModelFacts.from_metadata(model.metadata, [t.name for t in tensors], arch=model.arch)
+    headers = [(t.name, t.shape, t.dtype) for t in tensors]
     names: Collection[str] | bool = matrix.entries if matrix is not None else False
     decisions = choose(facts, headers, chosen, imatrix=names, options=options)
+    decisions = apply_recipe(decisions, recipe, chosen)
     said = [*model.warnings, *(matrix.warnings if matrix else ())]
     said += policy_warnings(facts, decisions, chosen, options=options)
     obstacles = refusals(decisions, imatrix=names, options=options)
@@ -276,7 +323,50 @@ def _prepare(
         )
         native.append(_native_tensor(source, decision, importance))
     metadata = _output_metadata(model, chosen, options, matrix)
-    return _Job(Plan(str(src), chosen.name, planned, metadata, said), native, variant_label(variant))
+    return _Job(
+        Plan(str(src), chosen.name, planned, metadata, said),
+        native,
+        variant_label(variant),
+        _shard_sizes(model, decisions, src) if options.keep_split else None,
+        model.inputs,
+        matrix.file if matrix is not None else None,
+    )
+
+
+def _by_shard(model: Model, src: Source) -> list[SourceTensor]:
+    """The tensors in the order in which they lie in the shards."""
+    if any(len(t.views) != 1 or t.views[0].file not in model.inputs for t in model.tensors):
+        raise UsageError(f"{src}: only GGUF files have shards to keep; use --split-max-size or --split-max-tensors")
+    places = {file: number for number, file in enumerate(model.inputs)}
+    return sorted(model.tensors, key=lambda t: (places[t.views[0].file], t.views[0].offset))
+
+
+def _shard_sizes(model: Model, decisions: list[Decision], src: Source) -> list[int]:
+    """Numbers of tensors in the shards of an output that has those of the input."""
+    files = {t.name: t.views[0].file for t in model.tensors}
+    counts = Counter(files[decision.source] for decision in decisions)
+    sizes = [counts[file] for file in model.inputs]
+    while len(sizes) > 1 and sizes[-1] == 0:
+        sizes.pop()
+    # The first may hold metadata alone; upstream cannot write any other shard without tensors.
+    if 0 in sizes[1:]:
+        raise UsageError(f"{src}: --prune-layers leaves a shard empty; do without --keep-split")
+    return sizes
+
+
+def _refuse_inputs(target: Path, src: Source, inputs: list[str]) -> None:
+    """An output must not take the place of what it is made from: a weight file, a checkpoint's JSON, the imatrix.
+
+    GGUF files beside a checkpoint's weights are earlier outputs, not parts of it.
+    """
+    source = Path(src)
+    folder = source if source.is_dir() else source.parent if source.suffix == ".safetensors" else None
+    parts = [p for p in folder.iterdir() if p.suffix != ".gguf"] if folder is not None else []
+    for path in (*map(Path, inputs), *parts):
+        if target.exists() and path.exists() and target.samefile(path):
+            raise UsageError(
+                f"{target}: it is an input of this conversion ({path}); name another output", file=str(target)
+            )
 
 
 def _refusal(obstacles: list[Refusal], src: str) -> Error:
@@ -309,6 +399,18 @@ def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str])
             file=matrix.file,
             tensor=decision.name,
         )
+    rows = values.reshape(experts, -1)
+    if not values.any():
+        warnings.append(f"tensor '{decision.name}': all its importances are zero")
+    elif experts > 1:
+        # Experts that the text never reached have ones in the place of statistics.
+        unseen = np.flatnonzero((rows == 1).all(axis=1) | ~rows.any(axis=1))
+        if unseen.size:
+            listed = ", ".join(map(str, unseen[:8])) + (", ..." if unseen.size > 8 else "")
+            warnings.append(
+                f"tensor '{decision.name}': {unseen.size} of {experts} experts were never seen ({listed}), "
+                "so their columns count alike"
+            )
     return values
 
 
@@ -340,11 +442,12 @@ def _output_metadata(model: Model, variant: Variant, options: Options, matrix: I
     """The metadata that llama-quantize would write: keys that it sets go to the end, as there."""
     metadata = Metadata(model.metadata)
     metadata.set_last("general.quantization_version", MetaValue("UINT32", QUANTIZATION_VERSION))
-    file_type = MetaValue("UINT32", variant.file_type)
+    file_type = variant.file_type
     if variant.copies:
         stated = model.metadata.get("general.file_type")
-        file_type = stated if stated is not None and stated.type == "UINT32" else _guessed_file_type(model)
-    metadata.set_last("general.file_type", file_type)
+        known = stated.value if stated is not None and isinstance(stated.value, int) else None
+        file_type = copied_file_type(known, ((t.name, t.dtype) for t in model.tensors))
+    metadata.set_last("general.file_type", MetaValue("UINT32", file_type))
     for key, value in options.overrides.items():
         metadata.set_last(key, value)
     if matrix is not None:
@@ -353,18 +456,3 @@ def _output_metadata(model: Model, variant: Variant, options: Options, matrix: I
     if pruned.block_count is not None:
         metadata.set_last(f"{model.arch}.block_count", MetaValue("UINT32", pruned.block_count))
     return metadata
-
-
-#: llama.cpp's mark on a file type that it worked out from the tensors.
-_GUESSED = 1024
-#: File types it guesses for formats whose plain variant has another name.
-_GUESSES = {"F32": "F32", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-
-
-def _guessed_file_type(model: Model) -> MetaValue:
-    """The file type that llama.cpp reads from the tensors: that of the format most of them have."""
-    counts = Counter(t.dtype for t in model.tensors)
-    most = max(counts, key=lambda name: counts[name])
-    name = _GUESSES.get(most, most)
-    file_type = VARIANTS[name].file_type if name in VARIANTS else VARIANTS["F32"].file_type
-    return MetaValue("UINT32", file_type | _GUESSED)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant import _native
-from ggquant.errors import DTypeError, ImatrixError, ShapeError
+from ggquant.errors import DTypeError, ImatrixError, ShapeError, UsageError
 from ggquant.registry import format_info
 
 _FLOAT_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -23,12 +23,11 @@ class QuantizedTensor:
         format: name of the block format, for example `"Q4_K"`.
         shape: shape of the weights, `[..., K]`.
 
-    Indexing selects along the leading axes (`q[3]`, `q[10:20]`) and never copies; the last axis stays whole, since a block
-    cannot be cut. Tensors compare equal when format, shape and bytes are equal, and they pickle.
+    Indexing selects along the leading axes (`q[3]`, `q[10:20]`) and never copies; the last axis stays whole, since a
+    block cannot be cut. Tensors compare equal when format, shape and bytes are equal, and they pickle.
     """
 
     __slots__ = ("data", "format", "shape")
-    __hash__ = None  # type: ignore[assignment]
 
     data: npt.NDArray[np.uint8]
     format: str
@@ -89,11 +88,12 @@ class QuantizedTensor:
 
     def __getitem__(self, key: Any) -> QuantizedTensor:
         keys = key if isinstance(key, tuple) else (key,)
-        given = sum(1 for k in keys if k is not Ellipsis and k is not None)
-        if len(self.shape) == 1 or (given >= self.ndim and keys[-1] != slice(None)):
-            raise IndexError("a row cannot be cut: index only the axes before the last one")
-        if any(k is None for k in keys):
+        if any(k is None or isinstance(k, (bool, np.bool_)) for k in keys):
             raise IndexError("a new axis cannot be added to a quantized tensor")
+        anchored = any(k is Ellipsis for k in keys) and keys[-1] is not Ellipsis
+        reaches_last = anchored or sum(_axes(k) for k in keys) >= self.ndim
+        if reaches_last and not (isinstance(keys[-1], slice) and keys[-1] == slice(None)):
+            raise IndexError("a row cannot be cut: index only the axes before the last one")
         data = self.data[key]
         return QuantizedTensor(data, self.format, (*data.shape[:-1], self.shape[-1]))
 
@@ -153,7 +153,10 @@ def quantize(
         flat = flat.view(np.uint16)
     rows = _product(array.shape[:-1])
     importance, rows_per_expert = _as_importance(imatrix, array.shape, rows)
-    data = _native.encode(info.name, flat, dtype, row_len, importance, rows_per_expert, _threads(threads))
+    workers = _threads(threads)
+    if not flat.size:
+        return QuantizedTensor(np.empty(0, np.uint8), info.name, array.shape)
+    data = _native.encode(info.name, flat, dtype, row_len, importance, rows_per_expert, workers)
     return QuantizedTensor(data, info.name, array.shape)
 
 
@@ -183,7 +186,10 @@ def dequantize(
     target = _float_dtype(dtype)
     tensor = QuantizedTensor(data, format, shape)
     flat = np.ascontiguousarray(tensor.data).reshape(-1)
-    out = _native.decode(tensor.format, flat, tensor.shape[-1], _threads(threads)).reshape(tensor.shape)
+    workers = _threads(threads)
+    if not flat.size:
+        return np.empty(tensor.shape, target)
+    out = _native.decode(tensor.format, flat, tensor.shape[-1], workers).reshape(tensor.shape)
     return out if target == np.float32 else out.astype(target)
 
 
@@ -191,7 +197,8 @@ def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain
     resolved = np.dtype(dtype)
     if resolved.name not in _FLOAT_DTYPES:
         raise DTypeError(f"cannot decode to {resolved}; choose float32, float16 or bfloat16")
@@ -199,7 +206,7 @@ def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 
 
 def _as_array(w: npt.ArrayLike) -> npt.NDArray[Any]:
-    """`w` as a numpy array; a torch tensor's bfloat16 goes through its bits, since numpy has no such type of its own."""
+    """`w` as a numpy array; a torch tensor's bfloat16 goes through its bits, since numpy has no such type."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(w, torch.Tensor):
         tensor = w.detach().cpu()
@@ -233,9 +240,19 @@ def _as_importance(
     return flat, max(rows // max(experts, 1), 1)
 
 
+def _axes(key: Any) -> int:
+    """How many axes one part of an index selects from: a mask from as many as it has, an ellipsis from none."""
+    if key is Ellipsis:
+        return 0
+    if isinstance(key, (list, np.ndarray)):
+        array = np.asarray(key)
+        return array.ndim if array.dtype == np.bool_ else 1
+    return 1
+
+
 def _threads(threads: int | None) -> int | None:
     if threads is not None and threads < 1:
-        raise ShapeError(f"threads must be at least 1, not {threads}")
+        raise UsageError(f"threads must be at least 1, not {threads}")
     return threads
 
 

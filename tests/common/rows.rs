@@ -106,7 +106,10 @@ pub(crate) fn row(seed: u64, index: u64, len: usize) -> Vec<f32> {
             // One sign throughout.
             11 => (unit(h) + if s.param(6).is_multiple_of(2) { 4.0 } else { -4.0 }) * moderate,
             // Just below and above a power of two.
-            12 => f32::from_bits(((exponent << 23) + 16 - (h % 64) as u32) | ((h >> 32) as u32 & 0x8000_0000)),
+            12 => {
+                let below = (of_group(32) % 100 + h % 4) as u32;
+                f32::from_bits(((exponent << 23) + 8 - below) | ((h >> 32) as u32 & 0x8000_0000))
+            }
             // A scale for each group of 16.
             13 => unit(h) * pow2((of_group(16) % 40) as i32 - 20),
             // Ternary.

@@ -31,7 +31,7 @@ fn stored(kind: &str, x: &[f32]) -> (Vec<u8>, Vec<f32>) {
         "F8_E4M3" => {
             // Codes 0x00..0x7e cover all finite magnitudes.
             let codes: Vec<u8> =
-                x.iter().map(|v| (v.to_bits() >> 9) as u8 % 0x7f | (v.to_bits() >> 24) as u8 & 0x80).collect();
+                x.iter().map(|v| ((v.to_bits() >> 9) as u8 % 0x7f) | ((v.to_bits() >> 24) as u8 & 0x80)).collect();
             let value = |code: u8| {
                 let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7) / 8.0);
                 let magnitude =

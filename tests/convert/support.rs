@@ -95,7 +95,7 @@ pub(crate) fn plan(path: PathBuf, tensors: Vec<TensorPlan>) -> Plan {
 
 /// Options with so many threads.
 pub(crate) fn threads(count: usize) -> Options<'static> {
-    Options { run: ggquant::encode::Run { threads: Some(count), interrupt: None }, overwrite: false }
+    Options { run: ggquant::encode::Run { threads: Some(count), interrupt: None }, ..Options::default() }
 }
 
 /// Runs a plan that makes one tensor, and returns the tensor's bytes.

@@ -149,6 +149,19 @@ fn a_narrow_slice_of_a_wide_matrix() {
     assert_eq!(make(&folder, tensor("t", &[rows, 3], "I16", "I16", view), 2).unwrap(), expected);
 }
 
+/// Neighbours in the file that are far apart in the result, next to elements too far away for one span: halving leaves
+/// boxes that are contiguous on one side only.
+#[test]
+fn contiguous_in_the_file_but_not_in_the_result() {
+    let folder = Folder::new();
+    let shape = [3u64, 70, 138];
+    let data = pattern((3 * 70 * 138 * 8) as usize);
+    let base = whole(&folder.source("source", &data), 0, "I64", &shape);
+    let view = View { shape: vec![2, 2], strides: vec![1, 70 * 138], start: 2 * 138, ..base };
+    let expected = naive(&data, 8, &view);
+    assert_eq!(make(&folder, tensor("t", &[2, 2], "I64", "I64", view), 2).unwrap(), expected);
+}
+
 #[test]
 fn quantized_views_keep_whole_blocks() {
     let folder = Folder::new();

@@ -116,9 +116,16 @@ def our_answer(model: Model, question: Question) -> Answer:
     return Answer([(d.name, d.format) for d in decisions], wants_imatrix=wants)
 
 
-def compare(binary: Path, folder: Path, imatrix: Path, seed: int) -> tuple[int, Model, Question, Answer, str]:
-    """Asks both; the last item says how they differ, or is empty."""
-    model, question = random_model(seed), random_question(seed)
+def compare(
+    binary: Path,
+    folder: Path,
+    imatrix: Path,
+    seed: int,
+    model: Model | None = None,
+    question: Question | None = None,
+) -> tuple[int, Model, Question, Answer, str]:
+    """Asks both (by default, what the seed gives); the last item says how they differ, or is empty."""
+    model, question = model or random_model(seed), question or random_question(seed)
     path = folder / f"{seed}.gguf"
     write_headers(path, model)
     args = [*question.args, *(["--imatrix", str(imatrix)] if question.imatrix else [])]

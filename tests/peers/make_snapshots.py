@@ -2,9 +2,10 @@
 
     PYTHONPATH=python:tests/python python tests/peers/make_snapshots.py path/to/llama.cpp/tests/snapshots
 
-The snapshots list the decisions of llama.cpp for real models, but no shapes. What matters of a shape is the length of
-a row and whether experts are stacked; `MODELS` has the lengths, from the published hyperparameters. Which tensors each
-layer has is read from the section MXFP4_MOE, which lists every matrix that is not a stack.
+The snapshots list the decisions of llama.cpp for real models, but no shapes. What matters of a shape is the
+length of a row and whether experts are stacked; `MODELS` has the lengths, from the published
+hyperparameters. Which tensors each layer has is read from the section MXFP4_MOE, which lists every matrix
+that is not a stack.
 """
 
 from __future__ import annotations

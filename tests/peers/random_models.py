@@ -15,7 +15,7 @@ def _words(text: str) -> list[str]:
 
 
 # These load only with metadata of a kind that has no bearing on formats; clip has no hyperparameters at all.
-NOT_LOADABLE = {"clip", "dflash", "dots3note", "eagle3", "hrm_text", "hy_v4", "wavtokenizer-dec"}
+NOT_LOADABLE = {"clip", "deepseek4", "dflash", "dots3note", "eagle3", "hrm_text", "hy_v4", "wavtokenizer-dec"}
 ARCHITECTURES = sorted(LLAMA_CPP_ARCHITECTURES - NOT_LOADABLE)
 # Drawn more often: rules name them, or they are what people quantize.
 FAVOURED = _words(
@@ -174,7 +174,8 @@ def random_model(seed: int) -> Model:
         metadata[f"{arch}.attention.head_count_kv"] = kv_heads
     if arch in ("llama", "llama-embed", "deci", "falcon"):
         metadata.pop(f"{arch}.rope.dimension_count", None)
-    nextn = rng.choice([0, 0, 0, 1]) if n_layer > 1 else 0
+    # apertus sizes its arrays without the blocks for multi-token prediction.
+    nextn = rng.choice([0, 0, 0, 1]) if n_layer > 1 and arch != "apertus" else 0
     if nextn:
         metadata[f"{arch}.nextn_predict_layers"] = nextn
     if arch == "nanbeige" and rng.random() < 0.7:

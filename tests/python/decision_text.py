@@ -1,7 +1,7 @@
 """Decisions of a whole model as a few short lines, for test data that people can read.
 
-A line is `FORMAT kind layers`: the tensors `blk.<layer>.<kind>` of these layers take the format. Tensors outside the
-layers are listed by name with `-` for their layers. Tensors in the default format are left out.
+A line is `FORMAT kind layers`: the tensors `blk.<layer>.<kind>` of these layers take the format. Tensors
+outside the layers are listed by name with `-` for their layers. Tensors in the default format are left out.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ _ADDED_TOKEN = {
 }  # fmt: skip
 
 
+_LATER = {k: v for k, v in _ADDED_TOKEN.items() if k[0] != "_"} | {"content": "<later>", "special": False}
+
+
 def _config(architecture: str, model_type: str, **values: Any) -> dict[str, Any]:
     base = {"hidden_size": 256, "intermediate_size": 320, "num_hidden_layers": 2, "vocab_size": 288}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -137,6 +140,23 @@ CASES: dict[str, Case] = {
         partial(tiny.decoder, head_norms=True),
         byte_level(config={"eos_token": _ADDED_TOKEN, "add_bos_token": False}),
         files={"chat_template.jinja": TEMPLATE + "\n"},
+    ),
+    "qwen3_tokens": Case(
+        "qwen3_tokens",
+        _config(
+            "Qwen3ForCausalLM", "qwen3", head_dim=32, rms_norm_eps=1e-6, max_position_embeddings=1024,
+            rope_parameters={"rope_theta": 1000000.0, "rope_type": "default"}, dtype="bfloat16",
+        ),
+        partial(tiny.decoder, head_norms=True),
+        byte_level(
+            plain=("\u2581x", "a b", "\u00e9t", "<mask>"),
+            config={
+                "bos_token": "<|endoftext|>",
+                "pad_token": "[PAD]",
+                "additional_special_tokens": ["<new>"],
+                "added_tokens_decoder": {"290": _LATER, "264": {k: v for k, v in _ADDED_TOKEN.items() if k[0] != "_"}},
+            },
+        ),
     ),
     "qwen3moe": Case(
         "Qwen3-30B-A3B-tiny",

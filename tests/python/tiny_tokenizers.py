@@ -99,10 +99,7 @@ def sentencepiece(
     """A `tokenizer.model`; `added` goes to added_tokens_decoder and, where asked for, to tokenizer.json."""
 
     def write(folder: Path) -> None:
-        body = b"".join(_field(1, _piece(*piece)) for piece in _pieces())
-        trainer = _varint_field(3, 2) + _varint_field(35, 1)
-        normalizer = _field(1, b"identity") + _varint_field(3, 1)
-        (folder / "tokenizer.model").write_bytes(body + _field(2, trainer) + _field(3, normalizer))
+        sentencepiece_file(folder / "tokenizer.model", _pieces())
         decoder = {str(i): {"content": t, "special": s, "normalized": False} for i, (t, s) in (added or {}).items()}
         base = {
             "bos_token": "<s>",
@@ -118,6 +115,14 @@ def sentencepiece(
             _write_spm_json(folder, extra)
 
     return write
+
+
+def sentencepiece_file(path: Path, pieces: list[tuple[str, float, int]]) -> None:
+    """Writes a SentencePiece BPE model with pieces of (text, score, kind)."""
+    body = b"".join(_field(1, _piece(*piece)) for piece in pieces)
+    trainer = _varint_field(3, 2) + _varint_field(35, 1)
+    normalizer = _field(1, b"identity") + _varint_field(3, 1)
+    path.write_bytes(body + _field(2, trainer) + _field(3, normalizer))
 
 
 def sentencepiece_json(config: dict[str, Any] | None = None) -> Callable[[Path], None]:

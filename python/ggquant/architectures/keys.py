@@ -55,7 +55,7 @@ def key(
 
 def typed(config: Config, source: str, kind: str, value: Any) -> MetaValue:
     """`value` as a metadata value of type `kind`; an error naming `source` where it cannot be."""
-    if isinstance(value, list) and value and kind != "STRING":
+    if isinstance(value, list) and value:
         item_kind = _ITEM_TYPES.get(type(value[0]))
         if item_kind is None or any(type(item) is not type(value[0]) for item in value):
             raise config.wrong(source, "a list of values of one kind")

@@ -1,4 +1,4 @@
-"""Powers in float32 with the rounding that torch's vector code gives on x86, where converters compute them."""
+"""Powers in float32, rounded as torch's vector code rounds them on x86."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 _LANES = 16
-"""Elements that the vector loop takes at a time; the rest go through the C library, which rounds correctly."""
+"""Elements that the vector loop takes at a time; the rest go through the C library, rounded correctly."""
 
 _EXPONENTIAL = (
     0.00136324646882712841033936,
@@ -38,7 +38,9 @@ def powers(base: float, exponents: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
     u: npt.NDArray[Any] = np.full(rest.shape, f32(_EXPONENTIAL[0]), f64)
     for coefficient in _EXPONENTIAL[1:]:
         u = (u * rounded + f64(f32(coefficient))).astype(f32).astype(f64)  # fused: one rounding
-    result = np.ldexp((1 + (rest + rest * rest * u)).astype(f32), whole.astype(np.int32)).astype(f32)
+    result: npt.NDArray[np.float32] = np.ldexp(
+        (1 + (rest + rest * rest * u)).astype(f32), whole.astype(np.int32)
+    ).astype(f32)
     tail = len(exponents) // _LANES * _LANES
     result[tail:] = np.power(f64(f32(base)), exponents64[tail:]).astype(f32)
     return result

@@ -27,7 +27,7 @@ app = typer.Typer(
 @guarded
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ggquant {__version__} (kernels: {isa()})")
+        typer.echo(f"ggquant {__version__} (instruction set: {isa()})")
         raise typer.Exit
 
 

@@ -11,7 +11,7 @@ import typer
 
 from ggquant.cli import render
 from ggquant.cli.outcome import FAILED
-from ggquant.cli.progress import progress_display
+from ggquant.cli.progress import copying_progress
 from ggquant.cli.text import parse_size, printable, size
 from ggquant.errors import UsageError
 
@@ -63,7 +63,7 @@ def inspect(
     out.print()
     out.print(render.format_shares(opened.tensors.values()))
     weights = sum(render.count(t.shape) for t in opened.tensors.values())
-    nbytes = sum(t.nbytes for t in opened.tensors.values())
+    nbytes = _bytes(opened)
     bits = f", {8 * nbytes / weights:.3f} bits per weight" if weights else ""
     print(f"\n{len(opened.tensors)} tensors, {weights:,} weights, {size(nbytes)}{bits}")
 
@@ -88,7 +88,7 @@ def verify(
         print(json.dumps({"ok": not findings, "findings": facts}))
     elif not quiet:
         for f in findings:
-            print(printable(f"{f.file}: tensor '{f.tensor}', row {f.row}, block {f.block}: {f.what}"))
+            print(printable(str(f)))
         if not findings:
             print(f"{printable(str(file))}: ok")
     if findings:
@@ -121,7 +121,7 @@ def split(
         raise UsageError("--split-max-size and --split-max-tensors cannot be used together")
     if split_max_size is None and split_max_tensors is None:
         split_max_tensors = 128
-    with progress_display(quiet=quiet) as progress:
+    with copying_progress(_bytes(gg.open(file)), quiet=quiet) as progress:
         paths = gg.split(
             file,
             prefix,
@@ -145,9 +145,14 @@ def merge(
     """Join the shards of a split model into one file."""
     import ggquant as gg
 
-    gg.merge(file, destination, overwrite=overwrite)
+    with copying_progress(_bytes(gg.open(file)), quiet=quiet) as progress:
+        gg.merge(file, destination, overwrite=overwrite, progress=progress)
     if not quiet:
         print(printable(str(destination)))
+
+
+def _bytes(opened: GGUFFile) -> int:
+    return sum(t.nbytes for t in opened.tensors.values())
 
 
 def _facts(opened: GGUFFile, *, tensors: bool, metadata: bool) -> dict[str, Any]:

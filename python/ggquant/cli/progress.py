@@ -1,4 +1,4 @@
-"""Progress of a conversion: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,35 +14,59 @@ from rich.text import Text
 from ggquant.cli.text import printable, size
 
 if TYPE_CHECKING:
-    from ggquant.pipeline import Progress as Step
+    from ggquant.progress import Progress as Step
 
 #: Seconds between plain lines: a log of an hour's work should stay readable.
 _LINE_SECONDS = 2.0
 
-
-class _RateColumn(ProgressColumn):
-    """Encoded bytes written per second over the last seconds."""
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed / 1e9:.2f} GB/s")
+#: Bytes done, bytes in all, and what is being worked on.
+_Show = Callable[[int, int, str], None]
 
 
 @contextmanager
-def progress_display(*, quiet: bool) -> Iterator[Callable[[Step], None] | None]:
-    """Shows progress on standard error while the block runs; yields the callback to give to `convert`."""
-    console = Console(stderr=True)
+def conversion_progress(*, quiet: bool) -> Iterator[Callable[[Step], None] | None]:
+    """Shows a conversion's progress on standard error; yields the callback for `convert`."""
     if quiet:
         yield None
-    elif console.is_terminal:
-        yield from _bar(console)
-    else:
+        return
+    with _display() as show:
+
+        def step(at: Step) -> None:
+            show(
+                at.bytes_done,
+                at.bytes_total,
+                f"{at.tensors_done}/{at.tensors_total} {at.format:<7} {printable(at.tensor)}",
+            )
+
+        yield step
+
+
+@contextmanager
+def copying_progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None] | None]:
+    """Shows how much of `total` bytes is copied; yields the callback for `split` and `merge`."""
+    if quiet:
+        yield None
+        return
+    with _display() as show:
+        done = 0
+
+        def more(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            show(done, total, "")
+
+        yield more
+
+
+@contextmanager
+def _display() -> Iterator[_Show]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
         yield _Lines(console)
-
-
-def _bar(console: Console) -> Iterator[Callable[[Step], None]]:
+        return
     bar = Progress(
         TextColumn("{task.percentage:>3.0f}%"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=24),
         TextColumn("{task.fields[amount]}"),
         _RateColumn(),
         TimeRemainingColumn(),
@@ -53,16 +77,18 @@ def _bar(console: Console) -> Iterator[Callable[[Step], None]]:
     with bar:
         task = bar.add_task("", total=None, amount="")
 
-        def show(step: Step) -> None:
-            bar.update(
-                task,
-                completed=step.bytes_done,
-                total=step.bytes_total,
-                amount=f"{size(step.bytes_done)} of {size(step.bytes_total)}",
-                description=f"{step.format:<7} {printable(step.tensor)}",
-            )
+        def show(done: int, total: int, what: str) -> None:
+            amount = f"{size(done)} of {size(total)}"
+            bar.update(task, completed=done, total=total, amount=amount, description=what)
 
         yield show
+
+
+class _RateColumn(ProgressColumn):
+    """Bytes written per second, over the last seconds."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{size(task.speed)}/s")
 
 
 class _Lines:
@@ -70,21 +96,20 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._next = time.monotonic()
+        self._started = time.monotonic()
+        self._next = self._started
+        self._ended = False
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        done = step.bytes_done >= step.bytes_total
-        if now < self._next and not done:
+        ends = done >= total
+        if self._ended or (now < self._next and not ends):
             return
         self._next = now + _LINE_SECONDS
-        rate = step.bytes_done / step.seconds if step.seconds > 0 else 0.0
-        left = (step.bytes_total - step.bytes_done) / rate if rate else 0.0
-        share = 100 * step.bytes_done / step.bytes_total if step.bytes_total else 100.0
-        self._console.print(
-            f"[{step.tensors_done}/{step.tensors_total}] {share:3.0f}%  {rate / 1e9:.2f} GB/s  "
-            f"{left:.0f} s left  {step.format} {printable(step.tensor)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._ended = ends
+        elapsed = now - self._started
+        rate = done / elapsed if elapsed > 0 else 0.0
+        left = (total - done) / rate if rate else 0.0
+        share = 100 * done / total if total else 100.0
+        line = f"{share:3.0f}%  {size(rate)}/s  {left:.0f} s left  {what}".rstrip()
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)

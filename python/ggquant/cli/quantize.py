@@ -10,21 +10,23 @@ import typer
 
 from ggquant.cli import render
 from ggquant.cli.outcome import say_warning
-from ggquant.cli.progress import progress_display
+from ggquant.cli.progress import conversion_progress
 from ggquant.cli.text import parse_size, printable, size
 from ggquant.errors import UsageError
 
 if TYPE_CHECKING:
     from ggquant.imatrix import Imatrix
-    from ggquant.pipeline import ConversionReport, Plan
+    from ggquant.metadata import MetaValue
+    from ggquant.pipeline import ConversionReport
+    from ggquant.planned import Plan
     from ggquant.policy import Options
 
 _AS_THEIRS = "Options of llama-quantize"
 _OURS = "Options of ggquant"
 
 
-def _theirs(*names: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_AS_THEIRS)
+def _theirs(*names: str, help: str, metavar: str | None = None, min: int | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, min=min, rich_help_panel=_AS_THEIRS)
 
 
 def _ours(*names: str, help: str, metavar: str | None = None) -> Any:
@@ -91,11 +93,23 @@ def quantize(
     prune_layers: Annotated[
         str | None, _theirs("--prune-layers", help="Leave out these layers.", metavar="L0,L1,...")
     ] = None,
+    override_kv: Annotated[
+        list[str] | None,
+        _theirs(
+            "--override-kv",
+            help="Set a metadata key of the output; types are int, float, bool, str. Repeatable.",
+            metavar="KEY=TYPE:VALUE",
+        ),
+    ] = None,
     keep_split: Annotated[bool, _theirs("--keep-split", help="Write the same shards as the input has.")] = False,
     allow_requantize: Annotated[
         bool,
         _theirs("--allow-requantize", help="Quantize tensors that are quantized already. This costs quality."),
     ] = False,
+    max_buffer_size: Annotated[
+        int | None,
+        _theirs("--max-buffer-size", help="Most megabytes of weights to hold in memory.", metavar="MiB", min=1),
+    ] = None,
     dry_run: Annotated[
         bool, _theirs("--dry-run", help="Plan from headers alone: formats and sizes. Writes nothing.")
     ] = False,
@@ -118,6 +132,31 @@ def quantize(
         bool,
         _ours("--no-fallback", help="Fail if a tensor cannot take the format that the variant asks for."),
     ] = False,
+    redact_paths: Annotated[
+        bool, _ours("--redact-paths", help="Store the names of imatrix files without their folders.")
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        _ours("--also", help="Make another variant of the same reading. Repeatable.", metavar="VARIANT=FILE"),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        _ours("--recipe", help="Formats of tensors: lines PATTERN = FORMAT, with # comments.", metavar="FILE"),
+    ] = None,
+    recipe_out: Annotated[
+        Path | None,
+        _ours("--write-recipe", help="Write the format of every tensor as a recipe.", metavar="FILE"),
+    ] = None,
+    manifest: Annotated[
+        bool, _ours("--manifest", help="Write what the output was made from, as JSON beside it.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        _ours(
+            "--resume",
+            help="Keep what is done when interrupted, and go on from what an earlier --resume run left.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, _ours("--overwrite", help="Replace an existing output.")] = False,
     json_output: Annotated[
         bool,
@@ -130,6 +169,7 @@ def quantize(
     The output has the bytes of convert_hf_to_gguf.py and llama-quantize, and its name once it is whole.
     """
     import ggquant as gg
+    from ggquant.recipe import parse_recipe, write_recipe
 
     destination, variant, positional_threads = _positionals(rest)
     options = _options(
@@ -140,16 +180,22 @@ def quantize(
         leave_output_tensor=leave_output_tensor,
         pure=pure,
         prune_layers=prune_layers,
+        override_kv=override_kv or [],
         keep_split=keep_split,
         allow_requantize=allow_requantize,
         no_fallback=no_fallback,
+        redact_paths=redact_paths,
     )
     importances = _imatrix(imatrix, include_weights or [], exclude_weights or [])
+    lines = parse_recipe(_text(recipe)) if recipe is not None else []
+    if dry_run or recipe_out is not None:
+        plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre, recipe=lines)
+        if recipe_out is not None:
+            recipe_out.write_text(write_recipe(plan), "utf-8")
     if dry_run:
-        plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre)
         _show_plan(plan, json_output=json_output, quiet=quiet)
         return
-    with progress_display(quiet=quiet or json_output) as progress:
+    with conversion_progress(quiet=quiet or json_output) as progress:
         report = gg.convert(
             source,
             destination,
@@ -162,8 +208,35 @@ def quantize(
             pre=pre,
             split_max_size=parse_size(split_max_size),
             split_max_tensors=split_max_tensors,
+            also=_also(also or []),
+            recipe=lines,
+            manifest=manifest,
+            resume=resume,
+            max_buffer_size=max_buffer_size,
         )
     _show_report(report, json_output=json_output, quiet=quiet)
+    if not json_output:
+        for other in report.also.values():
+            _show_report(other, json_output=False, quiet=quiet)
+
+
+def _also(pairs: list[str]) -> dict[str, Path]:
+    made: dict[str, Path] = {}
+    for pair in pairs:
+        variant, sep, path = pair.partition("=")
+        if not (variant and sep and path):
+            raise UsageError(f"--also '{pair}': expected VARIANT=FILE, for example Q5_K_M=model-q5.gguf")
+        if variant in made:
+            raise UsageError(f"--also: {variant} is given twice")
+        made[variant] = Path(path)
+    return made
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a text file") from None
 
 
 def _positionals(rest: list[str]) -> tuple[Path | None, str, int | None]:
@@ -199,15 +272,30 @@ def _is_variant(word: str) -> bool:
 
 
 def _options(
-    *, tensor_types: list[str], tensor_type_file: Path | None, prune_layers: str | None, **others: Any
+    *,
+    tensor_types: list[str],
+    tensor_type_file: Path | None,
+    prune_layers: str | None,
+    override_kv: list[str],
+    **others: Any,
 ) -> Options:
-    from ggquant.policy import Options, parse_prune_layers, parse_tensor_type, parse_tensor_type_file
+    from ggquant.overrides import (
+        Options,
+        parse_override_kv,
+        parse_prune_layers,
+        parse_tensor_type,
+        parse_tensor_type_file,
+    )
 
     types = [parse_tensor_type(text) for text in tensor_types]
     if tensor_type_file is not None:
         types += parse_tensor_type_file(tensor_type_file.read_text("utf-8"))
     pruned = () if prune_layers is None else parse_prune_layers(prune_layers)
-    return Options(tensor_types=types, prune_layers=pruned, **others)
+    overrides: dict[str, MetaValue] = {}
+    for key, value in map(parse_override_kv, override_kv):
+        overrides.pop(key, None)  # the last of several counts, in its place
+        overrides[key] = value
+    return Options(tensor_types=types, prune_layers=pruned, overrides=overrides, **others)
 
 
 def _imatrix(path: Path | None, include: list[str], exclude: list[str]) -> Imatrix | None:
@@ -236,13 +324,18 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
         facts["seconds"] = report.seconds
         facts["isa"] = report.isa
         facts["warnings"] = report.warnings
+        if report.also:
+            facts["also"] = {
+                name: {**_facts(other), "paths": [str(path) for path in other.paths]}
+                for name, other in report.also.items()
+            }
         print(json.dumps(facts))
     elif not quiet:
         out = render.console()
         out.print(render.plan_table(report.tensors))
         _print_totals(report)
-        rate = report.total_bytes / report.seconds / 1e9 if report.seconds > 0 else 0.0
-        print(f"{report.seconds:.2f} s, {rate:.2f} GB/s written, kernels: {report.isa}")
+        rate = report.total_bytes / report.seconds if report.seconds > 0 else 0.0
+        print(f"{report.seconds:.2f} s, {size(rate)}/s written, instruction set: {report.isa}")
         for path in report.paths:
             print(printable(str(path)))
 

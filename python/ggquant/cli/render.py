@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -66,7 +67,7 @@ class TensorGroup:
 
 
 def group_tensors(tensors: Iterable[Any]) -> list[TensorGroup]:
-    """Joins planned tensors that share everything but the layer, in order of first appearance."""
+    """Joins planned tensors that share everything but the layer; like names stand together."""
     groups: dict[tuple[object, ...], TensorGroup] = {}
     for tensor in tensors:
         match = re.fullmatch(r"(.*?\bblk\.)(\d{1,9})(\..*)", tensor.name, re.DOTALL)
@@ -79,7 +80,8 @@ def group_tensors(tensors: Iterable[Any]) -> list[TensorGroup]:
         if match:
             group.layers.append(int(match[2]))
         group.nbytes += tensor.nbytes
-    return list(groups.values())
+    patterns = list(dict.fromkeys(group.pattern for group in groups.values()))
+    return sorted(groups.values(), key=lambda group: patterns.index(group.pattern))
 
 
 def plan_table(tensors: Iterable[Any]) -> Table:
@@ -122,6 +124,8 @@ def value_text(value: Any) -> str:
     if hasattr(value, "__len__"):
         shown = ", ".join(value_text(item) for item in value[:_ITEMS])
         return f"[{shown}{', ...' if len(value) > _ITEMS else ''}] ({len(value)} items)"
+    if isinstance(value, float) and float(np.float32(value)) == value:
+        return str(np.float32(value))  # the shortest text that means this f32
     return str(value)
 
 

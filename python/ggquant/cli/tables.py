@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ggquant.cli import render
 from ggquant.cli.outcome import say_warning
 from ggquant.cli.text import size
-
-if TYPE_CHECKING:
-    from ggquant.policy import Variant
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 
@@ -26,26 +24,40 @@ def variants(
         typer.Option(
             "--for",
             metavar="SRC",
-            help="Show the size that each variant would have of this checkpoint or GGUF file.",
+            help="Show the size that each variant would have of this checkpoint or GGUF, and the memory to run it.",
         ),
     ] = None,
+    context: Annotated[
+        int, typer.Option("--context", min=1, metavar="N", help="With --for: tokens that the KV cache is to hold.")
+    ] = 4096,
     json_output: _Json = False,
 ) -> None:
     """List the variants, explain one, or show the size each would have of a model."""
-    from ggquant.policy import VARIANTS, find_variant
+    from ggquant import policy
 
-    chosen = list(VARIANTS.values()) if name is None else [find_variant(name)]
+    chosen = list(policy.VARIANTS.values()) if name is None else [policy.find_variant(name)]
     if checkpoint is not None:
-        _sizes(chosen, checkpoint, json_output=json_output)
-    elif json_output:
-        print(json.dumps([_facts(variant) for variant in chosen]))
-    elif name is None:
-        rows = ((v.name, str(v.file_type), v.format, ", ".join(_aliases(v)), _exceptions(v)) for v in chosen)
-        render.console().print(
-            render.table(("variant", "number", "format", "also called", "exceptions"), rows, right=("number",))
-        )
+        _sizes([variant.name for variant in chosen], checkpoint, context, json_output=json_output)
+        return
+    explained = [policy.explain(variant) for variant in chosen]
+    if json_output:
+        print(json.dumps([asdict(e) for e in explained]))
+    elif name is not None:
+        print(policy.render(explained[0]), end="")
     else:
-        _explain(chosen[0])
+        rows = (
+            (
+                e.name,
+                str(e.file_type),
+                f"{e.bits:g}",
+                "needed" if e.needs_imatrix else "",
+                e.summary,
+                ", ".join(e.aliases),
+            )
+            for e in explained
+        )
+        columns = ("variant", "number", "bits", "imatrix", "what it stores", "also called")
+        render.console().print(render.table(columns, rows, right=("number", "bits")))
 
 
 def formats(json_output: _Json = False) -> None:
@@ -72,79 +84,47 @@ def formats(json_output: _Json = False) -> None:
     render.console().print(render.table(("format", *numbers, "imatrix", "what"), rows, right=numbers))
 
 
-def _sizes(chosen: list[Variant], checkpoint: Path, *, json_output: bool) -> None:
-    """Plans every variant; one that the model cannot have is shown with the reason."""
-    import ggquant as gg
+def _sizes(names: Sequence[str], checkpoint: Path, context: int, *, json_output: bool) -> None:
+    """What each variant makes of a model, from its headers; one that cannot be made is named with the reason."""
+    from ggquant import policy
+    from ggquant.sources import load_model
 
-    facts: list[dict[str, object]] = []
-    for variant in chosen:
-        try:
-            plan = gg.plan(checkpoint, variant.name)
-        except gg.ImatrixError as error:
-            facts.append({"variant": variant.name, "error": str(error)})
-            continue
-        facts.append(
-            {
-                "variant": variant.name,
-                "total_bytes": plan.total_bytes,
-                "bits_per_weight": plan.bits_per_weight,
-                "fallbacks": len(plan.fallbacks),
-            }
-        )
+    model = load_model(checkpoint)
+    headers = [policy.TensorHeader(t.name, t.shape, t.dtype) for t in model.tensors]
+    facts = policy.ModelFacts.from_metadata(model.metadata, [t.name for t in model.tensors], arch=model.arch)
+    cache = policy.kv_cache_bytes(policy.CacheFacts.from_metadata(model.metadata), context)
+    found = policy.sizes(headers, facts, variants=names)
     if json_output:
-        print(json.dumps(facts))
+        print(json.dumps([_size_facts(s, cache) for s in found]))
         return
-    rows = []
-    for fact in facts:
-        if "error" in fact:
-            say_warning(f"{fact['variant']}: {fact['error']}")
-            continue
-        total, bits = fact["total_bytes"], fact["bits_per_weight"]
-        assert isinstance(total, int) and isinstance(bits, float)
-        rows.append((str(fact["variant"]), size(total), f"{bits:.3f}", str(fact["fallbacks"])))
-    columns = ("size", "bits/weight", "fallbacks")
-    render.console().print(render.table(("variant", *columns), rows, right=columns))
+    for s in found:
+        if s.problem is not None:
+            say_warning(f"{s.variant}: {s.problem}")
+    rows = (
+        (
+            s.variant,
+            size(s.data_bytes),
+            f"{s.bits_per_weight:.3f}",
+            size(s.data_bytes + cache),
+            str(s.fallbacks),
+            "needed" if s.needs_imatrix else "",
+        )
+        for s in found
+        if s.problem is None
+    )
+    columns = ("variant", "weights", "bits/weight", "memory", "fallbacks", "imatrix")
+    render.console().print(render.table(columns, rows, right=columns[1:5]))
+    print(f"\nmemory: weights and a KV cache of {size(cache)} for {context} tokens in F16; working buffers come on top")
 
 
-def _explain(variant: Variant) -> None:
-    print(f"{variant.name}: file type {variant.file_type}, {variant.format} for every weight matrix, except")
-    rows = [
-        (category.value, rule.format, rule.when.text) for category, rules in variant.rules.items() for rule in rules
-    ]
-    rows += [("all others", rule.format, rule.when.text) for rule in variant.otherwise]
-    rows.append(("output", variant.fixed_output or variant.output, "always"))
-    embedding = variant.fixed_embedding or variant.embedding
-    if embedding is not None:
-        rows.append(("token_embd", embedding, "always"))
-    render.console().print(render.table(("tensors", "format", "when"), rows))
-
-
-def _aliases(variant: Variant) -> list[str]:
-    from ggquant.policy import ALIASES
-
-    return sorted(alias for alias, name in ALIASES.items() if name == variant.name)
-
-
-def _exceptions(variant: Variant) -> str:
-    """The formats besides the variant's own that its rules may use."""
-    used = {rule.format for rules in variant.rules.values() for rule in rules}
-    used |= {rule.format for rule in variant.otherwise}
-    used |= {f for f in (variant.fixed_output or variant.output, variant.fixed_embedding, variant.embedding) if f}
-    return ", ".join(sorted(used - {variant.format}))
-
-
-def _facts(variant: Variant) -> dict[str, object]:
-    rules = [
-        {"tensors": category.value, "format": rule.format, "when": rule.when.text}
-        for category, found in variant.rules.items()
-        for rule in found
-    ]
+def _size_facts(found: Any, cache: int) -> dict[str, object]:
+    if found.problem is not None:
+        return {"variant": found.variant, "problem": found.problem}
     return {
-        "name": variant.name,
-        "file_type": variant.file_type,
-        "format": variant.format,
-        "aliases": _aliases(variant),
-        "output": variant.fixed_output or variant.output,
-        "token_embedding": variant.fixed_embedding or variant.embedding or variant.format,
-        "rules": rules,
+        "variant": found.variant,
+        "total_bytes": found.data_bytes,
+        "bits_per_weight": found.bits_per_weight,
+        "kv_cache_bytes": cache,
+        "fallbacks": found.fallbacks,
+        "needs_imatrix": found.needs_imatrix,
     }

@@ -139,6 +139,9 @@ KEPT_FOR_ARCH: dict[str, tuple[Kept, ...]] = {
 }
 """What single architectures keep besides."""
 
+# One search instead of dozens for the many tensors that are none of these.
+_ANY_KEPT = re.compile("|".join(re.escape(kept.part) for kept in KEPT))
+
 
 def ggml_dims(shape: Sequence[int]) -> int:
     """Dimensions as ggml counts them: leading dimensions of 1 (in numpy order) do not count; at least 1."""
@@ -155,10 +158,11 @@ def kept_because(name: str, shape: Sequence[int], arch: str) -> str | None:
     # llama.cpp's test for the ending also lets names of exactly five bytes through.
     if not name.endswith("weight") and len(name.encode("utf-8", "surrogatepass")) != 5:
         return "not a weight"
-    for kept in (*KEPT, *KEPT_FOR_ARCH.get(arch, ())):
-        if kept.matches(name):
-            return kept.reason
-    return None
+    if _ANY_KEPT.search(name):
+        reason = next((kept.reason for kept in KEPT if kept.matches(name)), None)
+        if reason is not None:
+            return reason
+    return next((kept.reason for kept in KEPT_FOR_ARCH.get(arch, ()) if kept.matches(name)), None)
 
 
 _LAYER = re.compile(r"blk\.[ \t\n\v\f\r]*([+-]?[0-9]+)")

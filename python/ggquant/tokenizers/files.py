@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +86,10 @@ class TokenizerFiles:
             tokens[token.id] = token
         known_texts = self.model_vocab.keys() | {token.content for token in tokens.values()}
         next_id = max([*self.model_vocab.values(), *tokens], default=-1) + 1
-        for content in self._configured_tokens():
+        listed = [(token["content"], *_flags(token)) for _, token in sorted(self.decoder_entries, key=itemgetter(0))]
+        for content, special, normalized in (*listed, *((text, True, False) for text in self._configured_tokens())):
             if content not in known_texts:
-                tokens[next_id] = AddedToken(next_id, content, True, False)
+                tokens[next_id] = AddedToken(next_id, content, special, normalized)
                 known_texts.add(content)
                 next_id += 1
         return tokens
@@ -101,6 +103,18 @@ class TokenizerFiles:
         ):
             raise self.malformed("'added_tokens' is not a list of tokens with ids")
         return entries
+
+    @cached_property
+    def decoder_entries(self) -> list[tuple[int, dict[str, Any]]]:
+        """The `added_tokens_decoder` of tokenizer_config.json, checked, as it stands there."""
+        decoder = self.config.get("added_tokens_decoder") or {}
+        path = self.config_path
+        if not isinstance(decoder, dict):
+            raise MalformedFileError(f"{path}: added_tokens_decoder is not an object", file=str(path))
+        for key, token in decoder.items():
+            if not key.isdecimal() or not isinstance(token, dict) or not isinstance(token.get("content"), str):
+                raise MalformedFileError(f"{path}: added_tokens_decoder has no text for {key!r}", file=str(path))
+        return [(int(key), token) for key, token in decoder.items()]
 
     @cached_property
     def vocab(self) -> dict[int, str]:

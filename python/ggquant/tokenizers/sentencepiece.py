@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ggquant.architectures.config import Config
 from ggquant.bounded_json import MAX_TOKENIZER_BYTES, read_bytes, read_object
@@ -133,7 +131,7 @@ def token_table(files: TokenizerFiles, config: Config, warnings: list[str]) -> T
     table = _pieces(files, config, warnings)
     if table is None:
         return None
-    for index, token in _decoder_entries(files):
+    for index, token in files.decoder_entries:
         text = token["content"]
         kind = TokenType.CONTROL if token.get("special") or looks_special(text) else TokenType.USER_DEFINED
         if kind == TokenType.USER_DEFINED:
@@ -153,7 +151,7 @@ def write_phi3(files: TokenizerFiles, config: Config, metadata: MetaDict, pre: s
     if table is None:
         return False
     added = [(entry["id"], entry) for entry in files.added_entries]
-    for path, entries in ((files.config_path, _decoder_entries(files)), (files.json_path, added)):
+    for path, entries in ((files.config_path, files.decoder_entries), (files.json_path, added)):
         for index, token in entries:
             kind = TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
             _put_added(table, index, token["content"], kind, path, warnings)
@@ -188,19 +186,3 @@ def _pieces(files: TokenizerFiles, config: Config, warnings: list[str]) -> Token
 def _put_added(table: TokenTable, index: int, text: str, kind: TokenType, path: Path, warnings: list[str]) -> None:
     if not table.put(index, text, _ADDED_SCORE, kind):
         warnings.append(f"{path}: token {text!r} has id {index}, beyond the vocabulary of {len(table)}; left out")
-
-
-def _decoder_entries(files: TokenizerFiles) -> Iterable[tuple[int, dict[str, Any]]]:
-    """The `added_tokens_decoder` of tokenizer_config.json, checked."""
-    decoder = files.config.get("added_tokens_decoder") or {}
-    if not isinstance(decoder, dict):
-        raise MalformedFileError(
-            f"{files.config_path}: added_tokens_decoder is not an object", file=str(files.config_path)
-        )
-    for key, token in decoder.items():
-        if not key.isdecimal() or not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise MalformedFileError(
-                f"{files.config_path}: added_tokens_decoder has no text for {key!r}",
-                file=str(files.config_path),
-            )
-        yield int(key), token

@@ -32,8 +32,7 @@ fn search(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Option<(f32, [u32;
     if block.max() < GROUP_EPSILON {
         return None;
     }
-    // Levels count half-steps of the odd magnitudes here, so that the largest magnitude has code 3 and not 2; the first
-    // guess is allowed one more.
+    // A first guess as `scale * code`, codes 0 to 4; candidates then map three such steps to the largest level.
     let (scale, _) = superblock::search(&block.x, &block.weight, 4);
     let width = scale * 3.0;
     if width <= 0.0 {

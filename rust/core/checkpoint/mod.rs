@@ -4,12 +4,13 @@ pub mod json;
 mod safetensors;
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use self::json::Entries;
 use crate::error::{Error, Result};
+use crate::gguf::path::{check_link, is_plain_name, safe_join};
 
 /// Largest header that is read: the limit of the safetensors library.
 const MAX_HEADER: u64 = 100_000_000;
@@ -79,7 +80,7 @@ impl Checkpoint {
         }
         let single = path.join(SINGLE);
         if single.exists() {
-            refuse_outward_link(path, &single)?;
+            check_link(&single, path, None)?;
             return Self::from_files(vec![single]);
         }
         let files = safetensors_in(path)?;
@@ -156,37 +157,13 @@ impl Checkpoint {
     }
 }
 
-/// The path of a shard named in an index. Only a plain file name of the index's own folder is allowed.
+/// The path of a shard named in an index.
 fn shard_path(index: &Path, folder: &Path, shard: &str) -> Result<PathBuf> {
-    let mut parts = Path::new(shard).components();
-    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-    if !plain || shard.contains(['/', '\\', '\0']) {
-        let what = format!("names the shard '{shard}', which is not a plain file name in the same folder");
-        return Err(Error::malformed(index, what));
-    }
-    let path = folder.join(shard);
-    if !path.is_file() {
+    if is_plain_name(shard) && !folder.join(shard).is_file() {
         let what = format!("names the shard {shard}, which is missing; download the checkpoint again");
         return Err(Error::malformed(index, what));
     }
-    refuse_outward_link(folder, &path)?;
-    Ok(path)
-}
-
-/// Refuses a shard that is a symbolic link out of the model's folder.
-///
-/// The download cache of the Hugging Face hub is the exception: there every file of `snapshots/<revision>` links to
-/// `blobs/<hash>` beside `snapshots`.
-fn refuse_outward_link(folder: &Path, shard: &Path) -> Result<()> {
-    let resolve = |path: &Path| path.canonicalize().map_err(|error| Error::io(path, "resolve the path", error));
-    let home = resolve(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?;
-    let target = resolve(shard)?;
-    let blobs = home.ancestors().nth(2).map(|model| model.join("blobs"));
-    if target.starts_with(&home) || blobs.is_some_and(|blobs| target.starts_with(blobs)) {
-        return Ok(());
-    }
-    let what = format!("is a link to {}, outside the model's folder; put the file itself there", target.display());
-    Err(Error::malformed(shard, what))
+    safe_join(folder, shard).map_err(|error| error.in_file(index))
 }
 
 fn safetensors_in(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -204,6 +181,6 @@ fn safetensors_in(folder: &Path) -> Result<Vec<PathBuf>> {
     if files.iter().any(is_model) {
         files.retain(is_model);
     }
-    files.iter().try_for_each(|file| refuse_outward_link(folder, file))?;
+    files.iter().try_for_each(|file| check_link(file, folder, None))?;
     Ok(files)
 }

@@ -197,7 +197,7 @@ impl Reader<'_> {
         let dims: Vec<Dim> = dims.iter().copied().filter(|dim| dim.len > 1).collect();
         let offset = self.view.start + src as u64 * unit as u64;
         let count: usize = dims.iter().map(|dim| dim.len).product();
-        if matches!(dims[..], [] | [Dim { src: 1, .. }]) {
+        if matches!(dims[..], [] | [Dim { src: 1, dst: 1, .. }]) {
             return self.view.file.read_exact_at(&mut self.out[dst * unit..][..count * unit], offset);
         }
         // Fits: the view was checked to lie inside the file.

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use super::dtype::SourceType;
 use super::gather::Gather;
-use super::plan::{OutputFile, Source, TensorPlan};
+use super::packed::Packed;
+use super::plan::{OutputFile, Source, TensorPlan, View};
 use super::source::SourceFiles;
 use super::step::{Step, Stored};
+use crate::block::Format;
 use crate::encode::TASK_WEIGHTS;
 use crate::error::{At, Error, Result};
 
@@ -56,7 +58,25 @@ pub(super) struct Elements<'p> {
     /// Elements that must stay together, except at the end of the tensor.
     quantum: usize,
     stored: Stored,
-    views: Vec<Gather>,
+    parts: Parts,
+}
+
+/// How the pieces of files make up the elements.
+enum Parts {
+    /// One after the other.
+    Concatenated(Vec<Gather>),
+    /// Codes and scales, woven together.
+    Packed(Box<Packed>),
+}
+
+impl Parts {
+    /// The piece that is read first.
+    fn first(&self) -> Option<&Gather> {
+        match self {
+            Self::Concatenated(views) => views.first(),
+            Self::Packed(packed) => Some(packed.first()),
+        }
+    }
 }
 
 impl<'p> Job<'p> {
@@ -76,7 +96,25 @@ impl<'p> Job<'p> {
     pub(super) fn place(&self) -> Option<(&Path, u64)> {
         match &self.input {
             Input::Inline(_) => None,
-            Input::Elements(elements) => elements.views.first().map(Gather::place),
+            Input::Elements(elements) => elements.parts.first().map(Gather::place),
+        }
+    }
+
+    /// Whether one reading serves both: the same elements of the same files, cut where both may be cut.
+    pub(super) fn reads_like(&self, other: &Self) -> bool {
+        let views = |job: &Self| match &job.plan.source {
+            Source::Views { views, .. } => views.iter().collect(),
+            Source::PackedMxfp4 { codes, scales } => vec![codes, scales],
+            Source::Inline(_) => Vec::new(),
+        };
+        match (&self.input, &other.input) {
+            (Input::Elements(a), Input::Elements(b)) => {
+                let (low, high) = (a.quantum.min(b.quantum), a.quantum.max(b.quantum));
+                // Elements that may be cut anywhere may be cut at whole rows, too, unless rows cut the source's blocks.
+                let fits = low == high || (low == ANY_CUT && high.is_multiple_of(a.from.unit().0));
+                fits && a.from == b.from && self.plan.shape == other.plan.shape && views(self) == views(other)
+            }
+            _ => false,
         }
     }
 
@@ -93,18 +131,31 @@ impl<'p> Job<'p> {
 impl<'p> Input<'p> {
     fn new(plan: &'p TensorPlan, bytes_out: u64, sources: &mut SourceFiles) -> Result<Self> {
         let bad = |what: String| Error::Shape { at: At::default(), what };
-        let (views, ops) = match &plan.source {
+        let mut open = |view: &View| Gather::new(view, sources.get(&view.file)?);
+        let (from, parts, ops): (_, _, &[_]) = match &plan.source {
             Source::Inline(bytes) if bytes.len() as u64 == bytes_out => return Ok(Self::Inline(bytes)),
             Source::Inline(bytes) => {
                 return Err(bad(format!("{} bytes were given where {bytes_out} are needed", bytes.len())));
             }
-            Source::Views { views, ops } => (views, ops),
+            Source::Views { views, ops } => {
+                let from = views.first().ok_or_else(|| bad("the plan names no source".into()))?.dtype;
+                if let Some(other) = views.iter().find(|view| view.dtype != from) {
+                    let other_type = other.dtype;
+                    let what =
+                        format!("is put together from {from} and {other_type} data; its parts must be of one type");
+                    return Err(Error::Unsupported { at: At::file(&other.file), what });
+                }
+                (from, Parts::Concatenated(views.iter().map(open).collect::<Result<_>>()?), ops)
+            }
+            Source::PackedMxfp4 { codes, scales } => {
+                if let Some(other) = [codes, scales].into_iter().find(|view| view.dtype != SourceType::U8) {
+                    let what = format!("packed MXFP4 is kept as U8, not as {}", other.dtype);
+                    return Err(Error::Unsupported { at: At::file(&other.file), what });
+                }
+                let packed = Packed::new(open(codes)?, open(scales)?)?;
+                (SourceType::Block(Format::MXFP4), Parts::Packed(Box::new(packed)), &[])
+            }
         };
-        let from = views.first().ok_or_else(|| bad("the plan names no source".into()))?.dtype;
-        if let Some(other) = views.iter().find(|view| view.dtype != from) {
-            let what = format!("is put together from {from} and {} data; its parts must be of one type", other.dtype);
-            return Err(Error::Unsupported { at: At::file(&other.file), what });
-        }
 
         let too_large = || bad(format!("shape {:?} is larger than this machine can address", plan.shape));
         let len = plan.shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim)).ok_or_else(too_large)?;
@@ -114,11 +165,7 @@ impl<'p> Input<'p> {
         let stored = Stored::new(plan, row_len)?;
         let step = Step::new(plan, ops, from, stored, len)?;
         let quantum = if step.needs_rows() { row_len } else { ANY_CUT };
-        let mut gathers = Vec::with_capacity(views.len());
-        for view in views {
-            gathers.push(Gather::new(view, sources.get(&view.file)?)?);
-        }
-        let elements = Elements { from, step, len, quantum, stored, views: gathers };
+        let elements = Elements { from, step, len, quantum, stored, parts };
         elements.check(bytes_out)?;
         Ok(Self::Elements(Box::new(elements)))
     }
@@ -129,7 +176,11 @@ impl Elements<'_> {
     fn check(&self, bytes_out: u64) -> Result<()> {
         let bad = |what: String| Err(Error::Shape { at: At::default(), what });
         let unit = self.from.unit().0;
-        let given = self.views.iter().map(|view| view.units().saturating_mul(unit)).fold(0, usize::saturating_add);
+        let units = match &self.parts {
+            Parts::Concatenated(views) => views.iter().map(Gather::units).fold(0, usize::saturating_add),
+            Parts::Packed(packed) => packed.blocks(),
+        };
+        let given = units.saturating_mul(unit);
         if given != self.len {
             return bad(format!("the sources hold {given} elements where {} are needed", self.len));
         }
@@ -152,18 +203,23 @@ impl Elements<'_> {
     }
 
     /// Elements to read at once.
-    pub(super) fn read_len(&self) -> usize {
-        let bytes = if self.views.iter().any(Gather::is_transposed) { TRANSPOSED_READ_BYTES } else { READ_BYTES };
-        self.whole_quanta(self.from.elements(bytes))
+    pub(super) fn read_len(&self, quantum: usize) -> usize {
+        let transposed = match &self.parts {
+            Parts::Concatenated(views) => views.iter().any(Gather::is_transposed),
+            Parts::Packed(_) => false,
+        };
+        let bytes = if transposed { TRANSPOSED_READ_BYTES } else { READ_BYTES };
+        whole_quanta(self.from.elements(bytes), quantum)
     }
 
     /// Elements for a worker to take at once.
-    pub(super) fn task_len(&self) -> usize {
-        self.whole_quanta(WORKER_WEIGHTS)
+    pub(super) fn task_len(quantum: usize) -> usize {
+        whole_quanta(WORKER_WEIGHTS, quantum)
     }
 
-    fn whole_quanta(&self, elements: usize) -> usize {
-        (elements / self.quantum).max(1) * self.quantum
+    /// Elements that must stay together, except at the end of the tensor.
+    pub(super) fn quantum(&self) -> usize {
+        self.quantum
     }
 
     /// Bytes that so many elements take in the output.
@@ -181,9 +237,13 @@ impl Elements<'_> {
         scratch: &mut Vec<u8>,
         given_up: &dyn Fn() -> bool,
     ) -> Result<()> {
+        let views = match &self.parts {
+            Parts::Concatenated(views) => views,
+            Parts::Packed(packed) => return packed.read(first / self.from.unit().0, out, scratch, given_up),
+        };
         let last = first + self.from.elements(out.len());
         let mut start = 0;
-        for view in &self.views {
+        for view in views {
             let end = start + view.units() * self.from.unit().0;
             let (from, to) = (first.max(start), last.min(end));
             if from < to {
@@ -194,4 +254,8 @@ impl Elements<'_> {
         }
         Ok(())
     }
+}
+
+fn whole_quanta(elements: usize, quantum: usize) -> usize {
+    (elements / quantum).max(1) * quantum
 }

@@ -12,6 +12,8 @@ mod buffers;
 mod dtype;
 mod gather;
 mod job;
+mod journal;
+mod packed;
 mod pipeline;
 mod plan;
 mod progress;
@@ -30,6 +32,7 @@ use crate::encode::{Run, thread_count};
 use crate::error::{At, Error, Result};
 use crate::gguf::AtomicFile;
 use job::Job;
+use journal::Journal;
 use source::SourceFiles;
 
 /// How a conversion runs.
@@ -39,12 +42,17 @@ pub struct Options<'a> {
     pub run: Run<'a>,
     /// Whether outputs may replace existing files.
     pub overwrite: bool,
+    /// Whether a failure keeps what is done, and what an earlier such run left is taken up. Every piece that is taken over
+    /// is verified by digests of its source and its result.
+    pub resume: bool,
+    /// Most bytes of buffers; `None` for the default of 72 MiB. A single piece may take more.
+    pub max_buffer: Option<usize>,
 }
 
 /// Carries out `plan`.
 ///
 /// Outputs appear under their names together, when all of them are whole; after any failure nothing is left behind and
-/// files that existed before are as they were.
+/// files that existed before are as they were. With `resume`, hidden files beside the outputs stay after a failure.
 ///
 /// # Errors
 /// Everything in [`Error`], with file and tensor. If several tensors are at fault, the first in the order of the source
@@ -54,14 +62,26 @@ pub fn convert(plan: &Plan, options: Options<'_>, progress: &dyn Progress) -> Re
     let threads = thread_count(options.run.threads)?;
     let mut sources = SourceFiles::default();
     let jobs = jobs(plan, &mut sources)?;
-    let outputs = create(plan, &sources, options.overwrite)?;
-    let tensors = pipeline::stream(&jobs, &outputs, threads, options.run, progress)?;
+    refuse_clashes(plan, &sources)?;
+    let (outputs, journal) = match options.resume {
+        true => Journal::open(plan, options.overwrite)?,
+        false => (create(plan, options.overwrite)?, None),
+    };
+    for (file, output) in outputs.iter().zip(&plan.outputs) {
+        file.set_len(output.layout.file_len)?;
+        file.write_all_at(&output.layout.header, 0)?;
+    }
+    let targets = pipeline::Targets { outputs: &outputs, journal: journal.as_ref() };
+    let (tensors, bytes_reused) = pipeline::stream(&jobs, targets, threads, options, progress)?;
     if progress.on_event(Event::Committing) == ControlFlow::Break(()) || options.run.interrupted() {
         return Err(Error::Interrupted);
     }
     AtomicFile::commit_all(outputs)?;
+    if let Some(journal) = journal {
+        journal.remove();
+    }
     let bytes_written = plan.outputs.iter().map(|output| output.layout.file_len).sum();
-    Ok(Report { tensors, bytes_written, elapsed: started.elapsed() })
+    Ok(Report { tensors, bytes_written, bytes_reused, elapsed: started.elapsed() })
 }
 
 /// Checks all tensors against their sources and their places in the outputs.
@@ -80,8 +100,8 @@ fn jobs<'p>(plan: &'p Plan, sources: &mut SourceFiles) -> Result<Vec<Job<'p>>> {
     Ok(jobs)
 }
 
-/// Creates the outputs under temporary names, with their headers.
-fn create(plan: &Plan, sources: &SourceFiles, overwrite: bool) -> Result<Vec<AtomicFile>> {
+/// Refuses outputs that are sources, or each other.
+fn refuse_clashes(plan: &Plan, sources: &SourceFiles) -> Result<()> {
     let mut paths = HashSet::new();
     for output in &plan.outputs {
         sources.refuse_output(&output.path)?;
@@ -90,12 +110,10 @@ fn create(plan: &Plan, sources: &SourceFiles, overwrite: bool) -> Result<Vec<Ato
             return Err(Error::Unsupported { at: At::file(&output.path), what });
         }
     }
-    let mut files = Vec::with_capacity(plan.outputs.len());
-    for output in &plan.outputs {
-        let file = AtomicFile::create(&output.path, overwrite)?;
-        file.set_len(output.layout.file_len)?;
-        file.write_all_at(&output.layout.header, 0)?;
-        files.push(file);
-    }
-    Ok(files)
+    Ok(())
+}
+
+/// Creates the outputs under temporary names.
+fn create(plan: &Plan, overwrite: bool) -> Result<Vec<AtomicFile>> {
+    plan.outputs.iter().map(|output| AtomicFile::create(&output.path, overwrite)).collect()
 }

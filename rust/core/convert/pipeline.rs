@@ -7,19 +7,20 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use super::Options;
 use super::buffers::{Buffer, Buffers};
 use super::job::{Elements, Input, Job};
+use super::journal::{Journal, Slot, result_digest, source_digest};
 use super::progress::{Event, Progress, TensorReport};
+use super::source::read_exact_at;
 use super::step::Step;
 use crate::encode::{FirstError, Run};
 use crate::error::{At, Error, Result};
 use crate::gguf::AtomicFile;
 
-/// Source bytes in memory, read ahead or being encoded.
-const READ_LIMIT: usize = 48 << 20;
-
-/// Encoded bytes in memory, waiting to be written.
-const WRITE_LIMIT: usize = 24 << 20;
+/// Bytes of buffers unless the caller sets a limit. Two thirds hold source bytes, read ahead or being encoded, one third
+/// holds encoded bytes that wait to be written.
+const BUFFER_LIMIT: usize = 72 << 20;
 
 /// How often the caller hears of the work, and is asked whether to go on.
 const TICK: Duration = Duration::from_millis(50);
@@ -43,6 +44,8 @@ struct Write<'s> {
     /// Source bytes it was made from.
     bytes_in: usize,
     data: Data<'s>,
+    /// For the journal, if there is one.
+    slot: Option<Slot>,
 }
 
 /// Bytes, wherever they live.
@@ -51,6 +54,8 @@ enum Data<'s> {
     /// Part of what was read at once.
     Read(Arc<Buffer<'s>>, Range<usize>),
     Encoded(Buffer<'s>),
+    /// So many bytes that an earlier run wrote.
+    Present(usize),
 }
 
 impl Data<'_> {
@@ -59,6 +64,7 @@ impl Data<'_> {
             Self::Inline(bytes) => bytes,
             Self::Read(buffer, range) => &buffer[range.clone()],
             Self::Encoded(buffer) => buffer,
+            Self::Present(_) => &[],
         }
     }
 }
@@ -68,12 +74,20 @@ struct Written {
     job: usize,
     bytes_in: u64,
     bytes_out: u64,
+    reused: bool,
+}
+
+/// Where everything goes.
+#[derive(Clone, Copy)]
+pub(super) struct Targets<'s> {
+    pub(super) outputs: &'s [AtomicFile],
+    pub(super) journal: Option<&'s Journal>,
 }
 
 /// What the stages share.
 struct Stream<'s> {
     jobs: &'s [Job<'s>],
-    outputs: &'s [AtomicFile],
+    targets: Targets<'s>,
     raw: Buffers,
     encoded: Buffers,
     /// Set when the caller wants to stop, or a thread has panicked.
@@ -86,26 +100,27 @@ struct Stream<'s> {
 /// Writes all `jobs` to `outputs`. The reports are in the order of `jobs`.
 pub(super) fn stream(
     jobs: &[Job<'_>],
-    outputs: &[AtomicFile],
+    targets: Targets<'_>,
     threads: usize,
-    run: Run<'_>,
+    options: Options<'_>,
     progress: &dyn Progress,
-) -> Result<Vec<TensorReport>> {
+) -> Result<(Vec<TensorReport>, u64)> {
+    let limit = options.max_buffer.unwrap_or(BUFFER_LIMIT);
     let stream = Stream {
         jobs,
-        outputs,
-        raw: Buffers::new(READ_LIMIT),
-        encoded: Buffers::new(WRITE_LIMIT),
+        targets,
+        raw: Buffers::new(limit / 3 * 2),
+        encoded: Buffers::new(limit / 3),
         stop: AtomicBool::new(false),
         failure: FirstError::new(),
         begun: jobs.iter().map(|_| OnceLock::new()).collect(),
     };
-    let reports = std::thread::scope(|scope| stream.run(scope, threads, run, progress))?;
+    let (reports, reused) = std::thread::scope(|scope| stream.run(scope, threads, options.run, progress))?;
     if stream.stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
     stream.failure.into_result()?;
-    reports.into_iter().collect::<Option<Vec<_>>>().ok_or(Error::Interrupted)
+    Ok((reports.into_iter().collect::<Option<Vec<_>>>().ok_or(Error::Interrupted)?, reused))
 }
 
 impl<'s> Stream<'s> {
@@ -116,7 +131,7 @@ impl<'s> Stream<'s> {
         threads: usize,
         run: Run<'_>,
         progress: &dyn Progress,
-    ) -> Result<Vec<Option<TensorReport>>> {
+    ) -> Result<(Vec<Option<TensorReport>>, u64)> {
         // If a thread cannot be started or the caller's progress panics, those that run already must end.
         let guard = StopUnlessDone { stop: &self.stop, done: false };
         let (to_workers, tasks) = mpsc::channel();
@@ -173,15 +188,20 @@ impl<'s> Stream<'s> {
         let mut order: Vec<usize> = (0..self.jobs.len()).collect();
         order.sort_by_key(|&job| self.jobs[job].place());
         let (mut number, mut scratch) = (0, Vec::new());
-        for job in order.into_iter().filter(|&job| self.jobs[job].bytes_out > 0) {
-            self.begun[job].get_or_init(Instant::now);
+        order.retain(|&job| self.jobs[job].bytes_out > 0);
+        // The same tensor of several outputs is read once: the sort has put its jobs side by side.
+        for group in order.chunk_by(|&a, &b| self.jobs[a].reads_like(&self.jobs[b])) {
+            for &job in group {
+                self.begun[job].get_or_init(Instant::now);
+            }
+            let job = group[0];
             let done = match &self.jobs[job].input {
                 Input::Inline(bytes) => {
                     let task = Task { number, job, first: 0, data: Data::Inline(bytes) };
                     number += 1;
                     tasks.send(task).is_ok()
                 }
-                Input::Elements(elements) => self.read_elements(job, elements, &mut number, &mut scratch, tasks),
+                Input::Elements(elements) => self.read_elements(group, elements, &mut number, &mut scratch, tasks),
             };
             if !done {
                 return;
@@ -189,31 +209,40 @@ impl<'s> Stream<'s> {
         }
     }
 
-    /// Reads one tensor. False if the work has been given up.
+    /// Reads the one tensor that `group` is made of. False if the work has been given up.
     fn read_elements(
         &'s self,
-        job: usize,
+        group: &[usize],
         elements: &Elements<'_>,
         number: &mut usize,
         scratch: &mut Vec<u8>,
         tasks: &Sender<Task<'s>>,
     ) -> bool {
         let given_up = || self.stopped() || self.failure.any();
-        for first in (0..elements.len()).step_by(elements.read_len()) {
-            let last = (first + elements.read_len()).min(elements.len());
+        let members = group.iter().filter_map(|&job| match &self.jobs[job].input {
+            Input::Elements(elements) => Some(elements.quantum()),
+            Input::Inline(_) => None,
+        });
+        let quantum = members.max().unwrap_or(elements.quantum());
+        let (read_len, task_len) = (elements.read_len(quantum), Elements::task_len(quantum));
+        for first in (0..elements.len()).step_by(read_len) {
+            let last = (first + read_len).min(elements.len());
             let Some(mut buffer) = self.raw.get(elements.from.bytes(last - first), given_up) else { return false };
             if let Err(error) = elements.read(first, &mut buffer, scratch, &given_up) {
-                self.fail(*number, job, error);
+                self.fail(*number, group[0], error);
                 return false;
             }
             let buffer = Arc::new(buffer);
-            for part in (first..last).step_by(elements.task_len()) {
-                let end = (part + elements.task_len()).min(last);
+            for part in (first..last).step_by(task_len) {
+                let end = (part + task_len).min(last);
                 let bytes = elements.from.bytes(part - first)..elements.from.bytes(end - first);
-                let task = Task { number: *number, job, first: part, data: Data::Read(Arc::clone(&buffer), bytes) };
-                *number += 1;
-                if tasks.send(task).is_err() {
-                    return false;
+                for &job in group {
+                    let data = Data::Read(Arc::clone(&buffer), bytes.clone());
+                    let task = Task { number: *number, job, first: part, data };
+                    *number += 1;
+                    if tasks.send(task).is_err() {
+                        return false;
+                    }
                 }
             }
         }
@@ -248,34 +277,61 @@ impl<'s> Stream<'s> {
         let Task { number, job, first, data } = task;
         let bytes_in = data.bytes().len();
         let Input::Elements(elements) = &self.jobs[job].input else {
-            return Ok(Some(Write { number, job, at: 0, bytes_in, data }));
+            return Ok(Some(Write { number, job, at: 0, bytes_in, data, slot: None }));
         };
         let at = elements.stored_bytes(first) as u64;
+        let len = elements.stored_bytes(elements.from.elements(bytes_in));
+        let source = self.targets.journal.map(|journal| (journal, source_digest(job, first, data.bytes())));
+        if let Some((journal, source)) = source
+            && let Some(slot) = journal.slot(number).filter(|slot| slot.source == source)
+        {
+            let Some(mut found) = self.encoded.get(len, || self.is_moot(number)) else { return Ok(None) };
+            let Job { output, offset, .. } = self.jobs[job];
+            // What cannot be read back is made again.
+            if read_exact_at(self.targets.outputs[output].file(), &mut found, offset + at).is_ok()
+                && result_digest(&found) == slot.result
+            {
+                return Ok(Some(Write { number, job, at, bytes_in, data: Data::Present(len), slot: None }));
+            }
+        }
+        let slot = |result: &[u8]| source.map(|(_, source)| Slot { source, result: result_digest(result) });
         let encode = match &elements.step {
             Step::Copy(copy) => {
                 copy.check(first, data.bytes())?;
-                return Ok(Some(Write { number, job, at, bytes_in, data }));
+                let slot = slot(data.bytes());
+                return Ok(Some(Write { number, job, at, bytes_in, data, slot }));
             }
             Step::Encode(encode) => encode,
         };
-        let len = elements.stored_bytes(elements.from.elements(bytes_in));
         let Some(mut out) = self.encoded.get(len, || self.is_moot(number)) else { return Ok(None) };
         encode.run(first, data.bytes(), &mut out, scratch, || !self.is_moot(number))?;
-        Ok(Some(Write { number, job, at, bytes_in, data: Data::Encoded(out) }))
+        let slot = slot(&out);
+        Ok(Some(Write { number, job, at, bytes_in, data: Data::Encoded(out), slot }))
     }
 
     /// The writing stage.
     fn write(&self, writes: &Receiver<Write<'s>>, caller: &Sender<Written>) {
-        for Write { number, job, at, bytes_in, data } in writes {
+        for Write { number, job, at, bytes_in, data, slot } in writes {
             if self.is_moot(number) {
                 continue;
             }
             let Job { output, offset, .. } = self.jobs[job];
-            match self.outputs[output].write_all_at(data.bytes(), offset + at) {
+            let written = match data {
+                Data::Present(_) => Ok(()),
+                _ => self.targets.outputs[output].write_all_at(data.bytes(), offset + at),
+            };
+            let noted = written.and_then(|()| match (self.targets.journal, slot) {
+                (Some(journal), Some(slot)) => journal.note(number, slot),
+                _ => Ok(()),
+            });
+            match noted {
                 Ok(()) => {
-                    let bytes_out = data.bytes().len() as u64;
+                    let (bytes_out, reused) = match data {
+                        Data::Present(len) => (len as u64, true),
+                        _ => (data.bytes().len() as u64, false),
+                    };
                     // The caller listens until this stage ends.
-                    let _ = caller.send(Written { job, bytes_in: bytes_in as u64, bytes_out });
+                    let _ = caller.send(Written { job, bytes_in: bytes_in as u64, bytes_out, reused });
                 }
                 Err(error) => self.fail(number, job, error),
             }
@@ -283,11 +339,16 @@ impl<'s> Stream<'s> {
     }
 
     /// The caller's part: counts what is written, reports it, and passes on the wish to stop.
-    fn follow(&self, written: &Receiver<Written>, run: Run<'_>, progress: &dyn Progress) -> Vec<Option<TensorReport>> {
+    fn follow(
+        &self,
+        written: &Receiver<Written>,
+        run: Run<'_>,
+        progress: &dyn Progress,
+    ) -> (Vec<Option<TensorReport>>, u64) {
         let total = self.jobs.iter().map(|job| job.bytes_in).sum();
         let mut left: Vec<u64> = self.jobs.iter().map(|job| job.bytes_out).collect();
         let mut reports: Vec<Option<TensorReport>> = self.jobs.iter().map(|_| None).collect();
-        let (mut done, mut current, mut told) = (0, 0, Instant::now());
+        let (mut done, mut current, mut reused, mut told) = (0, 0, 0, Instant::now());
         let tell = |event: Event<'_>| {
             if !self.stopped() && progress.on_event(event) == ControlFlow::Break(()) {
                 self.stop.store(true, Ordering::Relaxed);
@@ -311,6 +372,7 @@ impl<'s> Stream<'s> {
             match &news {
                 Ok(piece) => {
                     (done, current) = (done + piece.bytes_in, piece.job);
+                    reused += if piece.reused { piece.bytes_out } else { 0 };
                     left[current] = left[current].saturating_sub(piece.bytes_out);
                     if left[current] == 0 {
                         reports[current] = finish(current);
@@ -327,7 +389,7 @@ impl<'s> Stream<'s> {
                 }
             }
             if ended {
-                return reports;
+                return (reports, reused);
             }
         }
     }

@@ -55,6 +55,13 @@ pub enum Source {
         /// Applied to every value, in order, in `f32`.
         ops: Vec<Op>,
     },
+    /// MXFP4 blocks whose codes (16 bytes a block, neighbours in one byte) and scales (1 byte) lie apart, both `U8`.
+    PackedMxfp4 {
+        /// The codes.
+        codes: View,
+        /// The scales.
+        scales: View,
+    },
 }
 
 /// A strided view of a tensor in a file.

@@ -70,6 +70,8 @@ pub struct Report {
     pub tensors: Vec<TensorReport>,
     /// Bytes of all outputs, headers and padding included.
     pub bytes_written: u64,
+    /// Bytes of tensor data taken over from an earlier run.
+    pub bytes_reused: u64,
     /// Duration of the whole conversion.
     pub elapsed: Duration,
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, TempPath};
 
 use crate::error::{Error, Result};
 
@@ -27,19 +27,7 @@ impl AtomicFile {
     /// `overwrite` is false.
     pub fn create(target: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
         let target = target.as_ref();
-        let refuse = |kind: io::ErrorKind, why: &str| Error::io(target, "create the file", io::Error::new(kind, why));
-        if target.file_name().is_none() {
-            return Err(refuse(io::ErrorKind::InvalidInput, "the path does not end in a file name"));
-        }
-        match target.metadata() {
-            Ok(found) if !found.is_file() => {
-                return Err(refuse(io::ErrorKind::InvalidInput, "the path is taken by something other than a file"));
-            }
-            Ok(_) if !overwrite => {
-                return Err(refuse(io::ErrorKind::AlreadyExists, "it exists already; remove it or allow overwriting"));
-            }
-            _ => {}
-        }
+        check_target(target, overwrite)?;
         let mut builder = Builder::new();
         builder.prefix(".ggquant-").suffix(".part");
         #[cfg(unix)]
@@ -52,6 +40,27 @@ impl AtomicFile {
             .tempfile_in(folder(target))
             .map_err(|e| Error::io(target, "create a temporary file in the target's folder", e))?;
         Ok(Self { file, target: target.to_owned(), overwrite })
+    }
+
+    /// Opens `partial`, or creates it, as the file that will be given the target's name. Unlike a temporary file it stays
+    /// when it is dropped without a commit, so that a later run can go on with it.
+    ///
+    /// # Errors
+    /// As [`AtomicFile::create`].
+    pub fn resume(target: impl AsRef<Path>, partial: &Path, overwrite: bool) -> Result<Self> {
+        let target = target.as_ref();
+        check_target(target, overwrite)?;
+        let failed = |e| Error::io(partial, "open the unfinished file", e);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(partial).map_err(failed)?;
+        let path = TempPath::try_from_path(partial).map_err(failed)?;
+        let mut file = NamedTempFile::from_parts(file, path);
+        file.disable_cleanup(true);
+        Ok(Self { file, target: target.to_owned(), overwrite })
+    }
+
+    /// The open file, for reading back what was written.
+    pub(crate) fn file(&self) -> &File {
+        self.file.as_file()
     }
 
     /// The name the file will have.
@@ -84,18 +93,45 @@ impl AtomicFile {
         Self::commit_all(vec![self])
     }
 
-    /// Commits several files that belong together: all are flushed before the first gets its name, and if one cannot
-    /// get its name, those that have theirs are removed.
+    /// Commits several files that belong together; see [`SealedFile::commit_all`].
     ///
     /// # Errors
     /// `Io`.
     pub fn commit_all(files: Vec<Self>) -> Result<()> {
-        for file in &files {
-            file.file.as_file().sync_all().map_err(|e| file.io_error("flush the file to the disk".to_owned(), e))?;
-        }
+        SealedFile::commit_all(files.into_iter().map(Self::seal).collect::<Result<_>>()?)
+    }
+
+    /// Flushes the data to the disk and closes the file, which waits for its name without holding a file descriptor.
+    ///
+    /// # Errors
+    /// `Io`; the temporary file is removed then.
+    pub fn seal(self) -> Result<SealedFile> {
+        self.file.as_file().sync_all().map_err(|e| self.io_error("flush the file to the disk".to_owned(), e))?;
+        Ok(SealedFile { temporary: self.file.into_temp_path(), target: self.target, overwrite: self.overwrite })
+    }
+
+    fn io_error(&self, action: String, source: io::Error) -> Error {
+        Error::io(&self.target, action, source)
+    }
+}
+
+/// A finished file that has not got its name yet. Dropping it removes it.
+#[derive(Debug)]
+pub struct SealedFile {
+    temporary: TempPath,
+    target: PathBuf,
+    overwrite: bool,
+}
+
+impl SealedFile {
+    /// Gives names to files that belong together. If one cannot get its name, those that have theirs are removed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn commit_all(files: Vec<Self>) -> Result<()> {
         let mut named: Vec<PathBuf> = Vec::with_capacity(files.len());
-        for Self { file, target, overwrite } in files {
-            let renamed = if overwrite { file.persist(&target) } else { file.persist_noclobber(&target) };
+        for Self { temporary, target, overwrite } in files {
+            let renamed = if overwrite { temporary.persist(&target) } else { temporary.persist_noclobber(&target) };
             if let Err(failure) = renamed {
                 for path in &named {
                     // Best effort: the error that matters is the one reported below.
@@ -109,9 +145,22 @@ impl AtomicFile {
         folders.dedup();
         folders.into_iter().try_for_each(|dir| sync_folder(dir).map_err(|e| Error::io(dir, "flush the folder", e)))
     }
+}
 
-    fn io_error(&self, action: String, source: io::Error) -> Error {
-        Error::io(&self.target, action, source)
+/// Refuses targets that cannot or must not be written.
+fn check_target(target: &Path, overwrite: bool) -> Result<()> {
+    let refuse = |kind: io::ErrorKind, why: &str| Error::io(target, "create the file", io::Error::new(kind, why));
+    if target.file_name().is_none() {
+        return Err(refuse(io::ErrorKind::InvalidInput, "the path does not end in a file name"));
+    }
+    match target.metadata() {
+        Ok(found) if !found.is_file() => {
+            Err(refuse(io::ErrorKind::InvalidInput, "the path is taken by something other than a file"))
+        }
+        Ok(_) if !overwrite => {
+            Err(refuse(io::ErrorKind::AlreadyExists, "it exists already; remove it or allow overwriting"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -140,12 +189,12 @@ fn sync_folder(_dir: &Path) -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+pub(crate) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, buf, offset)
 }
 
 #[cfg(windows)]
-fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
     while !buf.is_empty() {
         match file.seek_write(buf, offset) {

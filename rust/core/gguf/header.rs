@@ -137,7 +137,7 @@ fn place_tensors(tensors: &mut [TensorInfo], data_start: u64, alignment: u64, le
             _ => {}
         }
         let nbytes = match tensor.ty.block() {
-            Some(_) => tensor.spec().nbytes().map_err(|e| match e {
+            Some(_) => layout::data_bytes(&tensor.name, &tensor.shape, tensor.ty).map_err(|e| match e {
                 Error::Shape { at, what } => Error::Malformed { at, what },
                 other => other,
             })?,

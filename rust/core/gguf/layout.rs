@@ -39,25 +39,30 @@ impl TensorSpec {
     /// `Shape` or `RowLength` if the row length is not a whole number of blocks or a product overflows;
     /// `Unsupported` if the type's layout is not known.
     pub fn nbytes(&self) -> Result<u64> {
-        let at = || At::tensor(&self.name);
-        let Some((block_len, block_bytes)) = self.ty.block() else {
-            return Err(Error::Unsupported { at: at(), what: format!("the size of {} is not known", self.ty) });
-        };
-        let (block_len, block_bytes) = (block_len as u64, block_bytes as u64);
-        let row_len = self.shape.first().copied().unwrap_or(1);
-        if !row_len.is_multiple_of(block_len) {
-            return Err(match (self.ty.format(), usize::try_from(row_len)) {
-                (Some(format), Ok(len)) => Error::RowLength { at: at(), format, len },
-                _ => Error::Shape { at: at(), what: format!("rows of {row_len} do not divide into {}", self.ty) },
-            });
-        }
-        // ggml counts elements in a signed 64-bit integer, so that is the bound on their number as well.
-        let elements = self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n <= i64::MAX as u64);
-        elements.and_then(|n| (n / block_len).checked_mul(block_bytes)).ok_or_else(|| Error::Shape {
-            at: at(),
-            what: format!("the size of shape {:?} does not fit in 64 bits", self.shape),
-        })
+        data_bytes(&self.name, &self.shape, self.ty)
     }
+}
+
+/// Bytes of a tensor's data, without padding; see [`TensorSpec::nbytes`].
+pub(super) fn data_bytes(name: &str, shape: &[u64], ty: GgmlType) -> Result<u64> {
+    let at = || At::tensor(name);
+    let Some((block_len, block_bytes)) = ty.block() else {
+        return Err(Error::Unsupported { at: at(), what: format!("the size of {ty} is not known") });
+    };
+    let (block_len, block_bytes) = (block_len as u64, block_bytes as u64);
+    let row_len = shape.first().copied().unwrap_or(1);
+    if !row_len.is_multiple_of(block_len) {
+        return Err(match (ty.format(), usize::try_from(row_len)) {
+            (Some(format), Ok(len)) => Error::RowLength { at: at(), format, len },
+            _ => Error::Shape { at: at(), what: format!("rows of {row_len} do not divide into blocks of {ty}") },
+        });
+    }
+    // ggml counts elements in a signed 64-bit integer, so that is the bound on their number as well.
+    let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n <= i64::MAX as u64);
+    elements.and_then(|n| (n / block_len).checked_mul(block_bytes)).ok_or_else(|| Error::Shape {
+        at: at(),
+        what: format!("the size of shape {:?} does not fit in 64 bits", shape),
+    })
 }
 
 /// Drops trailing dimensions of size 1, as ggml does when it writes a tensor: `[64, 1]` becomes `[64]`.

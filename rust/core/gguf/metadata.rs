@@ -171,7 +171,7 @@ impl Metadata {
     }
 
     /// Appends every entry of `other` as ggml copies metadata from one file to another: existing keys move to the end,
-    /// and strings (keys too) end at their first NUL byte, because there they pass through C strings.
+    /// and strings end at their first NUL byte, because there they pass through C strings.
     ///
     /// # Errors
     /// `Unsupported` for a nested array, which ggml cannot hold.

@@ -14,7 +14,7 @@ pub mod types;
 pub mod verify;
 pub mod writer;
 
-pub use atomic::AtomicFile;
+pub use atomic::{AtomicFile, SealedFile};
 pub use header::{Endianness, Header, TensorInfo};
 pub use layout::{Layout, TensorSpec};
 pub use metadata::{Array, Metadata, Value};

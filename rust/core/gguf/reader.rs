@@ -40,10 +40,15 @@ pub struct Shard {
     source: Source,
 }
 
+/// Shards whose files stay open. Systems allow a process as few as 256 open files.
+const OPEN_SHARDS: u16 = 128;
+
 /// Where the bytes of a shard come from.
 #[derive(Debug)]
 enum Source {
     File(File),
+    /// Opened again for each read: one of too many shards to keep open.
+    Path(PathBuf),
     Memory(Vec<u8>),
 }
 
@@ -51,6 +56,7 @@ impl Source {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
             Self::File(file) => read_exact_at(file, buf, offset),
+            Self::Path(path) => read_exact_at(&File::open(path)?, buf, offset),
             Self::Memory(bytes) => {
                 let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..));
                 let found = rest.and_then(|rest| rest.get(..buf.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -99,7 +105,7 @@ impl Reader {
         let total = metadata.get_uint(SPLIT_TENSORS_COUNT_KEY).map_err(|e| e.in_file(path))?;
         let mut opened = Some((shard, metadata, tensors));
         for i in 0..count {
-            let (shard, metadata, tensors) = match opened.take_if(|_| i == number) {
+            let (mut shard, metadata, tensors) = match opened.take_if(|_| i == number) {
                 Some(opened) => opened,
                 None => {
                     let next = shard_path(&prefix, i, count);
@@ -109,6 +115,9 @@ impl Reader {
                     (shard, metadata, tensors)
                 }
             };
+            if count > OPEN_SHARDS {
+                shard.source = Source::Path(shard.path.clone());
+            }
             if i == 0 {
                 reader.metadata = metadata;
             }

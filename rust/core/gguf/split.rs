@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::atomic::SealedFile;
 use super::header::TensorInfo;
 use super::layout::{DEFAULT_ALIGNMENT, TensorSpec, trim_shape};
 use super::metadata::{Metadata, Value};
@@ -141,15 +142,15 @@ pub fn split(
     let shards = plan(reader.metadata(), &specs, options).map_err(|e| e.in_file(source))?;
     let count = shards.len() as u16;
     let mut paths = Vec::with_capacity(shards.len());
-    let mut writers = Vec::with_capacity(shards.len());
+    let mut sealed = Vec::with_capacity(shards.len());
     for (number, shard) in shards.into_iter().enumerate() {
         let path = shard_path(prefix, number as u16, count);
         let writer = Writer::create(&path, &shard.metadata, &specs[shard.tensors.clone()], overwrite)?;
         copy(reader, &reader.tensors()[shard.tensors], &writer, watch)?;
         paths.push(path);
-        writers.push(writer);
+        sealed.push(writer.seal()?);
     }
-    Writer::finish_all(writers)?;
+    SealedFile::commit_all(sealed)?;
     Ok(paths)
 }
 

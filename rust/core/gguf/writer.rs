@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::atomic::AtomicFile;
+use super::atomic::{AtomicFile, SealedFile};
 use super::layout::{Layout, TensorSpec};
 use super::metadata::Metadata;
 use crate::error::{At, Error, Result};
@@ -76,26 +76,24 @@ impl Writer {
     /// Gives the file its name.
     ///
     /// # Errors
-    /// `Shape` if data of a tensor is missing or was written twice, `Io`.
+    /// As [`Writer::seal`].
     pub fn finish(self) -> Result<()> {
-        Self::finish_all(vec![self])
+        SealedFile::commit_all(vec![self.seal()?])
     }
 
-    /// Finishes files that belong together: all of them get their names, or none.
+    /// Closes the file, which then waits for the others that belong to it; see [`SealedFile::commit_all`].
     ///
     /// # Errors
-    /// As [`Writer::finish`].
-    pub fn finish_all(writers: Vec<Self>) -> Result<()> {
-        for writer in &writers {
-            for (tensor, written) in writer.written.iter().enumerate() {
-                let (written, size) = (written.load(Ordering::Relaxed), writer.layout.nbytes[tensor]);
-                if written != size {
-                    let what = format!("{written} of its {size} bytes were written");
-                    return Err(Error::Shape { at: writer.at(tensor), what });
-                }
+    /// `Shape` if data of a tensor is missing or was written twice, `Io`.
+    pub fn seal(self) -> Result<SealedFile> {
+        for (tensor, written) in self.written.iter().enumerate() {
+            let (written, size) = (written.load(Ordering::Relaxed), self.layout.nbytes[tensor]);
+            if written != size {
+                let what = format!("{written} of its {size} bytes were written");
+                return Err(Error::Shape { at: self.at(tensor), what });
             }
         }
-        AtomicFile::commit_all(writers.into_iter().map(|writer| writer.file).collect())
+        self.file.seal()
     }
 
     fn at(&self, tensor: usize) -> At {

@@ -63,7 +63,7 @@ pub fn by_range<const N: usize>(x: &[f32; N], max_code: i32) -> Fit<N> {
     }
     let scale = (max - min) / max_code as f32;
     let inverse = reciprocal(scale);
-    let codes = x.map(|v| i32::from(truncate((v - min) * inverse + 0.5) as i8).min(max_code) as u8);
+    let codes = x.map(|v| truncate((v - min) * inverse + 0.5).min(max_code) as u8);
     Fit { scale, min: -min, codes }
 }
 

@@ -8,9 +8,6 @@
 use super::grid::{Grid, Place};
 use super::rounding::nearest_int;
 
-/// Weights in a super-block.
-pub const SUPER_BLOCK: usize = 256;
-
 /// Codebook vectors in a sub-block, at most: 32 weights in vectors of 4.
 const MAX_VECTORS: usize = 8;
 

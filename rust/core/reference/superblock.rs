@@ -7,12 +7,13 @@ use super::rounding::nearest_int;
 /// square error, then moves one code at a time, for five rounds at most, where that lowers the error left after the best
 /// scale for the codes.
 ///
-/// Returns the common scale and one code a value. Codes are at most `max_code`; a value that came out negative wraps.
+/// Returns the common scale and one code a value. Codes are at most `max_code`, except that a negative value, which
+/// a search can end on when its sums cancel, wraps in 8 bits.
 #[inline]
 pub fn search<const N: usize>(x: &[f32; N], weights: &[f32; N], max_code: i32) -> (f32, [u8; N]) {
     let mut max = 0.0;
     for &v in x {
-        // Written out, because a NaN must replace the maximum and then be replaced itself.
+        // Written out, because `f32::max` leaves open which of two zeros it gives, and skips NaN.
         max = if max > v { max } else { v };
     }
     if max < GROUP_EPSILON {
@@ -22,7 +23,7 @@ pub fn search<const N: usize>(x: &[f32; N], weights: &[f32; N], max_code: i32) -
     let scale = 1.0 / inverse_scale;
     let mut best = 0.0f32;
     for i in 0..N {
-        // Codes go through the 8 bits they are stored in here, but not for the candidates below.
+        // Negative codes wrap in the 8 bits they are stored in here, but not for the candidates below.
         let diff = x[i] - scale * f32::from(nearest_int(inverse_scale * x[i]) as u8);
         best += weights[i] * diff * diff;
     }

@@ -23,7 +23,7 @@ fn extreme(x: &[f32]) -> Option<f32> {
 /// Without a search: the extreme weight maps to `-half`, every other code is the nearest, halves rounded up.
 ///
 /// Returns the scale and the codes, offset by `half`. They lie in `0..2 * half`, except that a scale so small that its
-/// reciprocal is infinite gives what a NaN or an infinity leaves of an 8-bit conversion, which is 0.
+/// reciprocal is infinite makes every code what 8 bits keep of `i32::MIN`, which is 0.
 #[inline]
 pub fn by_extreme<const N: usize>(x: &[f32; N], half: i32) -> (f32, [u8; N]) {
     let (mut max, mut amax) = (0.0, 0.0);
@@ -36,7 +36,7 @@ pub fn by_extreme<const N: usize>(x: &[f32; N], half: i32) -> (f32, [u8; N]) {
     let scale = max / -half as f32;
     let inverse = reciprocal(scale);
     let offset = half as f32 + 0.5;
-    (scale, x.map(|v| i32::from(truncate(v * inverse + offset) as i8).min(2 * half - 1) as u8))
+    (scale, x.map(|v| truncate(v * inverse + offset).min(2 * half - 1) as u8))
 }
 
 /// Largest magnitude of a group.

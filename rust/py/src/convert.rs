@@ -13,8 +13,9 @@ use ggquant::convert::{
 };
 use ggquant::encode::Run;
 use ggquant::gguf::path::shard_path;
+use ggquant::gguf::reader::{SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_COUNT_KEY};
 use ggquant::gguf::split::{self, SplitOptions};
-use ggquant::gguf::{Layout, Metadata, TensorSpec};
+use ggquant::gguf::{Layout, Metadata, TensorSpec, Value};
 use numpy::PyReadonlyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -30,9 +31,12 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// File, offset, dtype, shape, strides, start.
 type ViewParts = (String, u64, String, Vec<u64>, Vec<u64>, u64);
 
+/// The operation that weaves codes and scales into blocks; it stands alone.
+const MXFP4_REPACK: &str = "mxfp4_repack";
+
 /// A tensor as Python plans it: attributes are read from the object by name.
 #[derive(FromPyObject)]
-struct GivenTensor<'py> {
+pub(crate) struct GivenTensor<'py> {
     name: String,
     shape: Vec<u64>,
     format: String,
@@ -54,10 +58,14 @@ impl GivenTensor<'_> {
                     let dtype = SourceType::from_str(&dtype).map_err(&named)?;
                     Ok(View { file: file.into(), offset, dtype, shape, strides, start })
                 };
-                let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
-                Source::Views {
-                    views: self.views.into_iter().map(view).collect::<PyResult<_>>()?,
-                    ops: self.ops.into_iter().map(op).collect::<PyResult<_>>()?,
+                let views = self.views.into_iter().map(view).collect::<PyResult<Vec<_>>>()?;
+                if self.ops.iter().any(|(name, _)| name == MXFP4_REPACK) {
+                    let [codes, scales] = <[View; 2]>::try_from(views)
+                        .map_err(|_| named(format!("{MXFP4_REPACK} takes codes and scales, and nothing else")))?;
+                    Source::PackedMxfp4 { codes, scales }
+                } else {
+                    let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
+                    Source::Views { views, ops: self.ops.into_iter().map(op).collect::<PyResult<_>>()? }
                 }
             }
         };
@@ -78,22 +86,71 @@ impl GivenTensor<'_> {
     }
 }
 
-/// Lays out one file, or the shards of a split.
-fn outputs(
-    target: &Path,
+/// A model to write: attributes are read from the object by name.
+#[derive(FromPyObject)]
+pub(crate) struct GivenModel<'py> {
+    target: String,
+    metadata: Vec<metadata::Given<'py>>,
+    tensors: Vec<GivenTensor<'py>>,
+    split_max_bytes: Option<u64>,
+    split_max_tensors: Option<u64>,
+    /// Numbers of tensors in the shards, where they are given.
+    shards: Option<Vec<usize>>,
+}
+
+/// Where a model is cut.
+enum Cut {
+    /// One file.
+    Whole,
+    /// Shards that keep to a limit.
+    Limit(SplitOptions),
+    /// Shards of so many tensors each.
+    Shards(Vec<usize>),
+}
+
+/// The shards of a model whose sizes are given, as `llama-quantize --keep-split` writes them.
+fn given_shards(
+    prefix: &Path,
     metadata: &Metadata,
+    specs: &[TensorSpec],
     tensors: Vec<TensorPlan>,
-    split_options: Option<SplitOptions>,
+    sizes: &[usize],
 ) -> ggquant::Result<Vec<OutputFile>> {
+    let unsupported = |what: &str| ggquant::Error::Unsupported { at: ggquant::At::file(prefix), what: what.to_owned() };
+    let count = u16::try_from(sizes.len()).map_err(|_| unsupported("there are too many shards"))?;
+    let total = i32::try_from(tensors.len()).map_err(|_| unsupported("there are too many tensors to split"))?;
+    let (mut rest, mut start) = (tensors.into_iter(), 0);
+    let mut files = Vec::with_capacity(sizes.len());
+    for (number, &size) in (0..count).zip(sizes) {
+        let path = shard_path(prefix, number, count);
+        let mut own = if number == 0 { metadata.clone() } else { Metadata::default() };
+        if count > 1 {
+            own.set_last(SPLIT_NO_KEY, Value::U16(number));
+            own.set_last(SPLIT_COUNT_KEY, Value::U16(count));
+            own.set_last(SPLIT_TENSORS_COUNT_KEY, Value::I32(total));
+        }
+        let layout = Layout::new(&own, &specs[start..start + size]).map_err(|e| e.in_file(&path))?;
+        files.push(OutputFile { path, layout, tensors: rest.by_ref().take(size).collect() });
+        start += size;
+    }
+    Ok(files)
+}
+
+/// Lays out one file, or the shards of a split.
+fn outputs(target: &Path, metadata: &Metadata, tensors: Vec<TensorPlan>, cut: Cut) -> ggquant::Result<Vec<OutputFile>> {
     let spec = |t: &TensorPlan| TensorSpec {
         name: t.name.clone(),
         shape: ggquant::gguf::layout::trim_shape(&t.shape.iter().rev().copied().collect::<Vec<_>>()).to_vec(),
         ty: t.ty,
     };
     let specs: Vec<_> = tensors.iter().map(spec).collect();
-    let Some(options) = split_options else {
-        let layout = Layout::new(metadata, &specs).map_err(|e| e.in_file(target))?;
-        return Ok(vec![OutputFile { path: target.to_owned(), layout, tensors }]);
+    let options = match cut {
+        Cut::Whole => {
+            let layout = Layout::new(metadata, &specs).map_err(|e| e.in_file(target))?;
+            return Ok(vec![OutputFile { path: target.to_owned(), layout, tensors }]);
+        }
+        Cut::Shards(sizes) => return given_shards(target, metadata, &specs, tensors, &sizes),
+        Cut::Limit(options) => options,
     };
     let shards = split::plan(metadata, &specs, options).map_err(|e| e.in_file(target))?;
     let count = shards.len() as u16;
@@ -137,36 +194,52 @@ impl Progress for Reporter<'_> {
     }
 }
 
-/// Carries out a plan. Returns the paths written and the bytes in them.
+/// Files written for each model, bytes written and bytes taken over from an earlier run.
+type Outcome = (Vec<Vec<(PathBuf, u64)>>, u64, u64);
+
+/// Carries out a plan of one model or several, which are made from one reading of their sources.
 #[pyfunction]
-#[pyo3(signature = (target, entries, tensors, threads, overwrite, split_max_bytes, split_max_tensors, progress))]
-pub(crate) fn convert_model(
+#[pyo3(signature = (models, threads, overwrite, resume, max_buffer, progress))]
+pub(crate) fn convert_models(
     py: Python<'_>,
-    target: &str,
-    entries: Vec<metadata::Given<'_>>,
-    tensors: Vec<GivenTensor<'_>>,
+    models: Vec<GivenModel<'_>>,
     threads: Option<usize>,
     overwrite: bool,
-    split_max_bytes: Option<u64>,
-    split_max_tensors: Option<u64>,
+    resume: bool,
+    max_buffer: Option<usize>,
     progress: Option<Bound<'_, PyAny>>,
-) -> PyResult<(Vec<PathBuf>, u64)> {
-    let metadata = metadata::from_python(entries)?;
-    let planned = tensors.into_iter().map(GivenTensor::plan).collect::<PyResult<Vec<_>>>()?;
-    let split_options =
-        split_by(split_max_bytes, split_max_tensors)?.map(|by| SplitOptions { by, no_tensor_first: false });
-    let plan =
-        detached(py, true, |_| Ok(Plan { outputs: outputs(Path::new(target), &metadata, planned, split_options)? }))?;
+) -> PyResult<Outcome> {
+    let mut files = Vec::new();
+    let mut counts = Vec::with_capacity(models.len());
+    for model in models {
+        let metadata = metadata::from_python(model.metadata)?;
+        let planned = model.tensors.into_iter().map(GivenTensor::plan).collect::<PyResult<Vec<_>>>()?;
+        let cut = match (model.shards, split_by(model.split_max_bytes, model.split_max_tensors)?) {
+            (Some(sizes), _) if sizes.iter().sum::<usize>() != planned.len() => {
+                return Err(PyValueError::new_err("the shards do not add up to the tensors"));
+            }
+            (Some(sizes), _) => Cut::Shards(sizes),
+            (None, Some(by)) => Cut::Limit(SplitOptions { by, no_tensor_first: false }),
+            (None, None) => Cut::Whole,
+        };
+        let target = model.target;
+        let made = detached(py, true, |_| outputs(Path::new(&target), &metadata, planned, cut))?;
+        counts.push(made.len());
+        files.extend(made);
+    }
+    let plan = Plan { outputs: files };
     let work = |interrupt: &std::sync::atomic::AtomicBool, send: &dyn Fn(ProgressParts)| {
         let reporter = Reporter { send, interrupt, finished: Cell::new(0), last: Cell::new(None) };
-        let options = Options { run: Run { threads, interrupt: Some(interrupt) }, overwrite };
+        let options = Options { run: Run { threads, interrupt: Some(interrupt) }, overwrite, resume, max_buffer };
         convert::convert(&plan, options, &reporter)
     };
     let report = with_events(py, work, |event: ProgressParts| match &progress {
         Some(callback) => callback.call1(event).map(drop),
         None => Ok(()),
     })?;
-    Ok((plan.outputs.into_iter().map(|output| output.path).collect(), report.bytes_written))
+    let mut written = plan.outputs.into_iter().map(|output| (output.path, output.layout.file_len));
+    let written = counts.into_iter().map(|count| written.by_ref().take(count).collect()).collect();
+    Ok((written, report.bytes_written, report.bytes_reused))
 }
 
 /// Name, dtype, shape, file, offset, bytes.

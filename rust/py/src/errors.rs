@@ -1,5 +1,7 @@
 //! From the crate's errors to the exceptions of `ggquant.errors`, which live in Python so that they can have several bases.
 
+use std::io::ErrorKind;
+
 use ggquant::Error;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -19,6 +21,17 @@ fn class_name(error: &Error) -> &'static str {
     }
 }
 
+/// The C library's number of an error. One that was wrapped to name a path has kept its kind alone.
+fn os_error(error: &std::io::Error) -> Option<i32> {
+    error.raw_os_error().or(match error.kind() {
+        ErrorKind::NotFound => Some(2),
+        ErrorKind::PermissionDenied => Some(13),
+        ErrorKind::AlreadyExists => Some(17),
+        ErrorKind::StorageFull => Some(28),
+        _ => None,
+    })
+}
+
 /// Builds the exception: the message, and `file` and `tensor` as attributes.
 pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let build = || -> PyResult<PyErr> {
@@ -29,7 +42,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
             kwargs.set_item("tensor", at.tensor.as_deref())?;
         }
         if let Error::Io { source, .. } = error {
-            kwargs.set_item("errno", source.raw_os_error())?;
+            kwargs.set_item("errno", os_error(source))?;
         }
         let args = PyTuple::new(py, [error.to_string()])?;
         Ok(PyErr::from_value(class.call(args, Some(&kwargs))?))

@@ -30,7 +30,7 @@ mod _native {
     #[pymodule_export]
     use super::blocks::{decode, encode, formats};
     #[pymodule_export]
-    use super::convert::{checkpoint_tensors, convert_model};
+    use super::convert::{checkpoint_tensors, convert_models};
     #[pymodule_export]
     use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
 }

@@ -4,8 +4,8 @@
 
 Rows, importance matrices and digests are those of adversarial.py, on whose library the same condition holds.
 
-Each line: format, plain/imatrix/decode, kind of row, digest, skipped. ggml aborts where its sums overflow; bit `r` of
-`skipped` (hexadecimal) says that it did for round `r`, which is then left out of the digest.
+Each line: format, plain/imatrix/decode, kind of row, digest, skipped. ggml aborts where its sums overflow:
+bit `r` of `skipped` (hexadecimal) says that it did for round `r`, which is then left out of the digest.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ NEEDS_IMATRIX = ("IQ1_S", "IQ2_XXS", "IQ2_XS")
 EMPTY = 0xCBF29CE484222325
 # The longest row is 3 * 256 weights of at most 110 bytes a block.
 SLOT = 512
-# Where a ternary search overflows, ggml reads up to 2048 weights from the middle of the row on. NaN behind the row makes
-# it find nothing there.
+# Where a ternary search overflows, ggml reads up to 2048 weights from the middle of the row on. NaN behind
+# the row makes it find nothing there.
 BEHIND = np.full(2048, np.nan, np.float32)
 
 Bytes = npt.NDArray[np.uint8]
@@ -74,6 +74,13 @@ def survivors(work: list[Callable[[], Bytes]]) -> list[Bytes | None]:
     return results
 
 
+def balanced_row(r: int) -> common.F32:
+    """Large weights whose sums cancel but whose squares overflow, among small ones."""
+    i = np.arange(512)
+    large = np.float32(2.0 ** (36 + r // 2)) * (1 - 2 * (i % 2))
+    return np.where((i // 16 + r) % 3 == 0, i * 7 % 13, large).astype(np.float32)
+
+
 def main() -> None:
     os.environ["GGML_NO_BACKTRACE"] = "1"
     common.FORMATS.update(FORMATS)
@@ -89,6 +96,22 @@ def main() -> None:
 
         return work
 
+    def balanced(name: str, r: int, weighted: bool) -> Callable[[], Bytes]:
+        def work() -> Bytes:
+            x = np.concatenate([balanced_row(r), BEHIND])[:512]
+            return oracle.encode(name, x, np.ones(512, np.float32) if weighted else None)
+
+        return work
+
+    def add(name: str, what: str, k: int, rows: list[Bytes | None]) -> None:
+        digest, skipped = EMPTY, 0
+        for r, data in enumerate(rows):
+            if data is None:
+                skipped |= 1 << r
+            else:
+                digest = common.fnv(digest, data)
+        lines.append(f"{name} {what} {k} {digest:016x} {skipped:x}")
+
     for name, (kind, block, size) in FORMATS.items():
         oracle.lib.ggml_quantize_init(kind)
         for what in ("plain", "imatrix"):
@@ -97,13 +120,10 @@ def main() -> None:
             indices = range(common.KINDS * common.ROUNDS)
             rows = survivors([encoding(name, index, what == "imatrix") for index in indices])
             for k in range(common.KINDS):
-                digest, skipped = EMPTY, 0
-                for r, data in enumerate(rows[k :: common.KINDS]):
-                    if data is None:
-                        skipped |= 1 << r
-                    else:
-                        digest = common.fnv(digest, data)
-                lines.append(f"{name} {what} {k} {digest:016x} {skipped:x}")
+                add(name, what, k, rows[k :: common.KINDS])
+            if name.startswith("IQ1"):
+                rounds = [balanced(name, r, what == "imatrix") for r in range(common.ROUNDS)]
+                add(name, what, common.KINDS, survivors(rounds))
         for k in range(common.KINDS):
             digest = EMPTY
             for index in range(k, common.KINDS * common.ROUNDS, common.KINDS):
