@@ -1,5 +1,6 @@
 # make demo        build, quantize the bundled model, look at the result
 # make test        all tests and lints
+# make bench       weights encoded a second, by format and instruction set
 # make test-peers  compare with llama.cpp's own library (compiles it once, several minutes)
 #
 # Needs Rust, Python >= 3.10 and a C compiler. Everything else goes into .venv and .venv-peers here.
@@ -16,11 +17,11 @@ WHEELS := target/wheels
 SOURCES := $(shell find python rust -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml) \
 	Cargo.toml Cargo.lock pyproject.toml README.md LICENSE
 
-.PHONY: help demo build test lint test-rust test-python test-peers clean
+.PHONY: help demo build test lint test-rust test-python test-peers bench clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 # --- building -----------------------------------------------------------------------------------------------------
 
@@ -82,6 +83,9 @@ except ggquant.UnsupportedError:
     sys.exit(3)
 endef
 export ISA_RUNS_HERE
+
+bench:
+	$(CARGO) bench --locked --bench encode
 
 # --- llama.cpp ----------------------------------------------------------------------------------------------------
 

@@ -182,4 +182,18 @@ mod tests {
         let unknown = choose(Some("sse9"), |_| true).unwrap_err();
         assert!(unknown.contains("sse9") && unknown.contains("not known"), "{unknown}");
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn lanes_do_what_they_say() {
+        use crate::lanes::check::{operations, transposition};
+        if Isa::Avx2.is_available() {
+            operations::<avx2::F32, 8>();
+            transposition::<avx2::F32>();
+        }
+        if Isa::Avx512.is_available() {
+            operations::<avx512::F32, 16>();
+            transposition::<avx512::F32>();
+        }
+    }
 }

@@ -40,6 +40,18 @@ pub(crate) fn pair(bytes: &[u8; 64], weight: usize) -> u8 {
     (bytes[weight / 128 * 32 + weight % 32] >> (weight % 128 / 32 * 2)) & 3
 }
 
+/// One bit of each code of a super-block, eight a byte: bit `FROM` of weight `j` at bit `j / 32` of byte `j % 32`.
+#[inline]
+pub(crate) fn pack_planes<const FROM: u32>(codes: &[u8; 256]) -> [u8; 32] {
+    let mut planes = [0; 32];
+    for (k, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
+        for j in 0..32 {
+            planes[j] |= (codes[j] >> FROM) << k;
+        }
+    }
+    planes
+}
+
 /// Fifth bits of 32 codes, weight `j` at bit `j`.
 #[inline]
 pub(crate) fn pack_fifth_bits(codes: &[u8; 32]) -> u32 {

@@ -7,7 +7,7 @@
 
 use half::f16;
 
-use super::bits::{pack_pairs, pair};
+use super::bits::{pack_pairs, pack_planes, pair};
 use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
@@ -62,10 +62,7 @@ fn finish(x: &[f32; 256], mut codes: [[i8; 16]; 16], d: f16, scales: [u8; 12]) -
 }
 
 fn pack(d: f16, scales: [u8; 12], codes: &[u8; 256]) -> Block {
-    let mut hmask = [0; 32];
-    for (j, code) in codes.iter().enumerate() {
-        hmask[j % 32] |= (code >> 2) << (j / 32);
-    }
+    let hmask = pack_planes::<2>(codes);
     Block { hmask, qs: pack_pairs(&codes.map(|code| code & 3)), scales, d }
 }
 

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{pack_nibbles, pack_planes, unpack_nibbles};
 use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
 use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -35,11 +35,7 @@ const PLAIN_GRID: Grid = Grid { first: -0.5, step: 0.1, last: 15 };
 fn pack(scales: &Scales, codes: &[u8; 256]) -> Block {
     let mut qs = [0; 128];
     pack_nibbles::<32>(&codes.map(|code| code & 15), &mut qs);
-    let mut qh = [0; 32];
-    for (j, code) in codes.iter().enumerate() {
-        qh[j % 32] |= (code >> 4) << (j / 32);
-    }
-    Block { d: scales.d, dmin: scales.dmin, scales: scales.packed, qh, qs }
+    Block { d: scales.d, dmin: scales.dmin, scales: scales.packed, qh: pack_planes::<4>(codes), qs }
 }
 
 fn encode(x: &[f32; 256]) -> Block {

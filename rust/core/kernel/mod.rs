@@ -63,3 +63,51 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N>, const N: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BatchEncoder, encode_rows, scale_min, signed};
+    use crate::block::{Format, q2_k, q3_k, q4_k, q5_k, q6_k};
+    use crate::lanes::portable::Floats;
+
+    /// Bell-shaped weights of many magnitudes, with blocks of zeros and of huge weights among them.
+    fn weights(count: usize) -> Vec<f32> {
+        let mut state = 77u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / 16_777_216.0 - 0.5
+        };
+        let scale = |block: usize| [0.02, 1.0, 0.0, 3e37, 1e-30, 40.0, 1e-42][block % 7];
+        (0..count).map(|i| (uniform() + uniform() + uniform()) * scale(i / 64)).collect()
+    }
+
+    /// At 4, 8 and 16 lanes a kernel gives the bytes of the reference, also where this machine has no such lanes.
+    fn check<E: BatchEncoder<256>>(format: Format) {
+        let (row_len, rows) = (768, 7);
+        let x = weights(row_len * rows);
+        let imatrix: Vec<f32> = weights(row_len).iter().map(|v| v.abs().min(4.0)).collect();
+        for imatrix in [None, Some(imatrix.as_slice())] {
+            let row_bytes = format.info().row_bytes(row_len).unwrap();
+            let mut expected = vec![0; rows * row_bytes];
+            for (row, out) in x.chunks(row_len).zip(expected.chunks_mut(row_bytes)) {
+                (format.reference().encode_row)(row, imatrix, out);
+            }
+            let encoders =
+                [encode_rows::<Floats<4>, E, 256>, encode_rows::<Floats<8>, E, 256>, encode_rows::<Floats<16>, E, 256>];
+            for encode in encoders {
+                let mut out = vec![0x5a; expected.len()];
+                encode(&x, row_len, imatrix, &mut out);
+                assert!(out == expected, "{format}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_lanes_does_not_matter() {
+        check::<scale_min::Encoder<q2_k::Q2_K, 16, 16>>(Format::Q2_K);
+        check::<signed::Encoder<q3_k::Q3_K>>(Format::Q3_K);
+        check::<scale_min::Encoder<q4_k::Q4_K, 8, 32>>(Format::Q4_K);
+        check::<scale_min::Encoder<q5_k::Q5_K, 8, 32>>(Format::Q5_K);
+        check::<signed::Encoder<q6_k::Q6_K>>(Format::Q6_K);
+    }
+}

@@ -75,11 +75,11 @@ pub(crate) fn search<F: F32Lanes, const G: usize, const T: usize>(
                 continue;
             }
             let better = sum_l2[t].gt(zero) & (sum_lx[t] * sum_lx[t]).gt(best[t] * sum_l2[t]);
-            if better.any() {
-                fit.inverse[t] = F::select(better, inverse[t], fit.inverse[t]);
-                fit.scale[t] = F::select(better, sum_lx[t] / sum_l2[t], fit.scale[t]);
-                best[t] = F::select(better, fit.scale[t] * sum_lx[t], best[t]);
-            }
+            // Without a branch: which candidates are better cannot be predicted.
+            let scale = sum_lx[t] / sum_l2[t];
+            fit.inverse[t] = F::select(better, inverse[t], fit.inverse[t]);
+            fit.scale[t] = F::select(better, scale, fit.scale[t]);
+            best[t] = F::select(better, scale * sum_lx[t], best[t]);
         }
     }
     for t in 0..T {

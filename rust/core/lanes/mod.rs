@@ -139,3 +139,8 @@ pub(crate) fn head<T, const N: usize>(slice: &[T]) -> &[T; N] {
 pub(crate) fn head_mut<T, const N: usize>(slice: &mut [T]) -> &mut [T; N] {
     slice.first_chunk_mut().expect("slices are as long as a vector")
 }
+
+#[cfg(test)]
+pub(crate) mod check;
+#[cfg(test)]
+pub(crate) mod portable;
