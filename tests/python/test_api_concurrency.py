@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,6 +144,15 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.fixture
+def heeded_interrupt() -> Iterator[None]:
+    """Lets child processes hear SIGINT, which they ignore if a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupt")
 @pytest.mark.parametrize("kind", ["quantize", "convert", "command", "terminated"])
 def test_ctrl_c_stops_the_work_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
     target, imatrix = tmp_path / "out.gguf", CONVERT / "imatrix.gguf"
