@@ -51,11 +51,15 @@ pub(crate) fn with_events<T: Send, E: Send>(
         let (sender, receiver) = channel::<Message<T, E>>();
         // Only this thread waits; the lock is there because a `Receiver` cannot be shared as such.
         let receiver = Mutex::new(receiver);
+        let (acknowledge, handled) = channel::<()>();
         let interrupt = &interrupt;
         scope.spawn(move || {
+            // Waits until the event has been dealt with: what a callback raises must stop the work before its next step,
+            // above all before the last one, which gives the output its name.
             let events = |event| {
-                // The receiver outlives this thread; a failed send could only mean that nobody listens any more.
-                let _ = sender.send(Message::Event(event));
+                if sender.send(Message::Event(event)).is_ok() {
+                    let _ = handled.recv(); // fails only if the other side is gone, and then there is nothing to wait for
+                }
             };
             let outcome = catch_unwind(AssertUnwindSafe(|| work(interrupt, &events)));
             let _ = sender.send(Message::Done(outcome));
@@ -63,13 +67,16 @@ pub(crate) fn with_events<T: Send, E: Send>(
         loop {
             match py.detach(|| wait(&receiver)) {
                 Ok(Message::Done(outcome)) => return outcome,
-                Ok(Message::Event(event)) if raised.is_none() => {
-                    if let Err(exception) = on_event(event) {
+                Ok(Message::Event(event)) => {
+                    if raised.is_none()
+                        && let Err(exception) = on_event(event)
+                    {
                         raised = Some(exception);
                         interrupt.store(true, Ordering::Relaxed);
                     }
+                    let _ = acknowledge.send(()); // the worker waits for it, so it is there
                 }
-                Ok(Message::Event(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {}
                 // The worker sends before it ends, so this cannot happen; an error beats waiting for ever.
                 Err(RecvTimeoutError::Disconnected) => return Err(Box::new("worker thread vanished") as _),
             }
