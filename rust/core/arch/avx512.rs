@@ -123,6 +123,21 @@ impl I32Lanes for I32 {
     fn as_float(self) -> F32 {
         avx512!(F32(_mm512_castsi512_ps(self.0)))
     }
+
+    #[inline(always)]
+    fn minus_one(mask: Bools) -> Self {
+        avx512!(Self(_mm512_movm_epi32(mask.0)))
+    }
+
+    #[inline(always)]
+    fn lookup4(self, table: &[f32; 4]) -> F32 {
+        avx512!(F32(_mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(table.as_ptr())), self.0)))
+    }
+
+    #[inline(always)]
+    fn lookup16(self, table: &[f32; 16]) -> F32 {
+        avx512!(F32(_mm512_permutexvar_ps(self.0, F32::load(table).0)))
+    }
 }
 
 impl F32Lanes for F32 {
