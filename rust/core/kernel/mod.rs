@@ -11,9 +11,13 @@
 //! - [`scale_min`]: Q2_K, Q4_K and Q5_K;
 //! - [`symmetric`]: the searches over a group without a minimum;
 //! - [`signed`]: Q3_K and Q6_K;
-//! - [`nonlinear`]: IQ4_NL and IQ4_XS.
+//! - [`nonlinear`]: IQ4_NL and IQ4_XS;
+//! - [`grid`]: searches through the codebooks of the i-quants;
+//! - [`codebook`]: the i-quants of 2 and 3 bits.
 
 pub(crate) mod affine;
+pub(crate) mod codebook;
+pub(crate) mod grid;
 pub(crate) mod nonlinear;
 pub(crate) mod scale_min;
 pub(crate) mod signed;
@@ -68,8 +72,9 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N, B>, const N: usize, co
 
 #[cfg(test)]
 mod tests {
-    use super::{BatchEncoder, encode_rows, nonlinear, scale_min, signed};
-    use crate::block::{Format, iq4_nl, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k};
+    use super::{BatchEncoder, codebook, encode_rows, nonlinear, scale_min, signed};
+    use crate::block::{Format, ImatrixUse, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
+    use crate::block::{q2_k, q3_k, q4_k, q5_k, q6_k};
     use crate::lanes::portable::Floats;
 
     /// Bell-shaped weights of many magnitudes, with blocks of zeros and of huge weights among them.
@@ -83,22 +88,21 @@ mod tests {
         (0..count).map(|i| (uniform() + uniform() + uniform()) * scale(i / 64)).collect()
     }
 
-    /// At 4, 8 and 16 lanes a kernel gives the bytes of the reference, also where this machine has no such lanes.
+    /// At 8 and 16 lanes a kernel gives the bytes of the reference, also where this machine has no such lanes.
     fn check<E: BatchEncoder<N, B>, const N: usize, const B: usize>(format: Format) {
         let (row_len, rows) = (768, 7);
         let x = weights(row_len * rows);
         let imatrix: Vec<f32> = weights(row_len).iter().map(|v| v.abs().min(4.0)).collect();
         for imatrix in [None, Some(imatrix.as_slice())] {
+            if imatrix.is_none() && format.info().imatrix == ImatrixUse::Required {
+                continue;
+            }
             let row_bytes = format.info().row_bytes(row_len).unwrap();
             let mut expected = vec![0; rows * row_bytes];
             for (row, out) in x.chunks(row_len).zip(expected.chunks_mut(row_bytes)) {
                 (format.reference().encode_row)(row, imatrix, out);
             }
-            let encoders = [
-                encode_rows::<Floats<4>, E, N, B>,
-                encode_rows::<Floats<8>, E, N, B>,
-                encode_rows::<Floats<16>, E, N, B>,
-            ];
+            let encoders = [encode_rows::<Floats<8>, E, N, B>, encode_rows::<Floats<16>, E, N, B>];
             for encode in encoders {
                 let mut out = vec![0x5a; expected.len()];
                 encode(&x, row_len, imatrix, &mut out);
@@ -116,5 +120,10 @@ mod tests {
         check::<signed::Encoder<q6_k::Q6_K>, _, _>(Format::Q6_K);
         check::<nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>, _, _>(Format::IQ4_NL);
         check::<nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>, _, _>(Format::IQ4_XS);
+        check::<codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>, _, _>(Format::IQ2_XXS);
+        check::<codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>, _, _>(Format::IQ2_XS);
+        check::<codebook::Encoder<iq2_s::IQ2_S, 8, 16>, _, _>(Format::IQ2_S);
+        check::<codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>, _, _>(Format::IQ3_XXS);
+        check::<codebook::Encoder<iq3_s::IQ3_S, 4, 32>, _, _>(Format::IQ3_S);
     }
 }

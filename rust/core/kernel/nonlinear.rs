@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::tile::{self, Tile};
 use super::{BatchEncoder, MAX_GROUPS, symmetric};
 use crate::block::layout::Layout;
-use crate::lanes::{F32Lanes, I32Lanes};
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
 use crate::reference::nonlinear::VALUES;
 
 /// Weights in a group.
@@ -85,9 +85,15 @@ const MIDDLES: [f32; 16] = {
     middles
 };
 
-/// Every fourth half-way point from `first` on.
-const fn every_fourth(first: usize) -> [f32; 4] {
-    [MIDDLES[first], MIDDLES[first + 4], MIDDLES[first + 8], MIDDLES[first + 12]]
+/// Every fourth half-way point from `first` on, again and again.
+const fn every_fourth(first: usize) -> [f32; MAX_LANES] {
+    let mut points = [0.0; MAX_LANES];
+    let mut i = 0;
+    while i < MAX_LANES {
+        points[i] = MIDDLES[first + 4 * (i % 4)];
+        i += 1;
+    }
+    points
 }
 
 /// The table from entry `first` on; the last entry goes on.
@@ -117,7 +123,7 @@ fn nearest_entry<F: F32Lanes>(x: F) -> F::Int {
     }
     let mut rest = three;
     for table in [const { every_fourth(0) }, const { every_fourth(1) }, const { every_fourth(2) }] {
-        rest = rest + F::Int::minus_one(x.lt(quarter.lookup4(&table)));
+        rest = rest + F::Int::minus_one(x.lt(F::load(&table).look_up_4(quarter)));
     }
     quarter.shl::<2>() + rest
 }
@@ -146,12 +152,12 @@ fn best_scale<F: F32Lanes>(x: &Tile<F, G, 1>, weights: &Tile<F, G, 1>) -> F {
     let (mut below_qx, mut below_q2, mut above_qx, mut above_q2) = ([zero; G], [zero; G], [zero; G], [zero; G]);
     for i in 0..G {
         let (x, w) = (x[i][0], weights[i][0]);
-        let q = nearest_entry(opposite * x).lookup16(&const { values_from(0) });
+        let q = nearest_entry(opposite * x).look_up_16(&const { values_from(0) });
         sumqx = sumqx + w * q * x;
         sumq2 = sumq2 + w * q * q;
         let lowest = nearest_entry((outermost * x).lesser(innermost * x));
-        let (below, above) = (lowest.lookup16(&const { values_from(0) }), lowest.lookup16(&const { values_from(1) }));
-        middles[i] = lowest.lookup16(&MIDDLES);
+        let (below, above) = (lowest.look_up_16(&const { values_from(0) }), lowest.look_up_16(&const { values_from(1) }));
+        middles[i] = lowest.look_up_16(&MIDDLES);
         below_qx[i] = w * below * x;
         below_q2[i] = w * below * below;
         above_qx[i] = w * above * x;

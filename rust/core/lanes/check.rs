@@ -72,8 +72,8 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.to_float(),
         (i ^ j).as_float(),
         a.abs().lesser(F::splat(4e6)).nearest_code(-4.0, 3.0),
-        i.lookup4(&[0.5, -1.0, 3.0, 7.0]),
-        (i & F::Int::splat(15)).lookup16(&std::array::from_fn(|i| i as f32 + 0.25)),
+        c.look_up_4(i),
+        (i & F::Int::splat(15)).look_up_16(&std::array::from_fn(|i| i as f32 + 0.25)),
     ];
     let int = [
         F::Int::splat(-7),
