@@ -8,6 +8,8 @@ use half::f16;
 use super::bits::{pack_pairs, pair};
 use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
 
@@ -27,6 +29,16 @@ fn encode(x: &[f32; 256]) -> Block {
 
 /// Ternary, 2-bit codes.
 pub struct TQ2_0;
+
+impl Plain<256> for TQ2_0 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 256]) -> Block {
+        let (d, codes) = plain::by_magnitude::<F, 256>(x, 1.0, 1, (i32::MIN, i32::MAX));
+        Block { qs: pack_pairs(&codes), d: F::to_half(d) }
+    }
+}
 
 impl BlockFormat for TQ2_0 {
     const INFO: FormatInfo = FormatInfo {

@@ -156,7 +156,8 @@ fn best_scale<F: F32Lanes>(x: &Tile<F, G, 1>, weights: &Tile<F, G, 1>) -> F {
         sumqx = sumqx + w * q * x;
         sumq2 = sumq2 + w * q * q;
         let lowest = nearest_entry((outermost * x).lesser(innermost * x));
-        let (below, above) = (lowest.look_up_16(&const { values_from(0) }), lowest.look_up_16(&const { values_from(1) }));
+        let (below, above) =
+            (lowest.look_up_16(&const { values_from(0) }), lowest.look_up_16(&const { values_from(1) }));
         middles[i] = lowest.look_up_16(&MIDDLES);
         below_qx[i] = w * below * x;
         below_q2[i] = w * below * below;
