@@ -12,7 +12,8 @@
 //! - [`symmetric`]: the searches over a group without a minimum;
 //! - [`signed`]: Q3_K and Q6_K;
 //! - [`grid`]: searches through the codebooks of the i-quants;
-//! - [`codebook`]: the i-quants of 2 and 3 bits.
+//! - [`codebook`]: the i-quants of 2 and 3 bits;
+//! - [`ternary`]: the i-quants of 1 bit.
 
 pub(crate) mod affine;
 pub(crate) mod codebook;
@@ -21,6 +22,7 @@ pub(crate) mod scale_min;
 pub(crate) mod signed;
 pub(crate) mod superblock;
 pub(crate) mod symmetric;
+pub(crate) mod ternary;
 pub(crate) mod tile;
 
 use crate::block::layout::Layout;
@@ -42,6 +44,16 @@ pub(crate) trait BatchEncoder<const N: usize> {
 
     /// Encodes a batch, with the importances of each block if there are any.
     fn encode_batch<F: F32Lanes>(x: &[&[f32; N]; BATCH], imatrix: Option<&[&[f32; N]; BATCH]>) -> [Self::Block; BATCH];
+
+    /// Encodes a batch, given for each block the rest of its row from there on, which few formats look at.
+    #[inline(always)]
+    fn encode_batch_of_rows<F: F32Lanes>(
+        x: &[&[f32; N]; BATCH],
+        _rows: &[&[f32]; BATCH],
+        imatrix: Option<&[&[f32; N]; BATCH]>,
+    ) -> [Self::Block; BATCH] {
+        Self::encode_batch::<F>(x, imatrix)
+    }
 }
 
 /// Encodes whole rows of `row_len` weights by batches of blocks, without regard to where rows end.
@@ -59,9 +71,10 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N>, const N: usize>(
     for (batch, out) in out.chunks_mut(BATCH * E::Block::BYTES).enumerate() {
         let last = out.len() / E::Block::BYTES - 1;
         let numbers: [usize; BATCH] = std::array::from_fn(|i| batch * BATCH + i.min(last));
+        let rows = numbers.map(|number| &x[N * number..(N * number / row_len + 1) * row_len]);
         let x = numbers.map(|number| &blocks[number]);
         let importances = importances.map(|rows| numbers.map(|number| &rows[number % rows.len()]));
-        let encoded = E::encode_batch::<F>(&x, importances.as_ref());
+        let encoded = E::encode_batch_of_rows::<F>(&x, &rows, importances.as_ref());
         for (block, out) in encoded.iter().zip(out.chunks_exact_mut(E::Block::BYTES)) {
             block.write(out);
         }
@@ -70,8 +83,9 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N>, const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::{BatchEncoder, codebook, encode_rows, scale_min, signed};
-    use crate::block::{Format, ImatrixUse, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, q2_k, q3_k, q4_k, q5_k, q6_k};
+    use super::{BatchEncoder, codebook, encode_rows, scale_min, signed, ternary};
+    use crate::block::{Format, ImatrixUse, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs};
+    use crate::block::{q2_k, q3_k, q4_k, q5_k, q6_k};
     use crate::lanes::portable::Floats;
 
     /// Bell-shaped weights of many magnitudes, with blocks of zeros and of huge weights among them.
@@ -115,6 +129,8 @@ mod tests {
         check::<scale_min::Encoder<q4_k::Q4_K, 8, 32>>(Format::Q4_K);
         check::<scale_min::Encoder<q5_k::Q5_K, 8, 32>>(Format::Q5_K);
         check::<signed::Encoder<q6_k::Q6_K>>(Format::Q6_K);
+        check::<ternary::Encoder<iq1_s::IQ1_S, 32>>(Format::IQ1_S);
+        check::<ternary::Encoder<iq1_m::IQ1_M, 16>>(Format::IQ1_M);
         check::<codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>>(Format::IQ2_XXS);
         check::<codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>>(Format::IQ2_XS);
         check::<codebook::Encoder<iq2_s::IQ2_S, 8, 16>>(Format::IQ2_S);

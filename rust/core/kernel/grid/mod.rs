@@ -101,7 +101,8 @@ impl<const N: usize> Neighbours<N> {
     fn new(grid: &Grid<N>, lanes: usize) -> Self {
         let keys = base::<N>().pow(N as u32);
         let mut all = Self { slots: Vec::with_capacity(keys), indices: vec![0; keys], words: Vec::new(), lanes };
-        let pack = |levels: &[u8; N]| (0..N).fold(0, |word, i| word | u16::from(levels[i]) << (bits::<N>() as usize * i));
+        let pack =
+            |levels: &[u8; N]| (0..N).fold(0, |word, i| word | u16::from(levels[i]) << (bits::<N>() as usize * i));
         for key in 0..keys {
             let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
             all.slots.push(match grid.place(&levels) {
@@ -159,7 +160,7 @@ macro_rules! books {
     )+};
 }
 
-books!(IQ2_XXS: 8, IQ2_XS: 8, IQ2_S: 8, IQ3_XXS: 4, IQ3_S: 4);
+books!(IQ2_XXS: 8, IQ2_XS: 8, IQ2_S: 8, IQ1: 8, IQ3_XXS: 4, IQ3_S: 4);
 
 #[cfg(test)]
 mod tests {
@@ -191,6 +192,7 @@ mod tests {
         check(&grid::IQ2_XXS, &IQ2_XXS);
         check(&grid::IQ2_XS, &IQ2_XS);
         check(&grid::IQ2_S, &IQ2_S);
+        check(&grid::IQ1, &IQ1);
         check(&grid::IQ3_XXS, &IQ3_XXS);
         check(&grid::IQ3_S, &IQ3_S);
     }
