@@ -70,16 +70,16 @@ impl<C: Codebook<N, W>, const N: usize, const W: usize> BatchEncoder<256> for En
     ) -> [C::Block; BATCH] {
         let squares = super::tile::sums_of_squares(x);
         let mut workspace = Workspace::new();
-        std::array::from_fn(|b| {
+        let mut found = [[None; 16]; BATCH];
+        let mut searched = [false; BATCH];
+        for b in 0..BATCH {
             let imatrix = imatrix.map(|rows| rows[b]);
             let sigma2 = C::SIGMA * squares[b] / 256.0;
-            let mut found = [None; 16];
-            let found = &mut found[..256 / W];
-            if search::super_block::<F, C, N, W>(x[b], imatrix, sigma2, &mut workspace, found) {
-                C::pack(found)
-            } else {
-                C::reference(x[b], imatrix)
-            }
+            searched[b] =
+                search::super_block::<F, C, N, W>(x[b], imatrix, sigma2, &mut workspace, &mut found[b][..256 / W]);
+        }
+        std::array::from_fn(|b| {
+            if searched[b] { C::pack(&found[b][..256 / W]) } else { C::reference(x[b], imatrix.map(|rows| rows[b])) }
         })
     }
 }
