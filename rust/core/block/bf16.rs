@@ -29,6 +29,7 @@ impl BlockFormat for BF16 {
         encode_blocks(x, out, |&[x]| Block { bits: bf16::from_f32(x).to_bits() });
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
         // Shifted and not converted: a conversion would quieten NaNs.
         decode_blocks(data, out, |block: &Block, [out]| *out = f32::from_bits(u32::from(block.bits) << 16));

@@ -13,15 +13,17 @@ pub(crate) fn pack_nibbles<const HALF: usize>(codes: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Undoes [`pack_nibbles`]: `put(weight, code)` for every weight.
-#[inline]
-pub(crate) fn unpack_nibbles<const HALF: usize>(bytes: &[u8], mut put: impl FnMut(usize, u8)) {
-    for (i, bytes) in bytes.chunks_exact(HALF).enumerate() {
+/// Undoes [`pack_nibbles`].
+#[inline(always)]
+pub(crate) fn nibbles<const HALF: usize, const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut codes = [0; N];
+    for (bytes, codes) in bytes.chunks_exact(HALF).zip(codes.chunks_exact_mut(2 * HALF)) {
         for j in 0..HALF {
-            put(2 * HALF * i + j, bytes[j] & 15);
-            put(2 * HALF * i + j + HALF, bytes[j] >> 4);
+            codes[j] = bytes[j] & 15;
+            codes[j + HALF] = bytes[j] >> 4;
         }
     }
+    codes
 }
 
 /// Two-bit codes of a super-block, four a byte within each half of 128: weight `j` lowest, then `j + 32`, `j + 64`,
@@ -34,10 +36,16 @@ pub(crate) fn pack_pairs(codes: &[u8; 256]) -> [u8; 64] {
     })
 }
 
-/// Undoes [`pack_pairs`] for one weight.
-#[inline]
-pub(crate) fn pair(bytes: &[u8; 64], weight: usize) -> u8 {
-    (bytes[weight / 128 * 32 + weight % 32] >> (weight % 128 / 32 * 2)) & 3
+/// Undoes [`pack_pairs`].
+#[inline(always)]
+pub(crate) fn pairs(bytes: &[u8; 64]) -> [u8; 256] {
+    let mut codes = [0; 256];
+    for (k, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        for j in 0..32 {
+            codes[j] = (bytes[k / 4 * 32 + j] >> (k % 4 * 2)) & 3;
+        }
+    }
+    codes
 }
 
 /// One bit of each code of a super-block, eight a byte: bit `FROM` of weight `j` at bit `j / 32` of byte `j % 32`.
@@ -52,18 +60,34 @@ pub(crate) fn pack_planes<const FROM: u32>(codes: &[u8; 256]) -> [u8; 32] {
     planes
 }
 
+/// Undoes [`pack_planes`]: 0 or 1 for each weight.
+#[inline(always)]
+pub(crate) fn planes(bytes: &[u8; 32]) -> [u8; 256] {
+    let mut bits = [0; 256];
+    for (k, bits) in bits.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        for j in 0..32 {
+            bits[j] = (bytes[j] >> k) & 1;
+        }
+    }
+    bits
+}
+
 /// Fifth bits of 32 codes, weight `j` at bit `j`.
 #[inline(always)]
 pub(crate) fn pack_fifth_bits(codes: &[u8; 32]) -> u32 {
+    // The factor brings the lowest bit of byte `j` to bit `56 + j`: 8j + (56 - 7j). All other products of a bit of either
+    // lie at other places below 56 or beyond 63, no two at the same one, so that nothing carries.
+    const COLLECT: u64 = 0x0102_0408_1020_4080;
     let mut bits = 0;
-    for (j, &code) in codes.iter().enumerate() {
-        bits |= u32::from((code >> 4) & 1) << j;
+    for (k, codes) in codes.as_chunks::<8>().0.iter().enumerate() {
+        let fifth = (u64::from_le_bytes(*codes) >> 4) & 0x0101_0101_0101_0101;
+        bits |= ((fifth.wrapping_mul(COLLECT) >> 56) as u32) << (8 * k);
     }
     bits
 }
 
 /// The fifth bit of weight `j`, in place (0 or 16).
-#[inline]
-pub(crate) fn fifth_bit(bits: u32, j: usize) -> u8 {
-    (((bits >> j) & 1) << 4) as u8
+#[inline(always)]
+pub(crate) fn fifth_bit(bits: u32, j: usize) -> i32 {
+    (((bits >> j) & 1) << 4) as i32
 }

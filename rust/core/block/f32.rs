@@ -25,6 +25,7 @@ impl BlockFormat for F32 {
         encode_blocks(x, out, |&[value]| Block { value });
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
         decode_blocks(data, out, |block: &Block, [out]| *out = block.value);
     }

@@ -138,7 +138,7 @@ pub(crate) fn encode_weighted_blocks<B: Layout, const N: usize>(
 }
 
 /// Decodes whole blocks.
-#[inline]
+#[inline(always)]
 pub(crate) fn decode_blocks<B: Layout, const N: usize>(
     data: &[u8],
     out: &mut [f32],

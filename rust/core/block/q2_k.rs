@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::bits::{pack_pairs, pair};
+use super::bits::{pack_pairs, pairs};
 use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
@@ -107,12 +107,15 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     finish(x, &fits, &Scales::by_codes(d, dmin, &scales, &mins))
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
+    let (d, dmin, codes) = (block.d.to_f32(), block.dmin.to_f32(), pairs(&block.qs));
     for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let scale = d * f32::from(block.scales[j] & 15);
         let min = dmin * f32::from(block.scales[j] >> 4);
-        *out = std::array::from_fn(|i| scale * f32::from(pair(&block.qs, 16 * j + i)) - min);
+        for i in 0..16 {
+            out[i] = scale * f32::from(codes[16 * j + i]) - min;
+        }
     }
 }
 
@@ -168,6 +171,7 @@ impl BlockFormat for Q2_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
         decode_blocks(data, out, decode);
     }

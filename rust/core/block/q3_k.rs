@@ -7,7 +7,7 @@
 
 use half::f16;
 
-use super::bits::{pack_pairs, pack_planes, pair};
+use super::bits::{pack_pairs, pack_planes, pairs, planes};
 use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
@@ -46,7 +46,7 @@ fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     packed
 }
 
-#[inline]
+#[inline(always)]
 fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
     let lower = (packed[j % 8] >> (j / 8 * 4)) & 15;
     let upper = (packed[8 + j % 4] >> (j / 4 * 2)) & 3;
@@ -111,15 +111,15 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     finish(x, codes, to_half(d), pack_scales(&scales))
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let d = block.d.to_f32();
+    let (d, lower, upper) = (block.d.to_f32(), pairs(&block.qs), planes(&block.hmask));
     for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let scale = d * unpack_scale(&block.scales, j) as f32;
-        *out = std::array::from_fn(|i| {
-            let weight = 16 * j + i;
-            let upper = (block.hmask[weight % 32] >> (weight / 32)) & 1;
-            scale * (i32::from(pair(&block.qs, weight) | (upper << 2)) - HALF) as f32
-        });
+        for i in 0..16 {
+            let code = lower[16 * j + i] | (upper[16 * j + i] << 2);
+            out[i] = scale * (i32::from(code) - HALF) as f32;
+        }
     }
 }
 
@@ -173,6 +173,7 @@ impl BlockFormat for Q3_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
         decode_blocks(data, out, decode);
     }

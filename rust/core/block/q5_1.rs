@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::bits::{fifth_bit, pack_fifth_bits, pack_nibbles, unpack_nibbles};
+use super::bits::{fifth_bit, pack_fifth_bits, pack_nibbles, nibbles};
 use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
@@ -45,6 +45,14 @@ fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
     encode(&affine::search(x, &weights, MAX_CODE, WEIGHTED_GRID, Cost::Square))
 }
 
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 32]) {
+    let (d, m, codes) = (block.d.to_f32(), block.m.to_f32(), nibbles::<16, 32>(&block.qs));
+    for i in 0..32 {
+        out[i] = (i32::from(codes[i]) | fifth_bit(block.qh, i)) as f32 * d + m;
+    }
+}
+
 /// 5-bit codes, f16 scale and minimum per 32.
 pub struct Q5_1;
 
@@ -81,11 +89,9 @@ impl BlockFormat for Q5_1 {
         encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
-            let (d, m) = (block.d.to_f32(), block.m.to_f32());
-            unpack_nibbles::<16>(&block.qs, |j, code| out[j] = f32::from(code | fifth_bit(block.qh, j)) * d + m);
-        });
+        decode_blocks(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::bits::{pack_nibbles, pack_planes, unpack_nibbles};
+use super::bits::{nibbles, pack_nibbles, pack_planes, planes};
 use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
 use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -52,14 +52,16 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     pack(&scales, &fit.codes)
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let scales = Scales { d: block.d, dmin: block.dmin, packed: block.scales };
-    let scales: [_; 8] = std::array::from_fn(|j| scales.decode(j));
-    unpack_nibbles::<32>(&block.qs, |j, code| {
-        let (scale, min) = scales[j / 32];
-        let fifth = (block.qh[j % 32] >> (j / 32)) & 1;
-        out[j] = scale * f32::from(code + (fifth << 4)) - min;
-    });
+    let (lower, fifth) = (nibbles::<32, 256>(&block.qs), planes(&block.qh));
+    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (scale, min) = scales.decode(j);
+        for i in 0..32 {
+            out[i] = scale * f32::from(lower[32 * j + i] | (fifth[32 * j + i] << 4)) - min;
+        }
+    }
 }
 
 /// 5-bit codes, 6-bit scales and minima per 32.
@@ -114,6 +116,7 @@ impl BlockFormat for Q5_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
         decode_blocks(data, out, decode);
     }

@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::bits::{pack_nibbles, pack_pairs, pair, unpack_nibbles};
+use super::bits::{nibbles, pack_nibbles, pack_pairs, pairs};
 use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
@@ -67,13 +67,16 @@ fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
     pack(d, scales, &std::array::from_fn(|j| codes[j / 16][j % 16] as u8))
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let d = block.d.to_f32();
-    let scales = block.scales.map(|scale| d * f32::from(scale));
-    unpack_nibbles::<64>(&block.ql, |j, lower| {
-        let code = lower | (pair(&block.qh, j) << 4);
-        out[j] = scales[j / 16] * (i32::from(code) - HALF) as f32;
-    });
+    let (d, lower, upper) = (block.d.to_f32(), nibbles::<64, 256>(&block.ql), pairs(&block.qh));
+    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let scale = d * f32::from(block.scales[j]);
+        for i in 0..16 {
+            let code = lower[16 * j + i] | (upper[16 * j + i] << 4);
+            out[i] = scale * (i32::from(code) - HALF) as f32;
+        }
+    }
 }
 
 /// 6-bit codes, 8-bit scales per 16.
@@ -126,6 +129,7 @@ impl BlockFormat for Q6_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
         decode_blocks(data, out, decode);
     }

@@ -41,6 +41,7 @@ impl BlockFormat for Q8_1 {
         });
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
         decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
             let d = block.d.to_f32();

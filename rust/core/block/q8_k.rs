@@ -54,6 +54,7 @@ impl BlockFormat for Q8_K {
         encode_blocks(x, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
         decode_blocks(data, out, |block: &Block, out: &mut [f32; 256]| *out = block.qs.map(|q| block.d * f32::from(q)));
     }

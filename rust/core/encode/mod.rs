@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use crate::arch::kernel;
+use crate::arch::{kernel, stream};
 use crate::block::Format;
 use crate::error::{At, Error, Result};
 
@@ -25,6 +25,13 @@ pub(crate) use rows::{RowEncoder, check_finite, row_bytes};
 /// Weights in a task, as far as whole rows allow: small enough that the widened rows stay in a core's own cache and
 /// that the slowest format answers an interruption within a tenth of a second, large enough to pay for the hand-over.
 pub(crate) const TASK_WEIGHTS: usize = 32 * 1024;
+
+/// Weights in a piece of a task where memory limits the work, as far as whole rows allow: widened weights, or decoded
+/// ones, stay in a core's first cache.
+const PIECE_WEIGHTS: usize = 4 * 1024;
+
+/// Decoded weights beyond this many (32 MiB) leave the caches before anybody reads them.
+const STREAMED_WEIGHTS: usize = 8 << 20;
 
 /// Weights as they lie in memory, row after row.
 #[derive(Debug, Clone, Copy)]
@@ -133,12 +140,16 @@ pub fn encode(
     expect_len(out.len(), rows, row_bytes, "encoded bytes")?;
     let encoder = RowEncoder::new(format, rows, row_len, imatrix)?;
     let rows_per_task = (TASK_WEIGHTS / row_len).max(1);
+    let rows_per_piece = if encoder.is_light() { (PIECE_WEIGHTS / row_len).max(1) } else { rows_per_task };
     let tasks = out.chunks_mut(rows_per_task * row_bytes).collect();
     run.for_each(tasks, |scratch, number, out| {
-        let first_row = number * rows_per_task;
-        let last_row = first_row + out.len() / row_bytes;
-        let x = weights.widen(first_row * row_len..last_row * row_len, scratch);
-        encoder.encode_rows(first_row, x, out)
+        for (piece, out) in out.chunks_mut(rows_per_piece * row_bytes).enumerate() {
+            let first_row = number * rows_per_task + piece * rows_per_piece;
+            let last_row = first_row + out.len() / row_bytes;
+            let x = weights.widen(first_row * row_len..last_row * row_len, scratch);
+            encoder.encode_rows(first_row, x, out)?;
+        }
+        Ok(())
     })
 }
 
@@ -152,7 +163,23 @@ pub fn decode(format: Format, data: &[u8], row_len: usize, out: &mut [f32], run:
     expect_len(data.len(), rows, row_bytes, "encoded bytes")?;
     let kernel = kernel(format)?;
     let rows_per_task = (TASK_WEIGHTS / row_len).max(1);
+    let streamed = out.len() >= STREAMED_WEIGHTS;
     let tasks = out.chunks_mut(rows_per_task * row_len).zip(data.chunks(rows_per_task * row_bytes)).collect();
+    if streamed {
+        let block_len = format.info().block_len;
+        let piece = (PIECE_WEIGHTS / block_len).max(1) * block_len;
+        let piece_bytes = piece / block_len * format.info().block_bytes;
+        return run.for_each(tasks, |scratch, _, (out, data): (&mut [f32], &[u8])| {
+            scratch.resize(piece, 0.0);
+            for (out, data) in out.chunks_mut(piece).zip(data.chunks(piece_bytes)) {
+                let decoded = &mut scratch[..out.len()];
+                kernel.decode(data, decoded);
+                stream::copy(decoded, out);
+            }
+            stream::finish();
+            Ok(())
+        });
+    }
     run.for_each(tasks, |_, _, (out, data): (&mut [f32], &[u8])| {
         kernel.decode(data, out);
         Ok(())

@@ -36,6 +36,11 @@ impl<'a> RowEncoder<'a> {
         Ok(Self { kernel: kernel(format)?, row_len, row_bytes, imatrix })
     }
 
+    /// See [`Kernel::is_light`].
+    pub(crate) fn is_light(&self) -> bool {
+        self.kernel.is_light(self.imatrix.is_some())
+    }
+
     /// Encodes the whole rows in `x`, the first of which is row `first_row` of the tensor, into `out`.
     ///
     /// # Errors

@@ -97,7 +97,7 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N, B>, const N: usize, co
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{scale_min, *};
     use crate::block::*;
     use crate::lanes::portable::Floats;
 
