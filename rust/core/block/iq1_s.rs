@@ -188,7 +188,7 @@ impl BlockFormat for IQ1_S {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -53,10 +53,11 @@ impl Plain<64> for Q2_0 {
     fn encode<F: F32Lanes>(x: &[f32; 64]) -> Block {
         let (d, codes) = plain::by_magnitude::<F, 64>(x, 1.0, 1, (0, 3));
         // Four bytes of two bits each, side by side in the lowest of them.
-        let qs = std::array::from_fn(|i| {
+        let mut qs = [0; 16];
+        for i in 0..16 {
             let four = u32::from_le_bytes(codes.as_chunks().0[i]);
-            (four | (four >> 6) | (four >> 12) | (four >> 18)) as u8
-        });
+            qs[i] = (four | (four >> 6) | (four >> 12) | (four >> 18)) as u8;
+        }
         Block { d: F::to_half(d), qs }
     }
 }
@@ -78,7 +79,7 @@ impl BlockFormat for Q2_0 {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::bits::{pack_pairs, pairs};
+use super::bits::{field, pack_pairs};
 use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
@@ -109,12 +109,19 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
 
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let (d, dmin, codes) = (block.d.to_f32(), block.dmin.to_f32(), pairs(&block.qs));
-    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let scale = d * f32::from(block.scales[j] & 15);
-        let min = dmin * f32::from(block.scales[j] >> 4);
-        for i in 0..16 {
-            out[i] = scale * f32::from(codes[16 * j + i]) - min;
+    let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
+    let (mut scales, mut mins) = ([0.0; 16], [0.0; 16]);
+    for j in 0..16 {
+        scales[j] = d * f32::from(block.scales[j] & 15);
+        mins[j] = dmin * f32::from(block.scales[j] >> 4);
+    }
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let codes = field(&block.qs[k / 4 * 32..], k % 4 * 2, 3);
+        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let (scale, min) = (scales[2 * k + h], mins[2 * k + h]);
+            for i in 0..16 {
+                out[i] = scale * f32::from(codes[16 * h + i]) - min;
+            }
         }
     }
 }
@@ -173,7 +180,7 @@ impl BlockFormat for Q2_K {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -7,7 +7,7 @@
 
 use half::f16;
 
-use super::bits::{pack_pairs, pack_planes, pairs, planes};
+use super::bits::{field, pack_pairs, pack_planes};
 use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
@@ -113,12 +113,16 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
 
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let (d, lower, upper) = (block.d.to_f32(), pairs(&block.qs), planes(&block.hmask));
-    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let scale = d * unpack_scale(&block.scales, j) as f32;
-        for i in 0..16 {
-            let code = lower[16 * j + i] | (upper[16 * j + i] << 2);
-            out[i] = scale * (i32::from(code) - HALF) as f32;
+    let d = block.d.to_f32();
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let lower = field(&block.qs[k / 4 * 32..], k % 4 * 2, 3);
+        let upper = field(&block.hmask, k, 1);
+        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let scale = d * unpack_scale(&block.scales, 2 * k + h) as f32;
+            for i in 0..16 {
+                let code = lower[16 * h + i] | (upper[16 * h + i] << 2);
+                out[i] = scale * (i32::from(code) - HALF) as f32;
+            }
         }
     }
 }
@@ -175,7 +179,7 @@ impl BlockFormat for Q3_K {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

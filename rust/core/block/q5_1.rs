@@ -31,8 +31,11 @@ const MAX_CODE: i32 = 31;
 
 #[inline(always)]
 fn pack(d: f16, m: f16, codes: &[u8; 32]) -> Block {
-    let mut qs = [0; 16];
-    pack_nibbles::<16>(&codes.map(|code| code & 15), &mut qs);
+    let (mut lower, mut qs) = (*codes, [0; 16]);
+    for code in &mut lower {
+        *code &= 15;
+    }
+    pack_nibbles::<16>(&lower, &mut qs);
     Block { d, m, qh: pack_fifth_bits(codes), qs }
 }
 
@@ -91,7 +94,7 @@ impl BlockFormat for Q5_1 {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::bits::{nibbles, pack_nibbles, pack_planes, planes};
+use super::bits::{field, pack_nibbles, pack_planes};
 use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
 use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -55,11 +55,12 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let scales = Scales { d: block.d, dmin: block.dmin, packed: block.scales };
-    let (lower, fifth) = (nibbles::<32, 256>(&block.qs), planes(&block.qh));
-    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let (scale, min) = scales.decode(j);
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (scale, min) = scales.decode(k);
+        let lower = field(&block.qs[k / 2 * 32..], k % 2 * 4, 15);
+        let fifth = field(&block.qh, k, 1);
         for i in 0..32 {
-            out[i] = scale * f32::from(lower[32 * j + i] | (fifth[32 * j + i] << 4)) - min;
+            out[i] = scale * f32::from(lower[i] | (fifth[i] << 4)) - min;
         }
     }
 }
@@ -118,7 +119,7 @@ impl BlockFormat for Q5_K {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::bits::{nibbles, pack_nibbles, pack_pairs, pairs};
+use super::bits::{field, pack_nibbles, pack_pairs};
 use super::layout::{
     block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
 };
@@ -69,12 +69,19 @@ fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
 
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let (d, lower, upper) = (block.d.to_f32(), nibbles::<64, 256>(&block.ql), pairs(&block.qh));
-    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let scale = d * f32::from(block.scales[j]);
-        for i in 0..16 {
-            let code = lower[16 * j + i] | (upper[16 * j + i] << 4);
-            out[i] = scale * (i32::from(code) - HALF) as f32;
+    let (d, mut scales) = (block.d.to_f32(), [0.0; 16]);
+    for j in 0..16 {
+        scales[j] = d * f32::from(block.scales[j]);
+    }
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let lower = field(&block.ql[k / 4 * 64 + k % 2 * 32..], k % 4 / 2 * 4, 15);
+        let upper = field(&block.qh[k / 4 * 32..], k % 4 * 2, 3);
+        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let scale = scales[2 * k + h];
+            for i in 0..16 {
+                let code = lower[16 * h + i] | (upper[16 * h + i] << 4);
+                out[i] = scale * (i32::from(code) - HALF) as f32;
+            }
         }
     }
 }
@@ -131,7 +138,7 @@ impl BlockFormat for Q6_K {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

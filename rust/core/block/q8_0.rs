@@ -38,7 +38,11 @@ impl Plain<32> for Q8_0 {
     #[inline(always)]
     fn encode<F: F32Lanes>(x: &[f32; 32]) -> Block {
         let (d, codes) = plain::by_magnitude::<F, 32>(x, 127.0, 0, (i32::MIN, i32::MAX));
-        Block { d: F::to_half(d), qs: codes.map(|code| code as i8) }
+        let mut qs = [0; 32];
+        for i in 0..32 {
+            qs[i] = codes[i] as i8;
+        }
+        Block { d: F::to_half(d), qs }
     }
 }
 
@@ -62,7 +66,7 @@ impl BlockFormat for Q8_0 {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

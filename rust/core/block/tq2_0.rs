@@ -65,7 +65,7 @@ impl BlockFormat for TQ2_0 {
 
     #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use crate::arch::{kernel, stream};
+use crate::arch::kernel;
 use crate::block::Format;
 use crate::error::{At, Error, Result};
 
@@ -26,12 +26,12 @@ pub(crate) use rows::{RowEncoder, check_finite, row_bytes};
 /// that the slowest format answers an interruption within a tenth of a second, large enough to pay for the hand-over.
 pub(crate) const TASK_WEIGHTS: usize = 32 * 1024;
 
-/// Weights in a piece of a task where memory limits the work, as far as whole rows allow: widened weights, or decoded
-/// ones, stay in a core's first cache.
-const PIECE_WEIGHTS: usize = 4 * 1024;
+/// Weights in a task where memory limits the work, so that handing it over costs nothing there either.
+const LIGHT_TASK_WEIGHTS: usize = 256 * 1024;
 
-/// Decoded weights beyond this many (32 MiB) leave the caches before anybody reads them.
-const STREAMED_WEIGHTS: usize = 8 << 20;
+/// Weights in a piece of a task where memory limits the work, as far as whole rows allow: widened weights
+/// stay in a core's first cache.
+const PIECE_WEIGHTS: usize = 4 * 1024;
 
 /// Weights as they lie in memory, row after row.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +68,12 @@ impl<'a> Weights<'a> {
         match self {
             Self::F32(x) => return &x[range],
             Self::F16(x) => x[range].convert_to_f32_slice(scratch),
-            Self::BF16(x) => x[range].convert_to_f32_slice(scratch),
+            // Shifted, which is all there is to it for numbers; NaN is refused later.
+            Self::BF16(x) => {
+                for (to, from) in scratch.iter_mut().zip(&x[range]) {
+                    *to = f32::from_bits(u32::from(from.to_bits()) << 16);
+                }
+            }
         }
         scratch
     }
@@ -139,8 +144,10 @@ pub fn encode(
     let rows = whole_rows(weights.len(), row_len, "weights")?;
     expect_len(out.len(), rows, row_bytes, "encoded bytes")?;
     let encoder = RowEncoder::new(format, rows, row_len, imatrix)?;
-    let rows_per_task = (TASK_WEIGHTS / row_len).max(1);
-    let rows_per_piece = if encoder.is_light() { (PIECE_WEIGHTS / row_len).max(1) } else { rows_per_task };
+    let (task, piece) =
+        if encoder.is_light() { (LIGHT_TASK_WEIGHTS, PIECE_WEIGHTS) } else { (TASK_WEIGHTS, TASK_WEIGHTS) };
+    let rows_per_piece = (piece / row_len).max(1);
+    let rows_per_task = (task / row_len).max(1).next_multiple_of(rows_per_piece);
     let tasks = out.chunks_mut(rows_per_task * row_bytes).collect();
     run.for_each(tasks, |scratch, number, out| {
         for (piece, out) in out.chunks_mut(rows_per_piece * row_bytes).enumerate() {
@@ -162,24 +169,8 @@ pub fn decode(format: Format, data: &[u8], row_len: usize, out: &mut [f32], run:
     let rows = whole_rows(out.len(), row_len, "weights")?;
     expect_len(data.len(), rows, row_bytes, "encoded bytes")?;
     let kernel = kernel(format)?;
-    let rows_per_task = (TASK_WEIGHTS / row_len).max(1);
-    let streamed = out.len() >= STREAMED_WEIGHTS;
+    let rows_per_task = (LIGHT_TASK_WEIGHTS / row_len).max(1);
     let tasks = out.chunks_mut(rows_per_task * row_len).zip(data.chunks(rows_per_task * row_bytes)).collect();
-    if streamed {
-        let block_len = format.info().block_len;
-        let piece = (PIECE_WEIGHTS / block_len).max(1) * block_len;
-        let piece_bytes = piece / block_len * format.info().block_bytes;
-        return run.for_each(tasks, |scratch, _, (out, data): (&mut [f32], &[u8])| {
-            scratch.resize(piece, 0.0);
-            for (out, data) in out.chunks_mut(piece).zip(data.chunks(piece_bytes)) {
-                let decoded = &mut scratch[..out.len()];
-                kernel.decode(data, decoded);
-                stream::copy(decoded, out);
-            }
-            stream::finish();
-            Ok(())
-        });
-    }
     run.for_each(tasks, |_, _, (out, data): (&mut [f32], &[u8])| {
         kernel.decode(data, out);
         Ok(())
