@@ -1,6 +1,5 @@
 //! Element types, rounding, encoding in pieces, importance matrices: against one call of the encoder on everything.
 
-
 use ggquant::Format;
 use ggquant::convert::{ImatrixPlan, Op, Plan, Source, View, convert};
 use ggquant::encode::{Imatrix, Run, Weights, encode};

@@ -2,12 +2,13 @@
 //! a mapping would end the process.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::gguf::path::is_same_file;
 
 /// A source file, open for reading.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Files that appear under their final name whole or not at all.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,15 +36,17 @@ impl AtomicFile {
         let prefix = hidden::prefix(target);
         let mut builder = Builder::new();
         builder.prefix(&prefix).suffix(".part").rand_bytes(hidden::RANDOM_LEN);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // The umask applies to these, as it does to any file a program creates.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
         let failed = |e| Error::io(target, "create a temporary file in the target's folder", e);
         loop {
-            let file = builder.tempfile_in(folder(target)).map_err(failed)?;
+            // The library's own error would name the temporary file and lose the system's number.
+            let number = Cell::new(None);
+            let open = |path: &Path| {
+                let opened = File::options().read(true).write(true).create_new(true).open(path);
+                opened.inspect_err(|e| number.set(e.raw_os_error()))
+            };
+            let file = builder
+                .make_in(folder(target), open)
+                .map_err(|e| failed(number.get().map_or(e, io::Error::from_raw_os_error)))?;
             if hidden::lock_new(file.as_file()).map_err(failed)? {
                 return Ok(Self { file, target: target.to_owned(), overwrite });
             }

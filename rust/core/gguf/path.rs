@@ -4,6 +4,7 @@
 //! folder. Links need one exception: caches of model hubs keep each file once, in a folder of blobs, and build the
 //! model's folder out of links to them.
 
+use std::fs::Metadata;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{At, Error, Result};

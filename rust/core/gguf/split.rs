@@ -8,8 +8,8 @@ use super::atomic::SealedFile;
 use super::header::TensorInfo;
 use super::layout::{DEFAULT_ALIGNMENT, TensorSpec, trim_shape};
 use super::metadata::{Metadata, Value};
-use super::path::shard_path;
-use super::reader::{Reader, SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_COUNT_KEY};
+use super::path::{is_same_file, shard_path};
+use super::reader::{Reader, SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_COUNT_KEY, Shard};
 use super::writer::Writer;
 use crate::error::{At, Error, Result};
 
