@@ -14,7 +14,7 @@ _LARGE = 256
 
 
 def activation_block(format: str) -> int:
-    """Block length of the activations that a format's weights meet: 256 (Q8_K) for super-blocks, else 32 (Q8_0, Q8_1)."""
+    """Block length of the activations that a format's weights meet: 256 (Q8_K) for super-blocks, else 32 (Q8_0)."""
     return _LARGE if format_info(format).block_len == _LARGE else _SMALL
 
 

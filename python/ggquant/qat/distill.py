@@ -20,7 +20,7 @@ def distillation_loss(
     """How far the quantized model's next-token distributions are from the original's (Hinton et al., 2015).
 
     `alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) * cross entropy with labels`, a mean
-    over tokens. With the default arguments it is the mean KL divergence that `llama-perplexity --kl-divergence` reports.
+    over tokens. With the default arguments it is the mean KL divergence that llama-perplexity reports.
 
     Args:
         student: logits of the model under training, `[..., n_vocab]`.
