@@ -13,6 +13,7 @@ __all__ = [
     "GgufReader",
     "GgufWriter",
     "__version__",
+    "block_grid",
     "checkpoint_tensors",
     "convert_models",
     "decode",
@@ -21,8 +22,10 @@ __all__ = [
     "isa",
     "merge_file",
     "read_imatrix",
+    "scalar_formats",
     "split_file",
     "verify_file",
+    "with_codes",
 ]
 
 __version__: str
@@ -39,6 +42,11 @@ def encode(
     threads: int | None,
 ) -> npt.NDArray[np.uint8]: ...
 def decode(format: str, data: npt.NDArray[np.uint8], row_len: int, threads: int | None) -> npt.NDArray[np.float32]: ...
+def scalar_formats() -> list[str]: ...
+def block_grid(
+    format: str, data: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int]: ...
+def with_codes(format: str, data: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
 
 @final
 class GgufReader:

@@ -28,7 +28,7 @@ mod _native {
     }
 
     #[pymodule_export]
-    use super::blocks::{decode, encode, formats};
+    use super::blocks::{block_grid, decode, encode, formats, scalar_formats, with_codes};
     #[pymodule_export]
     use super::convert::{checkpoint_tensors, convert_models};
     #[pymodule_export]
