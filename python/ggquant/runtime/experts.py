@@ -63,7 +63,7 @@ class Experts:
         return out
 
     def route(self, scores: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
-        """The experts of each token, best first, and their shares: `[tokens, chosen]` each. The first of equals wins."""
+        """Each token's experts, best first, and their shares: [tokens, chosen] each. The first of equals wins."""
         ids = np.argsort(-scores, axis=1, kind="stable")[:, : self.chosen]
         if self._graph.router == "softmax_chosen":
             shares = ops.softmax(np.take_along_axis(scores, ids, axis=1))

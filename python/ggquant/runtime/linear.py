@@ -22,8 +22,8 @@ Hook: TypeAlias = Callable[[str, Floats, npt.NDArray[np.int32] | None], object]
 
 `name` is the weight's GGUF name (`blk.0.attn_q.weight`), `x` its input [tokens, K], which must not be changed. Weights
 that share an input get the same array object, one call after another. For a stack of experts
-(`blk.0.ffn_up_exps.weight`) there is one call for each expert that has tokens, with the rows of that expert alone; `ids` [tokens] then holds the
-expert's number in every place, and is None otherwise.
+(`blk.0.ffn_up_exps.weight`) there is one call for each expert that has tokens,
+with the rows of that expert alone; `ids` [tokens] then holds the expert's number in every place, and is None otherwise.
 """
 
 
