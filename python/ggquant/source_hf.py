@@ -74,7 +74,9 @@ def describe_model(family: Family, config: Config, stored: dict[str, StoredTenso
     write(family.metadata, config, family.name, metadata)
     metadata["general.quantization_version"] = MetaValue("UINT32", _QUANTIZATION_VERSION)
     metadata |= vocabulary(family, config, pre, warnings)
-    return Model(family.name, metadata, tensors, warnings)
+    unwritten: MetaDict = {}
+    write(family.beyond_gguf, config, family.name, unwritten)
+    return Model(family.name, metadata, tensors, warnings, beyond_gguf=unwritten)
 
 
 def _architecture(values: dict[str, Any], path: Path) -> str:
