@@ -19,6 +19,8 @@ __all__ = [
     "encode",
     "formats",
     "isa",
+    "matmul",
+    "matmul_id",
     "merge_file",
     "read_imatrix",
     "split_file",
@@ -39,6 +41,29 @@ def encode(
     threads: int | None,
 ) -> npt.NDArray[np.uint8]: ...
 def decode(format: str, data: npt.NDArray[np.uint8], row_len: int, threads: int | None) -> npt.NDArray[np.float32]: ...
+def matmul(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def matmul_id(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    experts: int,
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    ids: npt.NDArray[np.uint32],
+    slots: int,
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 
 @final
 class GgufReader:

@@ -8,6 +8,7 @@
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
 //! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
+//! - [`matmul`]: products of activations with weights that stay in their blocks;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
 pub mod arch;
@@ -20,6 +21,7 @@ pub mod gguf;
 pub mod imatrix;
 mod kernel;
 mod lanes;
+pub mod matmul;
 pub mod reference;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};
