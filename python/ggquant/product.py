@@ -35,7 +35,7 @@ def matmul(
             Q8_1 for the others), so that the result is ggml's up to the order of summation. `"float32"` multiplies the
             exact decoded weights with `x` as it is, for calibration and evaluation. Weights that are floats are
             multiplied in float32 in either case.
-        out: array for the result, float32, C-contiguous, shape `[..., rows]`. It may share memory with `x` or `w`, which
+        out: array for the result, float32, C-contiguous, `[..., rows]`. It may share memory with `x` or `w`, which
             are then copied first.
         threads: number of threads, by default one per core. It does not change the result.
 
@@ -107,7 +107,7 @@ def matmul_id(
     if array.shape not in ((chosen.shape[0], cols), (*chosen.shape, cols)):
         wanted = f"[{chosen.shape[0]}, {cols}] or [{chosen.shape[0]}, {chosen.shape[1]}, {cols}]"
         raise ShapeError(f"activations have shape {array.shape}, but ids and weights need {wanted}")
-    if chosen.size and not (0 <= int(chosen.min()) and int(chosen.max()) < experts):
+    if chosen.size and (int(chosen.min()) < 0 or int(chosen.max()) >= experts):
         raise ShapeError(f"ids reach from {chosen.min()} to {chosen.max()}, but there are {experts} experts")
     _check_mode(weights, activations)
     result = _as_result(out, (*chosen.shape, rows))
@@ -117,9 +117,7 @@ def matmul_id(
         target = result.reshape(-1)
         slots = chosen.shape[1]
         workers = _threads(threads)
-        _native.matmul_id(
-            weights.format, data, experts, rows, cols, flat, numbers, slots, activations, target, workers
-        )
+        _native.matmul_id(weights.format, data, experts, rows, cols, flat, numbers, slots, activations, target, workers)
     return result
 
 
