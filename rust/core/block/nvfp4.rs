@@ -43,7 +43,7 @@ fn to_ue4m3(x: f32) -> u8 {
 }
 
 /// Half of a UE4M3 number. 0x7f, NaN, counts as 0, and the eighth bit as nothing.
-fn half_scale(ue4m3: u8) -> f32 {
+pub(crate) fn half_scale(ue4m3: u8) -> f32 {
     let (exponent, mantissa) = (u32::from(ue4m3 >> 3) & 15, f32::from(ue4m3 & 7));
     match (ue4m3, exponent) {
         (0x7f, _) => 0.0,

@@ -34,7 +34,7 @@ fn pack_trits(trits: impl Iterator<Item = u8>) -> u8 {
 }
 
 /// Trit `n` of a byte.
-fn trit(byte: u8, n: usize) -> u8 {
+pub(crate) fn trit(byte: u8, n: usize) -> u8 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as u8
 }
