@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _NEWLINES = re.compile(r"\n+|[^\n]+")
+_CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
+"""Where all expressions but those of `_UNCUT` begin a new piece, whatever stands before and after."""
+_UNCUT = frozenset({"newlines", "superbpe", "exaone-moe", "whitespace"})
+_CUT_AFTER = 1 << 14
+_BATCH = 32
 _PLACEHOLDER = "\uf8ff"
 
 
@@ -30,6 +35,7 @@ class BytePairs:
         self._ids = vocabulary.ids
         self._raw = vocabulary.pre.raw
         self._lines = vocabulary.gemma
+        self._cuttable = vocabulary.pre.expressions not in _UNCUT
         self._replaced: dict[int, list[int]] = {}
         by_default = vocabulary.metadata.get("tokenizer.ggml.pre") != "whitespace"
         self._lowercase = bool(vocabulary.metadata.get("tokenizer.ggml.normalizer.lowercase", by_default))
@@ -56,10 +62,26 @@ class BytePairs:
         yield from "".join(" " if ord(c) in space else c for c in text.translate(table)).split(" ")
 
     def _ids_of(self, text: str) -> list[int]:
-        ids = self._engine.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        parts = self._cut(text)
+        for start in range(0, len(parts), _BATCH):
+            for part in self._engine.encode_batch(parts[start : start + _BATCH], add_special_tokens=False):
+                ids += part.ids
         if not self._replaced or self._replaced.keys().isdisjoint(ids):
             return ids
         return [one for index in ids for one in self._replaced.get(index, (index,))]
+
+    def _cut(self, text: str) -> list[str]:
+        """A long text in parts that are independent of each other: bounded memory, and several threads."""
+        parts: list[str] = []
+        start = 0
+        while self._cuttable and len(text) - start > _CUT_AFTER:
+            found = _CUT.search(text, start + _CUT_AFTER)
+            if found is None:
+                break
+            parts.append(text[start : found.end()])
+            start = found.end()
+        return [*parts, text[start:]]
 
     def _build(self, vocabulary: Vocabulary) -> Tokenizer:
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -71,7 +93,7 @@ class BytePairs:
         unknown = _PLACEHOLDER * (1 + max(map(len, ids)))
         ids[unknown] = len(vocabulary.texts) + len(self._replaced)
         self._replaced[ids[unknown]] = []
-        text_based = self._raw or self._model == "whitespace"
+        text_based = self._raw or vocabulary.pre.expressions == "whitespace"
         engine = Tokenizer(
             models.BPE(
                 vocab=ids,
