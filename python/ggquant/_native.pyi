@@ -15,6 +15,7 @@ __all__ = [
     "__version__",
     "activate",
     "attention",
+    "block_grid",
     "checkpoint_tensors",
     "column_squares",
     "convert_models",
@@ -24,14 +25,18 @@ __all__ = [
     "gated",
     "isa",
     "layer_norm",
+    "matmul",
+    "matmul_id",
     "merge_file",
     "negative_log_likelihood",
     "read_imatrix",
     "rms_norm",
     "rope",
+    "scalar_formats",
     "soft_cap",
     "split_file",
     "verify_file",
+    "with_codes",
 ]
 
 __version__: str
@@ -48,6 +53,34 @@ def encode(
     threads: int | None,
 ) -> npt.NDArray[np.uint8]: ...
 def decode(format: str, data: npt.NDArray[np.uint8], row_len: int, threads: int | None) -> npt.NDArray[np.float32]: ...
+def scalar_formats() -> list[str]: ...
+def block_grid(
+    format: str, data: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int]: ...
+def with_codes(format: str, data: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
+def matmul(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def matmul_id(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    experts: int,
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    ids: npt.NDArray[np.uint32],
+    slots: int,
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 
 @final
 class GgufReader:
@@ -84,7 +117,7 @@ def split_file(
 def merge_file(source: str, target: str, overwrite: bool, progress: Callable[[int], object] | None) -> None: ...
 def read_imatrix(
     path: str,
-) -> tuple[list[tuple[str, npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
+) -> tuple[list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
 def checkpoint_tensors(path: str) -> list[tuple[str, str, list[int], Path, int, int]]: ...
 def convert_models(
     models: Sequence[Any],

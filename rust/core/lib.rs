@@ -9,6 +9,7 @@
 //! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
 //! - [`nn`]: what a transformer does between its matrix products;
+//! - [`matmul`]: products of activations with weights that stay in their blocks;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
 pub mod arch;
@@ -21,6 +22,7 @@ pub mod gguf;
 pub mod imatrix;
 mod kernel;
 mod lanes;
+pub mod matmul;
 pub mod nn;
 pub mod reference;
 

@@ -9,8 +9,9 @@ use std::fmt;
 use std::str::FromStr;
 
 mod bits;
-mod fp4;
+pub(crate) mod fp4;
 pub(crate) mod layout;
+pub mod scalar;
 pub(crate) mod scale_min;
 mod signs;
 
