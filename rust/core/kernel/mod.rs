@@ -12,13 +12,19 @@
 //! - [`symmetric`]: the searches over a group without a minimum;
 //! - [`signed`]: Q3_K and Q6_K;
 //! - [`nonlinear`]: IQ4_NL and IQ4_XS;
+//! - [`plain`]: formats without a search;
+//! - [`legacy`]: Q4_0, Q4_1, Q5_0 and Q5_1;
+//! - [`one_bit`]: Q1_0;
 //! - [`grid`]: searches through the codebooks of the i-quants;
 //! - [`codebook`]: the i-quants of 2 and 3 bits.
 
 pub(crate) mod affine;
 pub(crate) mod codebook;
 pub(crate) mod grid;
+pub(crate) mod legacy;
 pub(crate) mod nonlinear;
+pub(crate) mod one_bit;
+pub(crate) mod plain;
 pub(crate) mod scale_min;
 pub(crate) mod signed;
 pub(crate) mod superblock;
@@ -36,6 +42,12 @@ pub(crate) const MAX_GROUPS: usize = BATCH * 16;
 
 /// Encodes whole rows: weights, their number in a row, one importance a column, bytes.
 pub(crate) type EncodeRows = fn(&[f32], usize, Option<&[f32]>, &mut [u8]);
+
+/// A format that encodes rows in its own way.
+pub(crate) trait RowEncoder {
+    /// See [`EncodeRows`].
+    fn encode_rows<F: F32Lanes>(x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]);
+}
 
 /// A format that encodes blocks of `N` weights by batches of `B` blocks.
 pub(crate) trait BatchEncoder<const N: usize, const B: usize = BATCH> {
