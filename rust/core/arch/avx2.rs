@@ -126,6 +126,22 @@ impl I32Lanes for I32 {
     fn as_float(self) -> F32 {
         avx2!(F32(_mm256_castsi256_ps(self.0)))
     }
+
+    #[inline(always)]
+    fn minus_one(mask: Bools) -> Self {
+        F32(mask.0).as_int()
+    }
+
+    #[inline(always)]
+    fn look_up_16(self, table: &[f32; 16]) -> F32 {
+        let (low, high) = (F32::load(table), F32::load(&table[8..]));
+        // The permutation looks at the lowest three bits; the fourth goes where the blend looks.
+        avx2!(F32(_mm256_blendv_ps(
+            _mm256_permutevar8x32_ps(low.0, self.0),
+            _mm256_permutevar8x32_ps(high.0, self.0),
+            self.shl::<28>().as_float().0
+        )))
+    }
 }
 
 impl F32Lanes for F32 {

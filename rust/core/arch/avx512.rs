@@ -140,6 +140,16 @@ impl I32Lanes for I32 {
     fn as_float(self) -> F32 {
         avx512!(F32(_mm512_castsi512_ps(self.0)))
     }
+
+    #[inline(always)]
+    fn minus_one(mask: Bools) -> Self {
+        avx512!(Self(_mm512_movm_epi32(mask.0)))
+    }
+
+    #[inline(always)]
+    fn look_up_16(self, table: &[f32; 16]) -> F32 {
+        avx512!(F32(_mm512_permutexvar_ps(self.0, F32::load(table).0)))
+    }
 }
 
 impl F32Lanes for F32 {

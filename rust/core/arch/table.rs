@@ -1,7 +1,7 @@
 //! The table of kernels: formats that have one, compiled for each instruction set.
 
-use crate::block::{Format, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, q2_k, q3_k, q4_k, q5_k, q6_k};
-use crate::kernel::{self, EncodeRows, codebook, scale_min, signed};
+use crate::block::{Format, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k};
+use crate::kernel::{self, EncodeRows, codebook, nonlinear, scale_min, signed};
 
 /// Defines a look-up for one instruction set: the lanes, and the features they need.
 macro_rules! table {
@@ -12,7 +12,7 @@ macro_rules! table {
                 $(Format::$format => {
                     #[target_feature(enable = $features)]
                     fn compiled(x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
-                        kernel::encode_rows::<$lanes, $encoder, _>(x, row_len, imatrix, out);
+                        kernel::encode_rows::<$lanes, $encoder, _, _>(x, row_len, imatrix, out);
                     }
                     // SAFETY: the table is consulted only where these features were detected.
                     Some(|x, row_len, imatrix, out| unsafe { compiled(x, row_len, imatrix, out) })
@@ -45,6 +45,8 @@ kernels! {
     Q4_K => scale_min::Encoder<q4_k::Q4_K, 8, 32>,
     Q5_K => scale_min::Encoder<q5_k::Q5_K, 8, 32>,
     Q6_K => signed::Encoder<q6_k::Q6_K>,
+    IQ4_NL => nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>,
+    IQ4_XS => nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>,
     IQ2_XXS => codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>,
     IQ2_XS => codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>,
     IQ2_S => codebook::Encoder<iq2_s::IQ2_S, 8, 16>,

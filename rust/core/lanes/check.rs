@@ -72,6 +72,8 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.to_float(),
         (i ^ j).as_float(),
         a.abs().lesser(F::splat(4e6)).nearest_code(-4.0, 3.0),
+        c.look_up_4(i),
+        (i & F::Int::splat(15)).look_up_16(&std::array::from_fn(|i| i as f32 + 0.25)),
     ];
     let int = [
         F::Int::splat(-7),
@@ -85,6 +87,7 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.clamp(-5, 1_000_000),
         i.shl::<8>(),
         F::Int::select(mask, j, k),
+        F::Int::minus_one(mask),
         a.nearest_int(),
     ];
     let masks = [a.lt(b), a.gt(b), a.eq(b), i.eq(j), a.lt(b) & b.lt(c), a.lt(b) | b.lt(c), a.lt(b) ^ b.lt(c), !mask];

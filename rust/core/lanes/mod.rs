@@ -64,6 +64,10 @@ pub(crate) trait I32Lanes:
     fn to_float(self) -> Self::Float;
     /// The float with these bits.
     fn as_float(self) -> Self::Float;
+    /// -1 where the mask is true, 0 elsewhere.
+    fn minus_one(mask: Self::Mask) -> Self;
+    /// The entry that each lane names; lanes lie in `0..16`.
+    fn look_up_16(self, table: &[f32; 16]) -> Self::Float;
 
     /// Limits to `low..=high`.
     #[inline(always)]

@@ -103,6 +103,14 @@ impl<const N: usize> I32Lanes for Ints<N> {
     fn as_float(self) -> Floats<N> {
         Floats(self.0.map(|value| f32::from_bits(value as u32)))
     }
+
+    fn minus_one(mask: Bools<N>) -> Self {
+        Self(mask.0.map(|value| -i32::from(value)))
+    }
+
+    fn look_up_16(self, table: &[f32; 16]) -> Floats<N> {
+        Floats(self.0.map(|value| table[value as usize]))
+    }
 }
 
 impl<const N: usize> F32Lanes for Floats<N> {
