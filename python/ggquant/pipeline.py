@@ -150,7 +150,8 @@ def plan(
     Args:
         src: folder of a Hugging Face checkpoint, a `.safetensors` file beside its config, or a GGUF file.
         variant: `"Q4_K_M"` and its kin, in any case; see `gg.variants()`.
-        imatrix: importance matrix: a file, an `Imatrix`, or arrays by tensor name.
+        imatrix: importance matrix: a file, an `Imatrix`, arrays by tensor name, or "auto" to collect one now from the
+            text that ships with the package.
         options: see `gg.Options`.
         pre: name of the pre-tokenizer, instead of the one found from the tokenizer.
         recipe: formats of tensors, as `ggquant.recipe.parse_recipe` reads them; they have the last word.
@@ -163,7 +164,7 @@ def plan(
         FileError, MalformedFileError, CheckpointError, UnsupportedError: the source cannot be converted, and why.
         ImatrixError: the importance matrix does not belong to this model.
     """
-    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    matrix = _matrix(src, imatrix, None, pre)
     model = load_model(src, pre=pre)
     return _prepare(src, model, variant, matrix, options or Options(), recipe, dry_run=True).plan
 
@@ -215,7 +216,7 @@ def convert(
     """
     started = time.monotonic()
     opts = options or Options()
-    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    matrix = _matrix(src, imatrix, threads, pre)
     model = load_model(src, pre=pre)
     if max_buffer_size is not None and max_buffer_size <= 0:
         raise UsageError(f"{max_buffer_size} MiB of buffers are not enough to hold anything")
@@ -267,6 +268,14 @@ def convert(
         )
     reports[0].also = dict(zip(others, reports[1:], strict=True))
     return reports[0]
+
+
+def _matrix(src: Source, imatrix: ImatrixLike | None, threads: int | None, pre: str | None) -> Imatrix | None:
+    if isinstance(imatrix, str) and imatrix == "auto":
+        from ggquant.calibration.auto import auto_imatrix
+
+        return auto_imatrix(src, threads=threads, pre=pre)
+    return load_imatrix(imatrix) if imatrix is not None else None
 
 
 def default_output(src: Source, label: str) -> Path:
