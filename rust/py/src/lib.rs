@@ -4,6 +4,7 @@ mod blocks;
 mod convert;
 mod errors;
 mod gguf;
+mod gptq;
 mod metadata;
 mod run;
 
@@ -33,4 +34,6 @@ mod _native {
     use super::convert::{checkpoint_tensors, convert_models};
     #[pymodule_export]
     use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
+    #[pymodule_export]
+    use super::gptq::{HessianFactor, gptq_formats, gptq_groups};
 }
