@@ -14,18 +14,32 @@ __all__ = [
     "GgufWriter",
     "HessianFactor",
     "__version__",
+    "activate",
+    "attention",
+    "block_grid",
     "checkpoint_tensors",
+    "column_squares",
     "convert_models",
     "decode",
     "encode",
     "formats",
+    "gated",
     "gptq_formats",
     "gptq_groups",
     "isa",
+    "layer_norm",
+    "matmul",
+    "matmul_id",
     "merge_file",
+    "negative_log_likelihood",
     "read_imatrix",
+    "rms_norm",
+    "rope",
+    "scalar_formats",
+    "soft_cap",
     "split_file",
     "verify_file",
+    "with_codes",
 ]
 
 __version__: str
@@ -42,6 +56,34 @@ def encode(
     threads: int | None,
 ) -> npt.NDArray[np.uint8]: ...
 def decode(format: str, data: npt.NDArray[np.uint8], row_len: int, threads: int | None) -> npt.NDArray[np.float32]: ...
+def scalar_formats() -> list[str]: ...
+def block_grid(
+    format: str, data: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int]: ...
+def with_codes(format: str, data: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
+def matmul(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def matmul_id(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    experts: int,
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    ids: npt.NDArray[np.uint32],
+    slots: int,
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 
 @final
 class GgufReader:
@@ -78,7 +120,7 @@ def split_file(
 def merge_file(source: str, target: str, overwrite: bool, progress: Callable[[int], object] | None) -> None: ...
 def read_imatrix(
     path: str,
-) -> tuple[list[tuple[str, npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
+) -> tuple[list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
 def checkpoint_tensors(path: str) -> list[tuple[str, str, list[int], Path, int, int]]: ...
 def convert_models(
     models: Sequence[Any],
@@ -120,3 +162,46 @@ def gptq_groups(
     damp: float,
     threads: int | None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]: ...
+def rms_norm(
+    x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, threads: int | None
+) -> npt.NDArray[np.float32]: ...
+def layer_norm(
+    x: npt.NDArray[np.float32],
+    weight: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    eps: float,
+    threads: int | None,
+) -> npt.NDArray[np.float32]: ...
+def rope(
+    x: npt.NDArray[np.float32],
+    heads: int,
+    head_dim: int,
+    cos: npt.NDArray[np.float32],
+    sin: npt.NDArray[np.float32],
+    pairs: int,
+    halves: bool,
+    threads: int | None,
+) -> None: ...
+def attention(
+    q: npt.NDArray[np.float32],
+    k: npt.NDArray[np.float32],
+    v: npt.NDArray[np.float32],
+    sequence: int,
+    heads: int,
+    kv_heads: int,
+    key_dim: int,
+    value_dim: int,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: npt.NDArray[np.float32] | None,
+    threads: int | None,
+) -> npt.NDArray[np.float32]: ...
+def activate(x: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
+def gated(gate: npt.NDArray[np.float32], up: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
+def soft_cap(x: npt.NDArray[np.float32], cap: float, threads: int | None) -> None: ...
+def column_squares(x: npt.NDArray[np.float32], columns: int, threads: int | None) -> npt.NDArray[np.float64]: ...
+def negative_log_likelihood(
+    logits: npt.NDArray[np.float32], columns: int, targets: npt.NDArray[np.uint32], threads: int | None
+) -> npt.NDArray[np.float64]: ...

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from ggquant import _native
 from ggquant.errors import Error, ImatrixError, UnsupportedError, UsageError
-from ggquant.imatrix import Imatrix, load_imatrix
+from ggquant.imatrix import Imatrix, coverage, load_imatrix
 from ggquant.manifest import manifest as describe
-from ggquant.manifest import write_manifest
+from ggquant.manifest import manifest_path, write_manifest
 from ggquant.metadata import Metadata, MetaValue, NativeEntry, to_native
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
@@ -41,6 +41,7 @@ from ggquant.recipe import apply_recipe
 from ggquant.registry import format_info
 from ggquant.sources import load_model
 from ggquant.tensor_types import tensor_bytes
+from ggquant.text_files import refuse_existing
 
 if TYPE_CHECKING:
     from ggquant.model import Model, SourceTensor
@@ -199,9 +200,9 @@ def convert(
         overwrite: replace existing files when the new ones are complete.
         split_max_size: most bytes of tensor data in a shard; `dst`, less its suffix, then begins the shards' names.
         split_max_tensors: most tensors in a shard.
-        also: other variants to make of the same reading, and the files they go to.
+        also: other variants to make of the same reading, and the files they go to. Options and recipe are theirs, too.
         manifest: write a JSON file beside each output that says what it was made from: inputs with their hashes,
-            options, version, recipe, importance matrix.
+            options, version, recipe, importance matrix. Its name is `dst` with `.json` added.
         resume: keep what is done when the conversion fails or is interrupted, in hidden files beside the output, and
             take up what an earlier such run left. Every piece is verified by its content; inputs are read again.
         max_buffer_size: most megabytes (MiB) of weights to hold in memory, by default 72.
@@ -219,12 +220,15 @@ def convert(
     if max_buffer_size is not None and max_buffer_size <= 0:
         raise UsageError(f"{max_buffer_size} MiB of buffers are not enough to hold anything")
     main = _prepare(src, model, variant, matrix, opts, recipe, dry_run=False)
-    others = {name: _prepare(src, model, name, matrix, opts, (), dry_run=False) for name in also or {}}
+    others = {name: _prepare(src, model, name, matrix, opts, recipe, dry_run=False) for name in also or {}}
     split = opts.keep_split or split_max_size is not None or split_max_tensors is not None
     targets = [Path(dst) if dst is not None else default_output(src, main.label)]
     targets += [Path(path) for path in (also or {}).values()]
     jobs = [main, *others.values()]
-    for target in targets:
+    manifests = [manifest_path(target) for target in targets] if manifest else []
+    for path in manifests:
+        refuse_existing(path, overwrite=overwrite)
+    for target in (*targets, *manifests):
         _refuse_inputs(target, src, [*model.inputs, *([matrix.file] if matrix is not None and matrix.file else [])])
     models = [
         _NativeModel(
@@ -246,13 +250,12 @@ def convert(
     limit = None if max_buffer_size is None else max_buffer_size << 20
     written, _, reused = _native.convert_models(models, threads, overwrite, resume, limit, report)
     reports = []
-    for job, files in zip(jobs, written, strict=True):
-        paths = [path for path, _ in files]
+    for job, target, files in zip(jobs, targets, written, strict=True):
         if manifest:
-            write_manifest(paths[0], describe(job.plan, job.inputs, job.imatrix, opts))
+            write_manifest(target, describe(job.plan, job.inputs, job.imatrix, opts), overwrite=overwrite)
         reports.append(
             ConversionReport(
-                paths=paths,
+                paths=[path for path, _ in files],
                 tensors=job.plan.tensors,
                 total_bytes=sum(nbytes for _, nbytes in files),
                 bits_per_weight=job.plan.bits_per_weight,
@@ -399,18 +402,7 @@ def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str])
             file=matrix.file,
             tensor=decision.name,
         )
-    rows = values.reshape(experts, -1)
-    if not values.any():
-        warnings.append(f"tensor '{decision.name}': all its importances are zero")
-    elif experts > 1:
-        # Experts that the text never reached have ones in the place of statistics.
-        unseen = np.flatnonzero((rows == 1).all(axis=1) | ~rows.any(axis=1))
-        if unseen.size:
-            listed = ", ".join(map(str, unseen[:8])) + (", ..." if unseen.size > 8 else "")
-            warnings.append(
-                f"tensor '{decision.name}': {unseen.size} of {experts} experts were never seen ({listed}), "
-                "so their columns count alike"
-            )
+    warnings += coverage(decision.name, values.reshape(experts, -1), matrix.counts.get(decision.source))
     return values
 
 

@@ -9,6 +9,8 @@
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
 //! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
+//! - [`nn`]: what a transformer does between its matrix products;
+//! - [`matmul`]: products of activations with weights that stay in their blocks;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
 pub mod arch;
@@ -22,6 +24,8 @@ pub mod gptq;
 pub mod imatrix;
 mod kernel;
 mod lanes;
+pub mod matmul;
+pub mod nn;
 pub mod reference;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};

@@ -170,6 +170,7 @@ def quantize(
     """
     import ggquant as gg
     from ggquant.recipe import parse_recipe, write_recipe
+    from ggquant.text_files import write_text
 
     destination, variant, positional_threads = _positionals(rest)
     options = _options(
@@ -191,7 +192,7 @@ def quantize(
     if dry_run or recipe_out is not None:
         plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre, recipe=lines)
         if recipe_out is not None:
-            recipe_out.write_text(write_recipe(plan), "utf-8")
+            write_text(recipe_out, write_recipe(plan), overwrite=overwrite)
     if dry_run:
         _show_plan(plan, json_output=json_output, quiet=quiet)
         return

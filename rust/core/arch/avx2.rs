@@ -70,6 +70,18 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
+    fn load(from: &[i32]) -> Self {
+        let from: &[i32; 8] = head(from);
+        avx2!(Self(_mm256_loadu_si256(from.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn load_u16(from: &[u16]) -> Self {
+        let from: &[u16; 8] = head(from);
+        avx2!(Self(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()))))
+    }
+
+    #[inline(always)]
     fn store(self, to: &mut [i32]) {
         let to: &mut [i32; 8] = head_mut(to);
         avx2!(_mm256_storeu_si256(to.as_mut_ptr().cast(), self.0));
@@ -88,6 +100,11 @@ impl I32Lanes for I32 {
     #[inline(always)]
     fn shl<const BY: u32>(self) -> Self {
         avx2!(Self(_mm256_sllv_epi32(self.0, _mm256_set1_epi32(BY as i32))))
+    }
+
+    #[inline(always)]
+    fn shr<const BY: u32>(self) -> Self {
+        avx2!(Self(_mm256_srlv_epi32(self.0, _mm256_set1_epi32(BY as i32))))
     }
 
     #[inline(always)]
@@ -171,6 +188,25 @@ impl F32Lanes for F32 {
     #[inline(always)]
     fn as_int(self) -> I32 {
         avx2!(I32(_mm256_castps_si256(self.0)))
+    }
+
+    #[inline(always)]
+    fn least(self) -> f32 {
+        avx2!({
+            let four = _mm_min_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+
+    #[inline(always)]
+    fn look_up_4(self, index: I32) -> Self {
+        avx2!(Self(_mm256_permutevar_ps(self.0, index.0)))
+    }
+
+    #[inline(always)]
+    fn look_up_8(self, index: I32) -> Self {
+        avx2!(Self(_mm256_permutevar8x32_ps(self.0, index.0)))
     }
 
     #[inline(always)]

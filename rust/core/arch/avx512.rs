@@ -84,6 +84,18 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
+    fn load(from: &[i32]) -> Self {
+        let from: &[i32; 16] = head(from);
+        avx512!(Self(_mm512_loadu_si512(from.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn load_u16(from: &[u16]) -> Self {
+        let from: &[u16; 16] = head(from);
+        avx512!(Self(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()))))
+    }
+
+    #[inline(always)]
     fn store(self, to: &mut [i32]) {
         let to: &mut [i32; 16] = head_mut(to);
         avx512!(_mm512_storeu_si512(to.as_mut_ptr().cast(), self.0));
@@ -102,6 +114,11 @@ impl I32Lanes for I32 {
     #[inline(always)]
     fn shl<const BY: u32>(self) -> Self {
         avx512!(Self(_mm512_sllv_epi32(self.0, _mm512_set1_epi32(BY as i32))))
+    }
+
+    #[inline(always)]
+    fn shr<const BY: u32>(self) -> Self {
+        avx512!(Self(_mm512_srlv_epi32(self.0, _mm512_set1_epi32(BY as i32))))
     }
 
     #[inline(always)]
@@ -185,6 +202,22 @@ impl F32Lanes for F32 {
     #[inline(always)]
     fn as_int(self) -> I32 {
         avx512!(I32(_mm512_castps_si512(self.0)))
+    }
+
+    #[inline(always)]
+    fn least(self) -> f32 {
+        avx512!(_mm512_reduce_min_ps(self.0))
+    }
+
+    #[inline(always)]
+    fn look_up_4(self, index: I32) -> Self {
+        avx512!(Self(_mm512_permutevar_ps(self.0, index.0)))
+    }
+
+    #[inline(always)]
+    fn look_up_8(self, index: I32) -> Self {
+        // Four bits choose here, but the table is there twice.
+        avx512!(Self(_mm512_permutexvar_ps(index.0, self.0)))
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The table of kernels: formats that have one, compiled for each instruction set.
 
-use crate::block::{Format, q2_k, q3_k, q4_k, q5_k, q6_k};
-use crate::kernel::{self, EncodeRows, scale_min, signed};
+use crate::block::{Format, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, q2_k, q3_k, q4_k, q5_k, q6_k};
+use crate::kernel::{self, EncodeRows, codebook, scale_min, signed};
 
 /// Defines a look-up for one instruction set: the lanes, and the features they need.
 macro_rules! table {
@@ -45,4 +45,9 @@ kernels! {
     Q4_K => scale_min::Encoder<q4_k::Q4_K, 8, 32>,
     Q5_K => scale_min::Encoder<q5_k::Q5_K, 8, 32>,
     Q6_K => signed::Encoder<q6_k::Q6_K>,
+    IQ2_XXS => codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>,
+    IQ2_XS => codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>,
+    IQ2_S => codebook::Encoder<iq2_s::IQ2_S, 8, 16>,
+    IQ3_XXS => codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>,
+    IQ3_S => codebook::Encoder<iq3_s::IQ3_S, 4, 32>,
 }

@@ -10,9 +10,13 @@
 //! - [`superblock`]: the scales of a super-block as small integers;
 //! - [`scale_min`]: Q2_K, Q4_K and Q5_K;
 //! - [`symmetric`]: the searches over a group without a minimum;
-//! - [`signed`]: Q3_K and Q6_K.
+//! - [`signed`]: Q3_K and Q6_K;
+//! - [`grid`]: searches through the codebooks of the i-quants;
+//! - [`codebook`]: the i-quants of 2 and 3 bits.
 
 pub(crate) mod affine;
+pub(crate) mod codebook;
+pub(crate) mod grid;
 pub(crate) mod scale_min;
 pub(crate) mod signed;
 pub(crate) mod superblock;
@@ -66,8 +70,8 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N>, const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::{BatchEncoder, encode_rows, scale_min, signed};
-    use crate::block::{Format, q2_k, q3_k, q4_k, q5_k, q6_k};
+    use super::{BatchEncoder, codebook, encode_rows, scale_min, signed};
+    use crate::block::{Format, ImatrixUse, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, q2_k, q3_k, q4_k, q5_k, q6_k};
     use crate::lanes::portable::Floats;
 
     /// Bell-shaped weights of many magnitudes, with blocks of zeros and of huge weights among them.
@@ -81,19 +85,21 @@ mod tests {
         (0..count).map(|i| (uniform() + uniform() + uniform()) * scale(i / 64)).collect()
     }
 
-    /// At 4, 8 and 16 lanes a kernel gives the bytes of the reference, also where this machine has no such lanes.
+    /// At 8 and 16 lanes a kernel gives the bytes of the reference, also where this machine has no such lanes.
     fn check<E: BatchEncoder<256>>(format: Format) {
         let (row_len, rows) = (768, 7);
         let x = weights(row_len * rows);
         let imatrix: Vec<f32> = weights(row_len).iter().map(|v| v.abs().min(4.0)).collect();
         for imatrix in [None, Some(imatrix.as_slice())] {
+            if imatrix.is_none() && format.info().imatrix == ImatrixUse::Required {
+                continue;
+            }
             let row_bytes = format.info().row_bytes(row_len).unwrap();
             let mut expected = vec![0; rows * row_bytes];
             for (row, out) in x.chunks(row_len).zip(expected.chunks_mut(row_bytes)) {
                 (format.reference().encode_row)(row, imatrix, out);
             }
-            let encoders =
-                [encode_rows::<Floats<4>, E, 256>, encode_rows::<Floats<8>, E, 256>, encode_rows::<Floats<16>, E, 256>];
+            let encoders = [encode_rows::<Floats<8>, E, 256>, encode_rows::<Floats<16>, E, 256>];
             for encode in encoders {
                 let mut out = vec![0x5a; expected.len()];
                 encode(&x, row_len, imatrix, &mut out);
@@ -109,5 +115,10 @@ mod tests {
         check::<scale_min::Encoder<q4_k::Q4_K, 8, 32>>(Format::Q4_K);
         check::<scale_min::Encoder<q5_k::Q5_K, 8, 32>>(Format::Q5_K);
         check::<signed::Encoder<q6_k::Q6_K>>(Format::Q6_K);
+        check::<codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>>(Format::IQ2_XXS);
+        check::<codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>>(Format::IQ2_XS);
+        check::<codebook::Encoder<iq2_s::IQ2_S, 8, 16>>(Format::IQ2_S);
+        check::<codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>>(Format::IQ3_XXS);
+        check::<codebook::Encoder<iq3_s::IQ3_S, 4, 32>>(Format::IQ3_S);
     }
 }

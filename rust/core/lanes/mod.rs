@@ -42,6 +42,10 @@ pub(crate) trait I32Lanes:
 
     /// The same value in all lanes.
     fn splat(value: i32) -> Self;
+    /// The first values of a slice, which has at least as many as there are lanes.
+    fn load(from: &[i32]) -> Self;
+    /// The first values of a slice of halfwords, which has at least as many as there are lanes.
+    fn load_u16(from: &[u16]) -> Self;
     /// Writes lane `i` to `to[i]`.
     fn store(self, to: &mut [i32]);
     /// The lesser of two.
@@ -50,6 +54,8 @@ pub(crate) trait I32Lanes:
     fn max(self, other: Self) -> Self;
     /// Shifts left by `BY < 32`.
     fn shl<const BY: u32>(self) -> Self;
+    /// Shifts right by `BY < 32`, zeros coming in.
+    fn shr<const BY: u32>(self) -> Self;
     /// Lanes where both are equal.
     fn eq(self, other: Self) -> Self::Mask;
     /// `yes` where the mask is true, `no` elsewhere.
@@ -99,6 +105,12 @@ pub(crate) trait F32Lanes:
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// The integer with these bits.
     fn as_int(self) -> Self::Int;
+    /// The least of all lanes, none of which is NaN; which of two zeros is left open.
+    fn least(self) -> f32;
+    /// Entries of a table of four, which `self` repeats every four lanes: the two lowest bits of `index` choose.
+    fn look_up_4(self, index: Self::Int) -> Self;
+    /// Entries of a table of eight, which `self` repeats every eight lanes: the three lowest bits of `index` choose.
+    fn look_up_8(self, index: Self::Int) -> Self;
     /// Transposes a square of `LEN` vectors: lane `i` of vector `j` and lane `j` of vector `i` change places.
     fn transpose(square: &mut [Self]);
 

@@ -60,6 +60,14 @@ impl<const N: usize> I32Lanes for Ints<N> {
         Self([value; N])
     }
 
+    fn load(from: &[i32]) -> Self {
+        Self(std::array::from_fn(|i| from[i]))
+    }
+
+    fn load_u16(from: &[u16]) -> Self {
+        Self(std::array::from_fn(|i| i32::from(from[i])))
+    }
+
     fn store(self, to: &mut [i32]) {
         to[..N].copy_from_slice(&self.0);
     }
@@ -74,6 +82,10 @@ impl<const N: usize> I32Lanes for Ints<N> {
 
     fn shl<const BY: u32>(self) -> Self {
         Self(self.0.map(|value| value << BY))
+    }
+
+    fn shr<const BY: u32>(self) -> Self {
+        Self(self.0.map(|value| (value as u32 >> BY) as i32))
     }
 
     fn eq(self, other: Self) -> Bools<N> {
@@ -140,6 +152,18 @@ impl<const N: usize> F32Lanes for Floats<N> {
 
     fn as_int(self) -> Ints<N> {
         Ints(self.0.map(|value| value.to_bits() as i32))
+    }
+
+    fn least(self) -> f32 {
+        self.0.into_iter().fold(f32::INFINITY, f32::min)
+    }
+
+    fn look_up_4(self, index: Ints<N>) -> Self {
+        Self(std::array::from_fn(|i| self.0[i / 4 * 4 + (index.0[i] & 3) as usize]))
+    }
+
+    fn look_up_8(self, index: Ints<N>) -> Self {
+        Self(std::array::from_fn(|i| self.0[i / 8 * 8 + (index.0[i] & 7) as usize]))
     }
 
     fn transpose(square: &mut [Self]) {

@@ -1,10 +1,10 @@
 //! Conversion: the plan that Python made becomes the engine's, events become calls.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ggquant::checkpoint::Checkpoint;
@@ -49,37 +49,39 @@ pub(crate) struct GivenTensor<'py> {
 }
 
 impl GivenTensor<'_> {
-    fn plan(self) -> PyResult<TensorPlan> {
+    /// The plan borrows the importances.
+    fn plan(&self) -> PyResult<TensorPlan<'_>> {
         let named = |e: String| PyValueError::new_err(format!("tensor '{}': {e}", self.name));
         let source = match &self.inline {
             Some(bytes) => Source::Inline(bytes.as_bytes().into()),
             None => {
-                let view = |(file, offset, dtype, shape, strides, start): ViewParts| {
-                    let dtype = SourceType::from_str(&dtype).map_err(&named)?;
-                    Ok(View { file: file.into(), offset, dtype, shape, strides, start })
+                let view = |(file, offset, dtype, shape, strides, start): &ViewParts| {
+                    let dtype = SourceType::from_str(dtype).map_err(&named)?;
+                    let (shape, strides) = (shape.clone(), strides.clone());
+                    Ok(View { file: file.into(), offset: *offset, dtype, shape, strides, start: *start })
                 };
-                let views = self.views.into_iter().map(view).collect::<PyResult<Vec<_>>>()?;
+                let views = self.views.iter().map(view).collect::<PyResult<Vec<_>>>()?;
                 if self.ops.iter().any(|(name, _)| name == MXFP4_REPACK) {
                     let [codes, scales] = <[View; 2]>::try_from(views)
                         .map_err(|_| named(format!("{MXFP4_REPACK} takes codes and scales, and nothing else")))?;
                     Source::PackedMxfp4 { codes, scales }
                 } else {
-                    let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
-                    Source::Views { views, ops: self.ops.into_iter().map(op).collect::<PyResult<_>>()? }
+                    let op = |(name, value): &(String, f32)| Op::named(name, *value).map_err(&named);
+                    Source::Views { views, ops: self.ops.iter().map(op).collect::<PyResult<_>>()? }
                 }
             }
         };
         let imatrix = match &self.imatrix {
             Some(values) => {
-                Some(ImatrixPlan { values: Arc::from(values.as_slice()?), rows_per_expert: self.rows_per_expert })
+                Some(ImatrixPlan { values: Cow::Borrowed(values.as_slice()?), rows_per_expert: self.rows_per_expert })
             }
             None => None,
         };
         Ok(TensorPlan {
             ty: parse_type(&self.format)?,
             intermediate: parse_type(&self.intermediate)?,
-            name: self.name,
-            shape: self.shape,
+            name: self.name.clone(),
+            shape: self.shape.clone(),
             source,
             imatrix,
         })
@@ -109,13 +111,13 @@ enum Cut {
 }
 
 /// The shards of a model whose sizes are given, as `llama-quantize --keep-split` writes them.
-fn given_shards(
+fn given_shards<'a>(
     prefix: &Path,
     metadata: &Metadata,
     specs: &[TensorSpec],
-    tensors: Vec<TensorPlan>,
+    tensors: Vec<TensorPlan<'a>>,
     sizes: &[usize],
-) -> ggquant::Result<Vec<OutputFile>> {
+) -> ggquant::Result<Vec<OutputFile<'a>>> {
     let unsupported = |what: &str| ggquant::Error::Unsupported { at: ggquant::At::file(prefix), what: what.to_owned() };
     let count = u16::try_from(sizes.len()).map_err(|_| unsupported("there are too many shards"))?;
     let total = i32::try_from(tensors.len()).map_err(|_| unsupported("there are too many tensors to split"))?;
@@ -137,8 +139,13 @@ fn given_shards(
 }
 
 /// Lays out one file, or the shards of a split.
-fn outputs(target: &Path, metadata: &Metadata, tensors: Vec<TensorPlan>, cut: Cut) -> ggquant::Result<Vec<OutputFile>> {
-    let spec = |t: &TensorPlan| TensorSpec {
+fn outputs<'a>(
+    target: &Path,
+    metadata: &Metadata,
+    tensors: Vec<TensorPlan<'a>>,
+    cut: Cut,
+) -> ggquant::Result<Vec<OutputFile<'a>>> {
+    let spec = |t: &TensorPlan<'_>| TensorSpec {
         name: t.name.clone(),
         shape: ggquant::gguf::layout::trim_shape(&t.shape.iter().rev().copied().collect::<Vec<_>>()).to_vec(),
         ty: t.ty,
@@ -202,7 +209,7 @@ type Outcome = (Vec<Vec<(PathBuf, u64)>>, u64, u64);
 #[pyo3(signature = (models, threads, overwrite, resume, max_buffer, progress))]
 pub(crate) fn convert_models(
     py: Python<'_>,
-    models: Vec<GivenModel<'_>>,
+    mut models: Vec<GivenModel<'_>>,
     threads: Option<usize>,
     overwrite: bool,
     resume: bool,
@@ -211,10 +218,10 @@ pub(crate) fn convert_models(
 ) -> PyResult<Outcome> {
     let mut files = Vec::new();
     let mut counts = Vec::with_capacity(models.len());
-    for model in models {
-        let metadata = metadata::from_python(model.metadata)?;
-        let planned = model.tensors.into_iter().map(GivenTensor::plan).collect::<PyResult<Vec<_>>>()?;
-        let cut = match (model.shards, split_by(model.split_max_bytes, model.split_max_tensors)?) {
+    for model in &mut models {
+        let metadata = metadata::from_python(std::mem::take(&mut model.metadata))?;
+        let planned = model.tensors.iter().map(GivenTensor::plan).collect::<PyResult<Vec<_>>>()?;
+        let cut = match (model.shards.take(), split_by(model.split_max_bytes, model.split_max_tensors)?) {
             (Some(sizes), _) if sizes.iter().sum::<usize>() != planned.len() => {
                 return Err(PyValueError::new_err("the shards do not add up to the tensors"));
             }
@@ -222,8 +229,8 @@ pub(crate) fn convert_models(
             (None, Some(by)) => Cut::Limit(SplitOptions { by, no_tensor_first: false }),
             (None, None) => Cut::Whole,
         };
-        let target = model.target;
-        let made = detached(py, true, |_| outputs(Path::new(&target), &metadata, planned, cut))?;
+        let target = Path::new(&model.target);
+        let made = detached(py, true, |_| outputs(target, &metadata, planned, cut))?;
         counts.push(made.len());
         files.extend(made);
     }
