@@ -5,6 +5,7 @@
 //! - [`arch`]: the instruction set in use, and the kernels for it;
 //! - `lanes`, `kernel`: the encoders again, many groups of weights at once;
 //! - [`encode`]: rows in, blocks out, in parallel, independent of the number of threads;
+//! - [`gptq`]: weights into blocks with errors that make up for each other;
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
 //! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
@@ -19,6 +20,7 @@ pub mod convert;
 pub mod encode;
 pub mod error;
 pub mod gguf;
+pub mod gptq;
 pub mod imatrix;
 mod kernel;
 mod lanes;
