@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-mod bits;
+pub(crate) mod bits;
 mod fp4;
 pub(crate) mod layout;
 pub(crate) mod scale_min;

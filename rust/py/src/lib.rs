@@ -5,6 +5,7 @@ mod convert;
 mod errors;
 mod gguf;
 mod metadata;
+mod packed;
 mod run;
 
 use pyo3::prelude::*;
