@@ -13,16 +13,28 @@ __all__ = [
     "GgufReader",
     "GgufWriter",
     "__version__",
+    "activate",
+    "attention",
+    "block_grid",
     "checkpoint_tensors",
+    "column_squares",
     "convert_models",
     "decode",
     "encode",
     "formats",
+    "gated",
     "isa",
+    "layer_norm",
     "merge_file",
+    "negative_log_likelihood",
     "read_imatrix",
+    "rms_norm",
+    "rope",
+    "scalar_formats",
+    "soft_cap",
     "split_file",
     "verify_file",
+    "with_codes",
 ]
 
 __version__: str
@@ -39,6 +51,11 @@ def encode(
     threads: int | None,
 ) -> npt.NDArray[np.uint8]: ...
 def decode(format: str, data: npt.NDArray[np.uint8], row_len: int, threads: int | None) -> npt.NDArray[np.float32]: ...
+def scalar_formats() -> list[str]: ...
+def block_grid(
+    format: str, data: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int]: ...
+def with_codes(format: str, data: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
 
 @final
 class GgufReader:
@@ -85,3 +102,46 @@ def convert_models(
     max_buffer: int | None,
     progress: Callable[[str, str, int, int, int], object] | None,
 ) -> tuple[list[list[tuple[Path, int]]], int, int]: ...
+def rms_norm(
+    x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, threads: int | None
+) -> npt.NDArray[np.float32]: ...
+def layer_norm(
+    x: npt.NDArray[np.float32],
+    weight: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    eps: float,
+    threads: int | None,
+) -> npt.NDArray[np.float32]: ...
+def rope(
+    x: npt.NDArray[np.float32],
+    heads: int,
+    head_dim: int,
+    cos: npt.NDArray[np.float32],
+    sin: npt.NDArray[np.float32],
+    pairs: int,
+    halves: bool,
+    threads: int | None,
+) -> None: ...
+def attention(
+    q: npt.NDArray[np.float32],
+    k: npt.NDArray[np.float32],
+    v: npt.NDArray[np.float32],
+    sequence: int,
+    heads: int,
+    kv_heads: int,
+    key_dim: int,
+    value_dim: int,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: npt.NDArray[np.float32] | None,
+    threads: int | None,
+) -> npt.NDArray[np.float32]: ...
+def activate(x: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
+def gated(gate: npt.NDArray[np.float32], up: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
+def soft_cap(x: npt.NDArray[np.float32], cap: float, threads: int | None) -> None: ...
+def column_squares(x: npt.NDArray[np.float32], columns: int, threads: int | None) -> npt.NDArray[np.float64]: ...
+def negative_log_likelihood(
+    logits: npt.NDArray[np.float32], columns: int, targets: npt.NDArray[np.uint32], threads: int | None
+) -> npt.NDArray[np.float64]: ...

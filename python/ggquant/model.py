@@ -124,6 +124,7 @@ class Model:
 
     Attributes:
         inputs: the files it is read from; none of them may be written to.
+        beyond_gguf: facts of the configuration that are not written, but count when the model is run.
     """
 
     arch: str
@@ -131,3 +132,4 @@ class Model:
     tensors: list[SourceTensor]
     warnings: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
+    beyond_gguf: MetaDict = field(default_factory=dict)

@@ -10,7 +10,7 @@ from ggquant.architectures.engine import PACKED, build_tensors, intermediate_typ
 from ggquant.architectures.family import Family, write
 from ggquant.architectures.registry import family_of
 from ggquant.bounded_json import read_object
-from ggquant.checkpoint_index import index_checkpoint
+from ggquant.checkpoint_index import StoredTensor, index_checkpoint
 from ggquant.errors import CheckpointError, UnsupportedError
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, Model
@@ -47,7 +47,21 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     family = family_of(architecture, str(path))
     stored = index_checkpoint(source)
     _refuse_packed(family, values, path)
-    config = Config({**family.defaults, **values}, path, architecture)
+    return describe_model(family, Config({**family.defaults, **values}, path, architecture), stored, pre)
+
+
+def describe_model(family: Family, config: Config, stored: dict[str, StoredTensor], pre: str | None) -> Model:
+    """The model that a family makes of hyperparameters and stored tensors.
+
+    Args:
+        family: whose rules to follow.
+        config: hyperparameters with the family's defaults, not prepared yet; its folder holds the tokenizer.
+        stored: the tensors, in file order.
+        pre: name of the pre-tokenizer, where the user chooses it.
+
+    Raises:
+        CheckpointError, UnsupportedError, MalformedFileError: as `open_checkpoint`.
+    """
     for prepare in family.prepare:
         prepare(config)
     warnings: list[str] = []
@@ -56,11 +70,13 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     config.values["file_type"] = _PACKED_FILE_TYPE if packed else _FILE_TYPES[intermediate_type(stored)]
     metadata: MetaDict = {"general.architecture": MetaValue("STRING", family.name)}
     write(family.early, config, family.name, metadata)
-    metadata |= describe(folder, tensors, warnings)
+    metadata |= describe(config.folder, tensors, warnings)
     write(family.metadata, config, family.name, metadata)
     metadata["general.quantization_version"] = MetaValue("UINT32", _QUANTIZATION_VERSION)
     metadata |= vocabulary(family, config, pre, warnings)
-    return Model(family.name, metadata, tensors, warnings)
+    unwritten: MetaDict = {}
+    write(family.beyond_gguf, config, family.name, unwritten)
+    return Model(family.name, metadata, tensors, warnings, beyond_gguf=unwritten)
 
 
 def _architecture(values: dict[str, Any], path: Path) -> str:

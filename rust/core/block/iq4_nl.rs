@@ -2,8 +2,9 @@
 //!
 //! `x = d * VALUES[code]`; the table is denser around zero, as weights are.
 
+use super::scalar::ScalarCodes;
 use super::bits::{pack_nibbles, unpack_nibbles};
-use super::layout::{Layout, block_layout, decode_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::reference::importance::{sum_of_squares, weigh};
@@ -67,5 +68,20 @@ impl BlockFormat for IQ4_NL {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for IQ4_NL {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &VALUES;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = pack(group(codes, 0));
+        own.write(block);
     }
 }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 pub(crate) mod bits;
 mod fp4;
 pub(crate) mod layout;
+pub mod scalar;
 pub(crate) mod scale_min;
 mod signs;
 

@@ -4,9 +4,10 @@
 //! `d` is the largest magnitude over 6, the largest E2M1 value. An importance matrix changes nothing. Scales stop at 448 and
 //! at 2^-9, so tensors are expected to be brought into range by a factor kept beside them.
 
+use super::scalar::ScalarCodes;
 use super::bits::{pack_nibbles, unpack_nibbles};
 use super::fp4;
-use super::layout::{block_layout, decode_blocks, encode_blocks, group};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::reference::rounding::truncate;
 use crate::reference::symmetric::largest;
@@ -91,5 +92,21 @@ impl BlockFormat for NVFP4 {
         // Every byte is a valid scale, 0x7f included.
         let _ = data;
         Ok(())
+    }
+}
+
+impl ScalarCodes for NVFP4 {
+    const SUB_LEN: usize = 16;
+    const TABLE: &'static [i8] = &fp4::RISING;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale.copy_from_slice(&Block::read(block).d.map(half_scale));
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        let codes: &[u8; 64] = group(codes, 0);
+        pack_nibbles::<8>(&codes.map(fp4::code_of_rank), &mut own.qs);
+        own.write(block);
     }
 }

@@ -6,7 +6,8 @@
 
 use half::f16;
 
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
@@ -38,16 +39,23 @@ fn trit(byte: u8, n: usize) -> u8 {
     ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as u8
 }
 
+impl Block {
+    /// Packs the codes of all weights.
+    fn put(&mut self, codes: &[u8; 256]) {
+        let mut bytes = self.qs.iter_mut().chain(&mut self.qh);
+        for (first, count, trits) in STRETCHES {
+            for (j, byte) in bytes.by_ref().take(count).enumerate() {
+                // A byte of four trits has a zero in the fifth place.
+                *byte = pack_trits((0..5).map(|n| if n < trits { codes[first + j + n * count] } else { 0 }));
+            }
+        }
+    }
+}
+
 fn encode(x: &[f32; 256]) -> Block {
     let (d, codes) = symmetric::to_trits(x);
     let mut block = Block { qs: [0; 48], qh: [0; 4], d: to_half(d) };
-    let mut bytes = block.qs.iter_mut().chain(&mut block.qh);
-    for (first, count, trits) in STRETCHES {
-        for (j, byte) in bytes.by_ref().take(count).enumerate() {
-            // A byte of four trits has a zero in the fifth place.
-            *byte = pack_trits((0..5).map(|n| if n < trits { codes[first + j + n * count] } else { 0 }));
-        }
-    }
+    block.put(&codes);
     block
 }
 
@@ -87,5 +95,20 @@ impl BlockFormat for TQ1_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for TQ1_0 {
+    const SUB_LEN: usize = 256;
+    const TABLE: &'static [i8] = &steps::<3>(-1);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.put(group(codes, 0));
+        own.write(block);
     }
 }

@@ -5,6 +5,7 @@ mod convert;
 mod errors;
 mod gguf;
 mod metadata;
+mod nn;
 mod packed;
 mod run;
 
@@ -29,9 +30,13 @@ mod _native {
     }
 
     #[pymodule_export]
-    use super::blocks::{decode, encode, formats};
+    use super::blocks::{block_grid, decode, encode, formats, scalar_formats, with_codes};
     #[pymodule_export]
     use super::convert::{checkpoint_tensors, convert_models};
     #[pymodule_export]
     use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
+    #[pymodule_export]
+    use super::nn::{
+        activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
+    };
 }
