@@ -8,11 +8,8 @@
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
 //! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
-<<<<<<< HEAD
-//! - [`packed`]: codes of GPTQ, AWQ and compressed-tensors checkpoints;
-=======
 //! - [`nn`]: what a transformer does between its matrix products;
->>>>>>> main
+//! - [`packed`]: codes of GPTQ, AWQ and compressed-tensors checkpoints;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
 pub mod arch;
@@ -25,11 +22,8 @@ pub mod gguf;
 pub mod imatrix;
 mod kernel;
 mod lanes;
-<<<<<<< HEAD
-pub mod packed;
-=======
 pub mod nn;
->>>>>>> main
+pub mod packed;
 pub mod reference;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};

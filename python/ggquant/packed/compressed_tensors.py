@@ -1,8 +1,8 @@
 """The layouts of compressed-tensors, and the FP8 layouts that look like them.
 
-Packed integers: `weight_packed` I32 `[O, ceil(I * b / 32)]`, `weight_scale` `[O, G]`, `weight_shape` I64 `[2]`, and where
-there are zero points `weight_zero_point` I32 `[ceil(O * b / 32), G]`; everything is stored with half the range added.
-Before version 0.16 of the package, as many codes as fit lay in a word. Bytes: `weight` I8 or F8 `[O, I]` and
+Packed integers: `weight_packed` I32 `[O, ceil(I * b / 32)]`, `weight_scale` `[O, G]`, `weight_shape` I64 `[2]`, and
+where there are zero points `weight_zero_point` I32 `[ceil(O * b / 32), G]`; everything is stored with half the range
+added. Older versions of the package put as many codes into a word as fit. Bytes: `weight` I8 or F8 `[O, I]` and
 `weight_scale`, or `weight_scale_inv`, with one scale for the tensor, a row, a group of inputs, or a block.
 """
 

@@ -111,9 +111,7 @@ def _group_len(path: Path, module: str, columns: int, groups: int, stated: int |
     raise within(path, module, f"{groups} groups do not divide {columns} inputs, and group_size {stated} does not fit")
 
 
-def _zero(
-    module: str, field: int | None, bits: int, facts: GptqFacts, warnings: list[str]
-) -> tuple[int | None, bool]:
+def _zero(module: str, field: int | None, bits: int, facts: GptqFacts, warnings: list[str]) -> tuple[int | None, bool]:
     """The zero point of all groups, if there is one, and whether stored ones are less one."""
     first = facts.version == 1
     if field is None:

@@ -1,4 +1,4 @@
-"""The parts of packed matrices in a checkpoint: found by name, viewed from either side, looked into where they are small."""
+"""The parts of packed matrices in a checkpoint: viewed from either side, looked into where they are small."""
 
 from __future__ import annotations
 

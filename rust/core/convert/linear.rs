@@ -6,11 +6,16 @@
 use super::dtype::SourceType;
 use super::gather::Gather;
 use super::plan::{Coding, Grouping, PackedWeights, View, Zeros};
+use super::source::SourceFiles;
 use crate::block::Format;
+use crate::encode::Run;
 use crate::error::{At, Error, Result};
 use crate::packed::bits::{AWQ_CODES, unpack, unpack_aligned, unpack_awq};
 use crate::packed::blocks::{self, BLOCK, Target};
 use crate::packed::rows::{Groups, dequantize};
+
+/// Weights that a task of [`read_packed`] takes.
+const READ_WEIGHTS: usize = 1 << 20;
 
 /// A band may hold this many times the rows that are wanted from it; rows further apart are read separately.
 const SPARSE: usize = 2;
@@ -347,6 +352,28 @@ impl PackedRows {
         }
         Ok(())
     }
+}
+
+/// The values of packed weights as `f32`, in the order of their walk.
+///
+/// # Errors
+/// What a conversion refuses: parts that do not fit together, files that are too short; `Interrupted`.
+pub fn read_packed(plan: &PackedWeights, run: Run<'_>) -> Result<Vec<f32>> {
+    let mut sources = SourceFiles::default();
+    let rows = PackedRows::new(plan, None, &mut |view| Gather::new(view, sources.get(&view.file)?))?;
+    let mut out = vec![0.0; rows.elements()];
+    let task_rows = (READ_WEIGHTS / rows.columns).max(1);
+    let tasks: Vec<_> = out.chunks_mut(task_rows * rows.columns).collect();
+    run.for_each(tasks, |_, task, out: &mut [f32]| {
+        let mut bytes = vec![0; size_of_val(out)];
+        rows.read(task * task_rows, &mut bytes, &mut Vec::new(), &|| run.interrupted())?;
+        for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        Ok(())
+    })
+    .map_err(|error| error.in_file(&plan.codes.file))?;
+    Ok(out)
 }
 
 fn store(values: &[f32], out: &mut [u8]) {

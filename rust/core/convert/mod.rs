@@ -26,6 +26,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 pub use dtype::SourceType;
+pub use linear::read_packed;
 pub use plan::{
     Coding, Grouping, ImatrixPlan, Op, OutputFile, PackedWeights, Plan, Source, TensorPlan, View, Zeros, ggml_type,
 };

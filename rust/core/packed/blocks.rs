@@ -7,9 +7,14 @@ use half::f16;
 
 use crate::block::Format;
 use crate::block::bits::{fifth_bit, pack_fifth_bits, pack_nibbles, unpack_nibbles};
+use crate::encode::Run;
+use crate::error::{At, Error, Result};
 
 /// Weights of a block.
 pub const BLOCK: usize = 32;
+
+/// Blocks that a task takes.
+const TASK: usize = 1024;
 
 /// A block format that can take codes as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,4 +136,40 @@ pub fn read(target: Target, block: &[u8], codes: &mut [u8; BLOCK]) -> (f16, f16)
     }
     let minimum = if target.range().0.is_none() { half(2) } else { f16::ZERO };
     (half(0), minimum)
+}
+
+/// Blocks taken apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Apart {
+    /// One byte a weight; in symmetric formats the middle of the range stands for zero.
+    pub codes: Vec<u8>,
+    /// One a block.
+    pub scales: Vec<f32>,
+    /// One a block; zeros in symmetric formats.
+    pub minima: Vec<f32>,
+}
+
+/// Takes whole blocks apart.
+///
+/// # Errors
+/// `Shape` if `data` is not whole blocks, `Interrupted`.
+pub fn take_apart(target: Target, data: &[u8], run: Run<'_>) -> Result<Apart> {
+    let bytes = target.format().info().block_bytes;
+    if !data.len().is_multiple_of(bytes) {
+        let what = format!("{} bytes are no whole blocks of {}", data.len(), target.format());
+        return Err(Error::Shape { at: At::default(), what });
+    }
+    let blocks = data.len() / bytes;
+    let mut apart = Apart { codes: vec![0; blocks * BLOCK], scales: vec![0.0; blocks], minima: vec![0.0; blocks] };
+    let parameters = apart.scales.chunks_mut(TASK).zip(apart.minima.chunks_mut(TASK));
+    let tasks: Vec<_> = data.chunks(TASK * bytes).zip(apart.codes.chunks_mut(TASK * BLOCK)).zip(parameters).collect();
+    run.for_each(tasks, |_, _, ((data, codes), (scales, minima))| {
+        let blocks = data.chunks_exact(bytes).zip(codes.as_chunks_mut().0);
+        for ((block, codes), (scale, minimum)) in blocks.zip(scales.iter_mut().zip(minima)) {
+            let (d, m) = read(target, block, codes);
+            (*scale, *minimum) = (d.to_f32(), m.to_f32());
+        }
+        Ok(())
+    })?;
+    Ok(apart)
 }

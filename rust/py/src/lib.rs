@@ -39,4 +39,6 @@ mod _native {
     use super::nn::{
         activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
     };
+    #[pymodule_export]
+    use super::packed::{block_codes, pack_codes, read_packed, round_to_nearest};
 }
