@@ -205,3 +205,19 @@ def column_squares(x: npt.NDArray[np.float32], columns: int, threads: int | None
 def negative_log_likelihood(
     logits: npt.NDArray[np.float32], columns: int, targets: npt.NDArray[np.uint32], threads: int | None
 ) -> npt.NDArray[np.float64]: ...
+def read_packed(part: Any, threads: int | None) -> npt.NDArray[np.float32]: ...
+def pack_codes(
+    layout: str, codes: npt.NDArray[np.uint8], columns: int, bits: int, threads: int | None
+) -> npt.NDArray[np.uint8]: ...
+def round_to_nearest(
+    weights: npt.NDArray[np.float32],
+    columns: int,
+    bits: int,
+    group_len: int,
+    symmetric: bool,
+    scale_type: str,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]: ...
+def block_codes(
+    format: str, data: npt.NDArray[np.uint8], threads: int | None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...

@@ -11,6 +11,7 @@
 //! - [`checkpoint`]: safetensors shards;
 //! - [`nn`]: what a transformer does between its matrix products;
 //! - [`matmul`]: products of activations with weights that stay in their blocks;
+//! - [`packed`]: codes of GPTQ, AWQ and compressed-tensors checkpoints;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
 pub mod arch;
@@ -26,6 +27,7 @@ mod kernel;
 mod lanes;
 pub mod matmul;
 pub mod nn;
+pub mod packed;
 pub mod reference;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};

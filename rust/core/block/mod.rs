@@ -8,13 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-<<<<<<< HEAD
 pub(crate) mod bits;
-mod fp4;
-=======
-mod bits;
 pub(crate) mod fp4;
->>>>>>> main
 pub(crate) mod layout;
 pub mod scalar;
 pub(crate) mod scale_min;

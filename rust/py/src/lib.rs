@@ -8,6 +8,7 @@ mod gptq;
 mod matmul;
 mod metadata;
 mod nn;
+mod packed;
 mod run;
 
 use pyo3::prelude::*;
@@ -44,4 +45,6 @@ mod _native {
     use super::nn::{
         activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
     };
+    #[pymodule_export]
+    use super::packed::{block_codes, pack_codes, read_packed, round_to_nearest};
 }
