@@ -41,12 +41,14 @@ class CollectProgress:
     Attributes:
         layer: number of the layer being run; `n_layer` while logits are computed.
         n_layer: number of layers.
+        tokens: tokens of the text that go through them.
         done, total: tokens times layers.
         seconds: time since the start.
     """
 
     layer: int
     n_layer: int
+    tokens: int
     done: int
     total: int
     seconds: float
@@ -201,9 +203,7 @@ class Run:
         self._base = merged(in_files, settings.n_ctx)
         self._in_files = [str(file) for file in in_files]
 
-    def execute(
-        self, *, resume: bool = False, progress: Callable[[CollectProgress], None] | None = None
-    ) -> Collection:
+    def execute(self, *, resume: bool = False, progress: Callable[[CollectProgress], None] | None = None) -> Collection:
         """Does the work, see `collect_imatrix`."""
         if resume and self._output is None:
             raise UsageError("only a run that writes a file can be resumed")
@@ -379,6 +379,7 @@ class _Reporter:
         start: float,
     ) -> None:
         self._progress, self._n_layer, self._start = progress, n_layer, start
+        self._tokens = tokens
         self._done, self._total = 0, tokens * (n_layer + uses_output)
 
     def skip(self, tokens: int) -> None:
@@ -390,7 +391,7 @@ class _Reporter:
         self._done += tokens
         if self._progress is not None:
             seconds = time.monotonic() - self._start
-            self._progress(CollectProgress(layer, self._n_layer, self._done, self._total, seconds))
+            self._progress(CollectProgress(layer, self._n_layer, self._tokens, self._done, self._total, seconds))
 
 
 def _add_perplexity(result: Collection, losses: npt.NDArray[np.float64]) -> None:

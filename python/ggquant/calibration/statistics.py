@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import FileError, ImatrixError, MalformedFileError
-from ggquant.whole_file import replaced
 from ggquant.gguf import GGUFWriter
 from ggquant.gguf import open as open_gguf
 from ggquant.metadata import MetaValue
+from ggquant.whole_file import replaced
 
 if TYPE_CHECKING:
     import os
@@ -59,9 +59,7 @@ class Statistics:
     datasets: list[str] = field(default_factory=list)
     chunk_count: int = 0
 
-    def add(
-        self, name: str, sums: npt.NDArray[np.float64], rows: int, *, expert: int = 0, experts: int = 1
-    ) -> None:
+    def add(self, name: str, sums: npt.NDArray[np.float64], rows: int, *, expert: int = 0, experts: int = 1) -> None:
         """Adds sums over `rows` rows of a weight's input.
 
         Raises:
@@ -75,8 +73,8 @@ class Statistics:
             entry.counts = np.repeat(entry.counts, experts)  # from a legacy file, which has one for all
         if len(entry.counts) != experts or entry.sums.size != experts * len(sums):
             raise ImatrixError(
-                f"tensor '{name}': earlier statistics are of {entry.sums.size} columns, these of {experts * len(sums)}; "
-                "they are from another model",
+                f"tensor '{name}': earlier statistics are of {entry.sums.size} columns, and these of "
+                f"{experts * len(sums)}; they are from another model",
                 tensor=name,
             )
         entry.rows()[expert] += sums
@@ -146,7 +144,9 @@ def read_statistics(path: str | os.PathLike[str], chunk_size: int = 512) -> Stat
     for name, entry in found.entries.items():
         bad = np.flatnonzero(~(np.isfinite(entry.sums) & (entry.sums >= 0)))
         if bad.size or (entry.counts < 0).any():
-            raise ImatrixError(f"{file}: tensor '{name}' holds values that are no sums of squares", file=file, tensor=name)
+            raise ImatrixError(
+                f"{file}: tensor '{name}' holds values that are no sums of squares", file=file, tensor=name
+            )
     found.count_chunks()
     return found
 
@@ -232,8 +232,8 @@ def _read_legacy(file: str, chunk_size: int) -> Statistics:
     if at < len(data):
         number("the number of chunks is cut short")
         if at < len(data):
-            name = take(number("a name is missing"), "a name is cut short")
-            found.datasets = [name.decode("utf-8", "surrogateescape")] if name else []
+            dataset = take(number("a name is missing"), "a name is cut short")
+            found.datasets = [dataset.decode("utf-8", "surrogateescape")] if dataset else []
     return found
 
 

@@ -160,7 +160,7 @@ macro_rules! books {
     )+};
 }
 
-books!(IQ2_XXS: 8, IQ2_XS: 8, IQ2_S: 8, IQ3_XXS: 4, IQ3_S: 4);
+books!(IQ2_XXS: 8, IQ2_XS: 8, IQ2_S: 8, IQ1: 8, IQ3_XXS: 4, IQ3_S: 4);
 
 #[cfg(test)]
 mod tests {
@@ -192,6 +192,7 @@ mod tests {
         check(&grid::IQ2_XXS, &IQ2_XXS);
         check(&grid::IQ2_XS, &IQ2_XS);
         check(&grid::IQ2_S, &IQ2_S);
+        check(&grid::IQ1, &IQ1);
         check(&grid::IQ3_XXS, &IQ3_XXS);
         check(&grid::IQ3_S, &IQ3_S);
     }
