@@ -128,7 +128,7 @@ def test_too_little_memory_is_refused_with_what_is_needed(tmp_path: Path) -> Non
         collect_imatrix(TINYLM, [TEXT], settings=Settings(n_ctx=64), memory=1_000_000)
 
 
-class Stop(Exception):
+class StoppedHereError(Exception):
     pass
 
 
@@ -142,9 +142,9 @@ def test_an_interrupted_run_goes_on(after: int, tmp_path: Path) -> None:
     def stop(at: CollectProgress) -> None:
         seen.append(at)
         if len(seen) == after:
-            raise Stop
+            raise StoppedHereError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedHereError):
         collect_imatrix(folder, [TEXT], output, settings=settings, resume=True, progress=stop)
     assert not output.exists()
     assert len(list(tmp_path.glob(".i.gguf.*.calibration"))) == 1
@@ -164,9 +164,9 @@ def test_nothing_is_left_of_an_interrupted_run_without_resume(tmp_path: Path) ->
     folder, before = mixtral(tmp_path), sorted(tmp_path.iterdir())
 
     def stop(at: CollectProgress) -> None:
-        raise Stop
+        raise StoppedHereError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedHereError):
         collect_imatrix(folder, [TEXT], tmp_path / "i.gguf", settings=Settings(n_ctx=64), progress=stop)
     assert sorted(tmp_path.iterdir()) == before
 
