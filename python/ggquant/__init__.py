@@ -36,6 +36,7 @@ from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:
+    from ggquant.evaluation.tensors import Comparison, TensorDifference, compare
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
     from ggquant.pipeline import ConversionReport, convert, plan
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
+    "Comparison": "evaluation.tensors",
+    "TensorDifference": "evaluation.tensors",
+    "compare": "evaluation.tensors",
     "ConversionReport": "pipeline",
     "Finding": "files",
     "Imatrix": "imatrix",
@@ -63,6 +67,7 @@ _LAZY = {
 
 __all__ = [
     "CheckpointError",
+    "Comparison",
     "ConversionReport",
     "DTypeError",
     "Error",
@@ -87,9 +92,11 @@ __all__ = [
     "ShapeError",
     "StoppedError",
     "Tensor",
+    "TensorDifference",
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "compare",
     "convert",
     "dequantize",
     "formats",

@@ -9,6 +9,7 @@
 //! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
 //! - [`nn`]: what a transformer does between its matrix products;
+//! - [`stats`]: what quantization cost, in logits and in weights;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
 pub mod arch;
@@ -23,6 +24,7 @@ mod kernel;
 mod lanes;
 pub mod nn;
 pub mod reference;
+pub mod stats;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};
 pub use error::{At, Error, Result};

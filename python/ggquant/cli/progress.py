@@ -59,6 +59,23 @@ def copying_progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], Non
 
 
 @contextmanager
+def work_progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Shows how much of some work is done; yields a callback that takes work done, work in all, and what it is."""
+    if quiet:
+        yield None
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        lines = _Lines(console, rates=False)
+        yield lambda done, total, what: lines(done, total, printable(what))
+        return
+    columns = ("{task.percentage:>3.0f}%", BarColumn(bar_width=24), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=printable(what))
+
+
+@contextmanager
 def _display() -> Iterator[_Show]:
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -94,8 +111,9 @@ class _RateColumn(ProgressColumn):
 class _Lines:
     """One line every few seconds, and one at the end."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, rates: bool = True) -> None:
         self._console = console
+        self._rates = rates
         self._started = time.monotonic()
         self._next = self._started
         self._ended = False
@@ -111,5 +129,6 @@ class _Lines:
         rate = done / elapsed if elapsed > 0 else 0.0
         left = (total - done) / rate if rate else 0.0
         share = 100 * done / total if total else 100.0
-        line = f"{share:3.0f}%  {size(rate)}/s  {left:.0f} s left  {what}".rstrip()
+        speed = f"{size(rate)}/s  " if self._rates else ""
+        line = f"{share:3.0f}%  {speed}{left:.0f} s left  {what}".rstrip()
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ mod gguf;
 mod metadata;
 mod nn;
 mod run;
+mod stats;
 
 use pyo3::prelude::*;
 
@@ -38,4 +39,6 @@ mod _native {
     use super::nn::{
         activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
     };
+    #[pymodule_export]
+    use super::stats::{difference, pack_logits, score_logits};
 }
