@@ -26,6 +26,8 @@ __all__ = [
     "gated",
     "isa",
     "layer_norm",
+    "matmul",
+    "matmul_id",
     "merge_file",
     "negative_log_likelihood",
     "pack_logits",
@@ -59,6 +61,29 @@ def block_grid(
     format: str, data: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int]: ...
 def with_codes(format: str, data: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
+def matmul(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def matmul_id(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    experts: int,
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    ids: npt.NDArray[np.uint32],
+    slots: int,
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 
 @final
 class GgufReader:

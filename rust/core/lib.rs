@@ -10,6 +10,7 @@
 //! - [`checkpoint`]: safetensors shards;
 //! - [`nn`]: what a transformer does between its matrix products;
 //! - [`stats`]: what quantization cost, in logits and in weights;
+//! - [`matmul`]: products of activations with weights that stay in their blocks;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
 pub mod arch;
@@ -22,6 +23,7 @@ pub mod gguf;
 pub mod imatrix;
 mod kernel;
 mod lanes;
+pub mod matmul;
 pub mod nn;
 pub mod reference;
 pub mod stats;

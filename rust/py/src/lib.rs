@@ -4,6 +4,7 @@ mod blocks;
 mod convert;
 mod errors;
 mod gguf;
+mod matmul;
 mod metadata;
 mod nn;
 mod run;
@@ -35,6 +36,8 @@ mod _native {
     use super::convert::{checkpoint_tensors, convert_models};
     #[pymodule_export]
     use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
+    #[pymodule_export]
+    use super::matmul::{matmul, matmul_id};
     #[pymodule_export]
     use super::nn::{
         activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
