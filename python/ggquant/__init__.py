@@ -38,6 +38,8 @@ from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:
+    from ggquant.evaluation.perplexity import evaluate
+    from ggquant.evaluation.summary import Evaluation
     from ggquant.evaluation.tensors import Comparison, TensorDifference, compare
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
+    "Evaluation": "evaluation.summary",
+    "evaluate": "evaluation.perplexity",
     "Comparison": "evaluation.tensors",
     "TensorDifference": "evaluation.tensors",
     "compare": "evaluation.tensors",
@@ -73,6 +77,7 @@ __all__ = [
     "ConversionReport",
     "DTypeError",
     "Error",
+    "Evaluation",
     "FileError",
     "Finding",
     "FormatInfo",
@@ -101,6 +106,7 @@ __all__ = [
     "compare",
     "convert",
     "dequantize",
+    "evaluate",
     "formats",
     "isa",
     "load_imatrix",

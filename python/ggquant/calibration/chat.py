@@ -24,7 +24,9 @@ class ChatTemplate:
         """
         source = metadata.get("tokenizer.chat_template")
         if not isinstance(source, str):
-            raise UsageError("the text holds conversations, but the model has no chat template; give plain text instead")
+            raise UsageError(
+                "the text holds conversations, but the model has no chat template; give plain text instead"
+            )
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )

@@ -201,9 +201,7 @@ class Run:
         self._base = merged(in_files, settings.n_ctx)
         self._in_files = [str(file) for file in in_files]
 
-    def execute(
-        self, *, resume: bool = False, progress: Callable[[CollectProgress], None] | None = None
-    ) -> Collection:
+    def execute(self, *, resume: bool = False, progress: Callable[[CollectProgress], None] | None = None) -> Collection:
         """Does the work, see `collect_imatrix`."""
         if resume and self._output is None:
             raise UsageError("only a run that writes a file can be resumed")

@@ -59,9 +59,7 @@ class Statistics:
     datasets: list[str] = field(default_factory=list)
     chunk_count: int = 0
 
-    def add(
-        self, name: str, sums: npt.NDArray[np.float64], rows: int, *, expert: int = 0, experts: int = 1
-    ) -> None:
+    def add(self, name: str, sums: npt.NDArray[np.float64], rows: int, *, expert: int = 0, experts: int = 1) -> None:
         """Adds sums over `rows` rows of a weight's input.
 
         Raises:
@@ -146,7 +144,9 @@ def read_statistics(path: str | os.PathLike[str], chunk_size: int = 512) -> Stat
     for name, entry in found.entries.items():
         bad = np.flatnonzero(~(np.isfinite(entry.sums) & (entry.sums >= 0)))
         if bad.size or (entry.counts < 0).any():
-            raise ImatrixError(f"{file}: tensor '{name}' holds values that are no sums of squares", file=file, tensor=name)
+            raise ImatrixError(
+                f"{file}: tensor '{name}' holds values that are no sums of squares", file=file, tensor=name
+            )
     found.count_chunks()
     return found
 

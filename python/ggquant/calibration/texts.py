@@ -106,4 +106,4 @@ def _records(path: Path, text: str, metadata: Mapping[str, Any]) -> Iterator[tup
                 template = ChatTemplate(metadata)
             yield template.render(record["messages"], f"{path}, line {number}"), True
         else:
-            raise UsageError(f"{path}, line {number}: need an object with \"text\" or \"messages\"")
+            raise UsageError(f'{path}, line {number}: need an object with "text" or "messages"')

@@ -9,6 +9,7 @@ import typer
 
 from ggquant import __version__, isa
 from ggquant.cli.compare import compare
+from ggquant.cli.evaluate import evaluate
 from ggquant.cli.files import inspect, merge, split, verify
 from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
 from ggquant.cli.quantize import quantize
@@ -42,7 +43,7 @@ def _root(
     del version  # handled by its callback
 
 
-for _command in (quantize, inspect, verify, split, merge, variants, formats, compare):
+for _command in (quantize, inspect, verify, split, merge, variants, formats, compare, evaluate):
     app.command(epilog=EXIT_CODES_HELP)(guarded(_command))
 
 

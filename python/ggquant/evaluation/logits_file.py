@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import FileError, MalformedFileError
-from ggquant.evaluation.chunks import Tokens, first_scored
+from ggquant.evaluation.states import scored_tokens
 from ggquant.text_files import refuse_existing
+from ggquant.whole_file import replaced
 
 _MAGIC = b"_logits_"
 _HEADER = struct.Struct("<8sIii")
@@ -27,11 +28,6 @@ _HEADER = struct.Struct("<8sIii")
 def packed_len(n_vocab: int) -> int:
     """16-bit numbers in a packed row."""
     return 4 + (n_vocab + 1) // 2 * 2
-
-
-def scored_tokens(n_ctx: int) -> int:
-    """Tokens of a chunk that are scored: the last has no successor."""
-    return n_ctx - 1 - first_scored(n_ctx)
 
 
 class LogitsFile:
@@ -71,7 +67,7 @@ class LogitsFile:
             ) from None
         if ids.min() < 0 or ids.max() >= self.n_vocab:
             raise self._malformed("a token is outside of the vocabulary")
-        self.tokens: Tokens = ids.reshape(self.n_chunk, self.n_ctx).astype(np.int32)
+        self.tokens = ids.reshape(self.n_chunk, self.n_ctx).astype(np.int64)
 
     def chunks(self) -> Iterator[npt.NDArray[np.uint16]]:
         """The packed rows of each chunk, flat.
@@ -101,49 +97,34 @@ class LogitsFile:
 
 
 class LogitsWriter:
-    """Writes such a file; it has its name once it is whole. To be used in a `with` block."""
+    """Appends to such a file."""
 
-    def __init__(self, path: str | os.PathLike[str], tokens: Tokens, n_vocab: int, *, overwrite: bool) -> None:
-        """Starts the file.
-
-        Raises:
-            FileError: the folder cannot be written, or the file exists and `overwrite` is not set.
-        """
-        self._path = Path(path)
-        refuse_existing(self._path, overwrite=overwrite)
-        self._temporary = self._path.with_name(f".ggquant-{self._path.name[:160]}.{os.getpid()}.tmp")
+    def __init__(self, file: IO[bytes], tokens: npt.NDArray[np.integer[Any]], n_vocab: int) -> None:
+        self._file = file
         chunks, n_ctx = tokens.shape
-        try:
-            self._file: Any = self._temporary.open("wb")
-            self._file.write(_HEADER.pack(_MAGIC, n_ctx, n_vocab, chunks))
-            self._file.write(np.ascontiguousarray(tokens, "<i4").tobytes())
-        except OSError as e:
-            raise self._failed(e) from None
+        file.write(_HEADER.pack(_MAGIC, n_ctx, n_vocab, chunks))
+        file.write(np.ascontiguousarray(tokens, "<i4").tobytes())
 
     def add(self, packed: npt.NDArray[np.uint16]) -> None:
         """Appends the packed rows of the next chunk."""
-        try:
-            self._file.write(np.ascontiguousarray(packed, "<u2").tobytes())
-        except OSError as e:
-            raise self._failed(e) from None
+        self._file.write(np.ascontiguousarray(packed, "<u2").tobytes())
 
-    def __enter__(self) -> LogitsWriter:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                self._temporary.replace(self._path)
-        except OSError as e:
-            raise self._failed(e) from None
-        finally:
-            self._temporary.unlink(missing_ok=True)
+@contextmanager
+def writing_logits(
+    path: str | os.PathLike[str], tokens: npt.NDArray[np.integer[Any]], n_vocab: int, *, overwrite: bool
+) -> Iterator[LogitsWriter]:
+    """Writes a file of predictions, which has its name once the `with` block has ended well.
 
-    def _failed(self, error: OSError) -> FileError:
-        self._temporary.unlink(missing_ok=True)
-        return FileError(
-            f"{self._path}: cannot write the predictions: {error.strerror}", file=str(self._path), errno=error.errno
-        )
+    Args:
+        path: where it goes.
+        tokens: [n_chunk, n_ctx] ids of the text.
+        n_vocab: tokens in the vocabulary.
+        overwrite: replace an existing file.
+
+    Raises:
+        FileError: the folder cannot be written, or the file exists and `overwrite` is not set.
+    """
+    refuse_existing(Path(path), overwrite=overwrite)
+    with replaced(Path(path)) as file:
+        yield LogitsWriter(file, tokens, n_vocab)

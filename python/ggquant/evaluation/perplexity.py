@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant import _native
+from ggquant.calibration import Chunks, cut, read_texts
 from ggquant.errors import NonFiniteError, UnsupportedError, UsageError
-from ggquant.evaluation.chunks import Tokens, as_run, chunks_of, first_scored
-from ggquant.evaluation.logits_file import LogitsFile, LogitsWriter
-from ggquant.evaluation.states import MEMORY, last_states
+from ggquant.evaluation.logits_file import LogitsFile, writing_logits
+from ggquant.evaluation.states import first_scored, last_states, predictions
 from ggquant.evaluation.summary import Evaluation, summarize, summarize_alone
 from ggquant.runtime import RunnableModel, open_model
+from ggquant.runtime.memory import requirements
 from ggquant.runtime.ops import Floats, negative_log_likelihood
-from ggquant.tokenizing import Tokenizer, load_tokenizer
+from ggquant.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
     import os
@@ -31,10 +32,16 @@ if TYPE_CHECKING:
 #: Tokens in a chunk unless the caller says otherwise.
 CONTEXT = 512
 
+#: Fewer leave nothing to predict in the second half of a chunk.
+_SHORTEST = 4
+
+#: Layers that take about as long as the output matrix and what is made of its result; for the progress alone.
+_OUTPUT_LAYERS = 2
+
 
 def evaluate(
     model: Source,
-    text: Source | None = None,
+    text: Source | Sequence[Source] | None = None,
     *,
     reference: Source | None = None,
     logits: Source | None = None,
@@ -43,7 +50,7 @@ def evaluate(
     chunks: int | None = None,
     activations: Activations = "float32",
     threads: int | None = None,
-    memory: int = MEMORY,
+    memory: int | None = None,
     overwrite: bool = False,
     progress: Report | None = None,
 ) -> Evaluation:
@@ -54,7 +61,8 @@ def evaluate(
 
     Args:
         model: a checkpoint's folder, or a GGUF file of any format.
-        text: path of a text file. Not needed with `logits`, which have the tokens; given, it must be the same text.
+        text: a text file, or several, as for `ggquant.calibration`. Not needed with `logits`, which have the tokens;
+            given, it must be the same text.
         reference: the model to compare with, typically the original.
         logits: its predictions in a file, instead.
         save_logits: write the model's own predictions to this file, for later comparisons here or in llama.cpp.
@@ -62,7 +70,7 @@ def evaluate(
         chunks: use only so many from the start.
         activations: "float32", or "int8" to quantize activations as ggml does when it runs a quantized model.
         threads: number of threads, by default one per core.
-        memory: most bytes of hidden states in memory; more go to a temporary file.
+        memory: most bytes of memory to use; hidden states that do not fit go to a temporary file.
         overwrite: whether `save_logits` may be replaced.
         progress: called with work done, work in all, and what is being done.
 
@@ -78,38 +86,37 @@ def evaluate(
         raise UsageError("a text is needed")
     own = _open(model, activations, threads)
     base = _open(reference, "float32", threads) if reference is not None else None
-    tokenizer = load_tokenizer(model)
     stored = LogitsFile(logits) if logits is not None else None
-    tokens = _tokens(tokenizer, text, stored, context, chunks)
     for other, n_vocab in ((reference, base and base.n_vocab), (logits, stored and stored.n_vocab)):
         if other is not None and n_vocab != own.n_vocab:
             raise UsageError(
-                f"{other}: its vocabulary has {n_vocab} tokens, and that of {model} {own.n_vocab}: "
+                f"{other}: its vocabulary has {n_vocab} tokens, and that of {model} has {own.n_vocab}: "
                 "these are different models",
                 file=str(other),
             )
-    steps = _Steps([own, *([base] if base else [])], len(tokens), progress)
-    run = as_run(tokens, tokenizer)
+    cuts = _chunks(own, text, stored, context, chunks)
+    n_chunks, n_ctx = cuts.tokens.shape
+    models = [own, *([base] if base else [])]
+    limits = [requirements(m, n_chunks, n_ctx, logits=True, budget=memory).hidden_limit // len(models) for m in models]
+    steps = _Steps(models, cuts.inputs.size, progress)
     with ExitStack() as stack:
         writer = None
         if save_logits is not None:
-            writer = stack.enter_context(LogitsWriter(save_logits, tokens, own.n_vocab, overwrite=overwrite))
-        expected = base and last_states(base, run, memory=memory // 2, step=steps.layer)
-        states = last_states(own, run, memory=memory // 2 if base else memory, step=steps.layer)
+            writer = stack.enter_context(writing_logits(save_logits, cuts.tokens, own.n_vocab, overwrite=overwrite))
+        expected = last_states(base, cuts.inputs, limits[-1], steps.add) if base is not None else None
+        states = last_states(own, cuts.inputs, limits[0], steps.add)
         packed = _packed(base, expected, stored, threads)
         scores = []
-        for chunk, (ids, h) in enumerate(zip(tokens, states, strict=True)):
-            steps.chunk(chunk)
-            rows = _scored(own, h)
+        for chunk, (ids, h) in enumerate(zip(cuts.tokens, states, strict=True)):
+            rows = predictions(own, h)
             if writer is not None:
                 writer.add(_native.pack_logits(rows, own.n_vocab, threads))
             scores.append(_score(rows, ids, next(packed, None), threads))
             if not np.isfinite(scores[-1]).all():
                 raise NonFiniteError(f"{model}: its predictions for chunk {chunk} are not finite", file=str(model))
-    steps.end()
+            steps.add(_OUTPUT_LAYERS * len(models) * n_ctx, f"chunk {chunk + 1} of {n_chunks}")
     summary = summarize_alone if base is None and stored is None else summarize
-    seconds = time.monotonic() - started
-    return summary(np.concatenate(scores), seconds=seconds, chunks=len(tokens), n_ctx=tokens.shape[1])
+    return summary(np.concatenate(scores), seconds=time.monotonic() - started, chunks=n_chunks, n_ctx=n_ctx)
 
 
 def _open(path: Source, activations: Activations, threads: int | None) -> RunnableModel:
@@ -119,30 +126,51 @@ def _open(path: Source, activations: Activations, threads: int | None) -> Runnab
     return model
 
 
-def _tokens(
-    tokenizer: Tokenizer, text: Source | None, stored: LogitsFile | None, context: int | None, chunks: int | None
-) -> Tokens:
+def _chunks(
+    model: RunnableModel,
+    text: Source | Sequence[Source] | None,
+    stored: LogitsFile | None,
+    context: int | None,
+    chunks: int | None,
+) -> Chunks:
+    tokenizer = Tokenizer(model.metadata, model.path)
+    bos = tokenizer.bos if tokenizer.add_bos else None
     if stored is None:
         if text is None:
             raise UsageError("a text is needed")
-        return chunks_of(tokenizer, text, CONTEXT if context is None else context, chunks)
+        return _cut_text(model, tokenizer, text, bos, CONTEXT if context is None else context, chunks)
     if context is not None and context != stored.n_ctx:
         raise UsageError(f"{stored.path}: made with chunks of {stored.n_ctx} tokens, not of {context}")
-    if chunks is not None and chunks < 1:
-        raise UsageError(f"{chunks} chunks are too few")
-    tokens = stored.tokens[:chunks]
+    made = cut(stored.tokens.reshape(-1), stored.n_ctx, bos=bos, chunks=chunks, name=str(stored.path))
     if text is not None:
-        found = chunks_of(tokenizer, text, stored.n_ctx, len(tokens))
-        if found.shape != tokens.shape or (found != tokens).any():
-            raise UsageError(f"{stored.path}: made from other tokens than {text} has: another text or tokenizer")
-    return tokens
-
-
-def _scored(model: RunnableModel, h: Floats) -> Floats:
-    """Logits [tokens * n_vocab] of the scored tokens of a chunk."""
-    n_ctx = len(h)
-    made: Floats = np.ascontiguousarray(model.logits(h[first_scored(n_ctx) : n_ctx - 1])).reshape(-1)
+        found = _cut_text(model, tokenizer, text, bos, stored.n_ctx, len(made)).tokens
+        if found.shape != made.tokens.shape or (found != made.tokens).any():
+            raise UsageError(f"{stored.path}: made from other tokens than {text} has: another text, or tokenizer")
     return made
+
+
+def _cut_text(
+    model: RunnableModel,
+    tokenizer: Tokenizer,
+    text: Source | Sequence[Source],
+    bos: int | None,
+    context: int,
+    chunks: int | None,
+) -> Chunks:
+    if context < _SHORTEST:
+        raise UsageError(f"chunks of {context} tokens leave nothing to predict; use {_SHORTEST} or more")
+    paths = list(text) if isinstance(text, Sequence) and not isinstance(text, str) else [text]
+    read = read_texts(paths, model.metadata)
+    name = ", ".join(read.names)
+    if not read.text:
+        raise UsageError(f"{name}: the text is empty")
+    ids = np.asarray(tokenizer.encode(read.text, parse_special=read.has_special), np.int64)
+    if int(ids.max(initial=0)) >= model.n_vocab:
+        raise UsageError(
+            f"{model.path}: the tokenizer gives token {ids.max()}, but the model's vocabulary has {model.n_vocab}; "
+            "they do not belong together"
+        )
+    return cut(ids, context, bos=bos, chunks=chunks, name=name)
 
 
 def _packed(
@@ -153,11 +181,11 @@ def _packed(
         yield from stored.chunks()
     elif base is not None and states is not None:
         for h in states:
-            yield _native.pack_logits(_scored(base, h), base.n_vocab, threads)
+            yield _native.pack_logits(predictions(base, h), base.n_vocab, threads)
 
 
 def _score(
-    rows: Floats, ids: npt.NDArray[np.int32], base: npt.NDArray[np.uint16] | None, threads: int | None
+    rows: Floats, ids: npt.NDArray[np.int64], base: npt.NDArray[np.uint16] | None, threads: int | None
 ) -> npt.NDArray[np.float64]:
     targets = np.ascontiguousarray(ids[first_scored(len(ids)) + 1 :], np.uint32)
     n_vocab = rows.size // len(targets)
@@ -167,28 +195,13 @@ def _score(
 
 
 class _Steps:
-    """Counts layers and chunks; a layer over all chunks is much the same work as an output for all of them."""
+    """Counts tokens times layers."""
 
-    def __init__(self, models: list[RunnableModel], chunks: int, report: Report | None) -> None:
-        self._layers = sum(model.n_layer for model in models)
-        self._chunks, self._report = chunks, report
-        # The output matrix is about as large as a few layers.
-        self._total = (self._layers + 2 * len(models)) * chunks
-        self._done = 0
+    def __init__(self, models: list[RunnableModel], tokens: int, report: Report | None) -> None:
+        self._total = sum(model.n_layer + _OUTPUT_LAYERS for model in models) * tokens
+        self._done, self._report = 0, report
 
-    def layer(self, what: str) -> None:
-        self._tell(what)
-        self._done += self._chunks
-
-    def chunk(self, number: int) -> None:
-        share = (self._total - self._layers * self._chunks) * number // self._chunks
-        self._done = self._layers * self._chunks + share
-        self._tell(f"chunk {number + 1} of {self._chunks}")
-
-    def end(self) -> None:
-        self._done = self._total
-        self._tell("")
-
-    def _tell(self, what: str) -> None:
+    def add(self, work: int, what: str) -> None:
+        self._done += work
         if self._report is not None:
             self._report(self._done, self._total, what)

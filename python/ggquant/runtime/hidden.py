@@ -35,7 +35,9 @@ def allocate(shape: tuple[int, ...], limit: int | None, folder: Path | None = No
             return np.memmap(file, np.float32, "r+", shape=shape)
     except OSError as error:
         raise FileError(
-            f"{where}: no room for {nbytes} bytes of hidden states: {error.strerror}", file=str(where), errno=error.errno
+            f"{where}: no room for {nbytes} bytes of hidden states: {error.strerror}",
+            file=str(where),
+            errno=error.errno,
         ) from error
 
 
