@@ -38,6 +38,7 @@ from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:
+    from ggquant.evaluation.alone import Sensitivity, sensitivity
     from ggquant.evaluation.perplexity import evaluate
     from ggquant.evaluation.summary import Evaluation
     from ggquant.evaluation.tensors import Comparison, TensorDifference, compare
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
+    "Sensitivity": "evaluation.alone",
+    "sensitivity": "evaluation.alone",
     "Evaluation": "evaluation.summary",
     "evaluate": "evaluation.perplexity",
     "Comparison": "evaluation.tensors",
@@ -96,6 +99,7 @@ __all__ = [
     "PlannedTensor",
     "Progress",
     "QuantizedTensor",
+    "Sensitivity",
     "ShapeError",
     "StoppedError",
     "Tensor",
@@ -116,6 +120,7 @@ __all__ = [
     "open",
     "plan",
     "quantize",
+    "sensitivity",
     "split",
     "variants",
     "verify",

@@ -13,6 +13,7 @@ from ggquant.cli.evaluate import evaluate
 from ggquant.cli.files import inspect, merge, split, verify
 from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
 from ggquant.cli.quantize import quantize
+from ggquant.cli.sensitivity import sensitivity
 from ggquant.cli.tables import formats, variants
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ def _root(
     del version  # handled by its callback
 
 
-for _command in (quantize, inspect, verify, split, merge, variants, formats, compare, evaluate):
+for _command in (quantize, inspect, verify, split, merge, variants, formats, compare, evaluate, sensitivity):
     app.command(epilog=EXIT_CODES_HELP)(guarded(_command))
 
 

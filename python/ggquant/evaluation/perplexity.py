@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant import _native
-from ggquant.calibration import Chunks, cut, read_texts
-from ggquant.errors import NonFiniteError, UnsupportedError, UsageError
+from ggquant.calibration import Chunks, cut
+from ggquant.errors import NonFiniteError, UsageError
 from ggquant.evaluation.logits_file import LogitsFile, writing_logits
 from ggquant.evaluation.states import first_scored, last_states, predictions
 from ggquant.evaluation.summary import Evaluation, summarize, summarize_alone
-from ggquant.runtime import RunnableModel, open_model
+from ggquant.evaluation.windows import bos_of, open_predictor, text_chunks
+from ggquant.runtime import RunnableModel
 from ggquant.runtime.memory import requirements
 from ggquant.runtime.ops import Floats, negative_log_likelihood
-from ggquant.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
     import os
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 #: Tokens in a chunk unless the caller says otherwise.
 CONTEXT = 512
-
-#: Fewer leave nothing to predict in the second half of a chunk.
-_SHORTEST = 4
 
 #: Layers that take about as long as the output matrix and what is made of its result; for the progress alone.
 _OUTPUT_LAYERS = 2
@@ -84,8 +81,8 @@ def evaluate(
         raise UsageError("compare with a reference model or with its logits, not with both")
     if text is None and logits is None:
         raise UsageError("a text is needed")
-    own = _open(model, activations, threads)
-    base = _open(reference, "float32", threads) if reference is not None else None
+    own = open_predictor(model, activations, threads)
+    base = open_predictor(reference, "float32", threads) if reference is not None else None
     stored = LogitsFile(logits) if logits is not None else None
     for other, n_vocab in ((reference, base and base.n_vocab), (logits, stored and stored.n_vocab)):
         if other is not None and n_vocab != own.n_vocab:
@@ -119,13 +116,6 @@ def evaluate(
     return summary(np.concatenate(scores), seconds=time.monotonic() - started, chunks=n_chunks, n_ctx=n_ctx)
 
 
-def _open(path: Source, activations: Activations, threads: int | None) -> RunnableModel:
-    model = open_model(path, activations=activations, threads=threads)
-    if not model.causal:
-        raise UnsupportedError(f"{path}: {model.arch} models make embeddings, which have no perplexity", file=str(path))
-    return model
-
-
 def _chunks(
     model: RunnableModel,
     text: Source | Sequence[Source] | None,
@@ -133,44 +123,18 @@ def _chunks(
     context: int | None,
     chunks: int | None,
 ) -> Chunks:
-    tokenizer = Tokenizer(model.metadata, model.path)
-    bos = tokenizer.bos if tokenizer.add_bos else None
     if stored is None:
         if text is None:
             raise UsageError("a text is needed")
-        return _cut_text(model, tokenizer, text, bos, CONTEXT if context is None else context, chunks)
+        return text_chunks(model, text, CONTEXT if context is None else context, chunks)
     if context is not None and context != stored.n_ctx:
         raise UsageError(f"{stored.path}: made with chunks of {stored.n_ctx} tokens, not of {context}")
-    made = cut(stored.tokens.reshape(-1), stored.n_ctx, bos=bos, chunks=chunks, name=str(stored.path))
+    made = cut(stored.tokens.reshape(-1), stored.n_ctx, bos=bos_of(model), chunks=chunks, name=str(stored.path))
     if text is not None:
-        found = _cut_text(model, tokenizer, text, bos, stored.n_ctx, len(made)).tokens
+        found = text_chunks(model, text, stored.n_ctx, len(made)).tokens
         if found.shape != made.tokens.shape or (found != made.tokens).any():
             raise UsageError(f"{stored.path}: made from other tokens than {text} has: another text, or tokenizer")
     return made
-
-
-def _cut_text(
-    model: RunnableModel,
-    tokenizer: Tokenizer,
-    text: Source | Sequence[Source],
-    bos: int | None,
-    context: int,
-    chunks: int | None,
-) -> Chunks:
-    if context < _SHORTEST:
-        raise UsageError(f"chunks of {context} tokens leave nothing to predict; use {_SHORTEST} or more")
-    paths = list(text) if isinstance(text, Sequence) and not isinstance(text, str) else [text]
-    read = read_texts(paths, model.metadata)
-    name = ", ".join(read.names)
-    if not read.text:
-        raise UsageError(f"{name}: the text is empty")
-    ids = np.asarray(tokenizer.encode(read.text, parse_special=read.has_special), np.int64)
-    if int(ids.max(initial=0)) >= model.n_vocab:
-        raise UsageError(
-            f"{model.path}: the tokenizer gives token {ids.max()}, but the model's vocabulary has {model.n_vocab}; "
-            "they do not belong together"
-        )
-    return cut(ids, context, bos=bos, chunks=chunks, name=name)
 
 
 def _packed(
