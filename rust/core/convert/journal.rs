@@ -190,6 +190,7 @@ fn fingerprint(plan: &Plan) -> [u8; 32] {
                     }
                 }
             }
+            add(format!("{:?}", tensor.lattice).as_bytes());
             if let Some(imatrix) = &tensor.imatrix {
                 let bytes: Vec<u8> = imatrix.values.iter().flat_map(|value| value.to_le_bytes()).collect();
                 add(&imatrix.rows_per_expert.to_le_bytes());
