@@ -224,7 +224,7 @@ def convert(
             progress(Progress(tensor, format, finished, total, done, of, time.monotonic() - started))
 
     limit = None if max_buffer_size is None else max_buffer_size << 20
-    written, _, reused = _native.convert_models(models, threads, overwrite, resume, limit, report)
+    written, _, reused, _ = _native.convert_models(models, threads, overwrite, resume, limit, report)
     reports = []
     for job, target, files in zip(jobs, targets, written, strict=True):
         if manifest:

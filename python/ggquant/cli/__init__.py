@@ -10,6 +10,7 @@ import typer
 from ggquant import __version__, isa
 from ggquant.cli.compare import compare
 from ggquant.cli.evaluate import evaluate
+from ggquant.cli.export import export
 from ggquant.cli.files import inspect, merge, split, verify
 from ggquant.cli.imatrix import imatrix
 from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
@@ -55,6 +56,7 @@ _COMMANDS = (
     verify,
     split,
     merge,
+    export,
     variants,
     formats,
 )

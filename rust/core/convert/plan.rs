@@ -44,6 +44,20 @@ pub struct TensorPlan<'a> {
     pub source: Source,
     /// Importance of columns, if there is any.
     pub imatrix: Option<ImatrixPlan<'a>>,
+    /// Whether blocks that are on the format's grid already get their own codes back.
+    pub lattice: Lattice,
+}
+
+/// What happens to blocks whose weights are values of the format they are to be encoded in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Lattice {
+    /// They are encoded like all others.
+    #[default]
+    Off,
+    /// They get the very codes of these values; all others are encoded.
+    Auto,
+    /// They get the very codes of these values; any other block is an error.
+    Only,
 }
 
 /// Where a tensor's values come from.
