@@ -93,6 +93,17 @@ impl<'a> Matrix<'a> {
         let at = |column: usize| row * self.row_bytes + column / info.block_len * info.block_bytes;
         &self.data[at(from)..at(to)]
     }
+
+    /// As [`Matrix::bytes`], `ahead` bytes further on in the row, or, past its end, in the row `rows` below. Empty past the
+    /// last row.
+    fn ahead(&self, row: usize, from: usize, to: usize, ahead: usize, rows: usize) -> &'a [u8] {
+        let info = self.format.info();
+        let in_row = from / info.block_len * info.block_bytes + ahead;
+        let len = (to - from) / info.block_len * info.block_bytes;
+        let row = if in_row < self.row_bytes { row } else { row + rows };
+        let start = row * self.row_bytes + in_row % self.row_bytes;
+        self.data.get(start..self.data.len().min(start + len)).unwrap_or_default()
+    }
 }
 
 /// `out[n, r] = sum over k of x[n, k] * weights[r, k]`, for `x` of rows of `weights.cols()`, `out` of rows of
