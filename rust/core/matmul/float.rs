@@ -15,7 +15,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::wide::{LANES, Portable, Wide};
 use super::{Matrix, Output};
-use crate::arch::{Isa, Kernel, isa, kernel};
+use crate::arch::{Isa, Kernel, kernel_for};
 use crate::block::Format;
 use crate::encode::Run;
 use crate::error::Result;
@@ -39,10 +39,10 @@ type AddTile =
 /// Transposes up to 16 rows, `stride` apart.
 type SideBySide = unsafe fn(from: &[f32], stride: usize, to: &mut [[f32; LANES]]);
 
-pub(super) fn matmul(weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
+pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
     let job = Job {
-        kernel: kernel(weights.format)?,
-        functions: functions(isa()?),
+        kernel: kernel_for(weights.format, isa)?,
+        functions: functions(isa),
         weights,
         output: Output::new(out, n, weights.rows),
     };

@@ -12,7 +12,7 @@ use super::slab::{SLAB, Slab};
 use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
 use super::unpack::Unpacker;
 use super::{Matrix, Output};
-use crate::arch::isa;
+use crate::arch::Isa;
 use crate::encode::Run;
 use crate::error::Result;
 
@@ -28,6 +28,7 @@ const TASK_WEIGHTS: usize = 128 * 1024;
 const AHEAD: usize = 1152;
 
 pub(super) fn matmul(
+    isa: Isa,
     unpacker: Unpacker,
     weights: Matrix<'_>,
     x: &[f32],
@@ -35,7 +36,7 @@ pub(super) fn matmul(
     out: &mut [f32],
     run: Run<'_>,
 ) -> Result<()> {
-    let (isa, output) = (isa()?, Output::new(out, n, weights.rows));
+    let output = Output::new(out, n, weights.rows);
     match tile::kernels(&unpacker.facts, isa) {
         Some(kernels) if n > SMALL_BATCH => {
             let job = Tiled { unpacker, kernels, weights, output };

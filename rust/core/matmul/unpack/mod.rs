@@ -10,7 +10,7 @@ mod tables;
 use half::f16;
 
 use super::slab::{Facts, SLAB, Slab, UnpackRow};
-use crate::arch::{Isa, isa};
+use crate::arch::Isa;
 use crate::block::Format;
 use crate::error::{At, Error, Result};
 
@@ -113,9 +113,9 @@ table! {
 /// The unpacker of `format`, or `None` if its weights are floats.
 ///
 /// # Errors
-/// `Unsupported` for the formats of activations, and see [`isa`].
-pub(crate) fn integers(format: Format) -> Result<Option<Unpacker>> {
-    match (unpacker(format, isa()?), format) {
+/// `Unsupported` for the formats of activations.
+pub(crate) fn integers(format: Format, isa: Isa) -> Result<Option<Unpacker>> {
+    match (unpacker(format, isa), format) {
         (Some(unpacker), _) => Ok(Some(unpacker)),
         (None, Format::F32 | Format::F16 | Format::BF16) => Ok(None),
         (None, _) => {
