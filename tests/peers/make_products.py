@@ -2,8 +2,8 @@
 
     PYTHONPATH=benches/python python tests/peers/make_products.py [--library FOLDER]
 
-For every format that weights are stored in, ggml multiplies the same 5 rows of 512 weights, in blocks, with the same 7 rows
-of activations. The file holds blocks (`<format>/w`), products (`<format>/y`) and activations (`x`).
+For every format that weights are stored in, ggml multiplies the same 5 rows of 512 weights, in blocks, with the same
+7 rows of activations. The file holds blocks (`<format>/w`), products (`<format>/y`) and activations (`x`).
 """
 
 from __future__ import annotations
