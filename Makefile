@@ -1,6 +1,6 @@
 # make demo        build, quantize the bundled model, look at the result
 # make test        all tests and lints
-# make bench       weights encoded a second, by format and instruction set
+# make bench       weights encoded and multiplied a second, by format and instruction set
 # make test-peers  compare with llama.cpp's own library (compiles it once, several minutes)
 #
 # Needs Rust, Python >= 3.10 and a C compiler. Everything else goes into .venv and .venv-peers here.
@@ -85,7 +85,7 @@ endef
 export ISA_RUNS_HERE
 
 bench:
-	$(CARGO) bench --locked --bench encode
+	$(CARGO) bench --locked --bench encode --bench matmul
 
 # --- llama.cpp ----------------------------------------------------------------------------------------------------
 
