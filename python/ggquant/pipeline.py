@@ -18,7 +18,9 @@ from ggquant.errors import Error, ImatrixError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix, coverage, load_imatrix
 from ggquant.manifest import manifest as describe
 from ggquant.manifest import manifest_path, write_manifest
-from ggquant.metadata import Metadata, MetaValue, NativeEntry, to_native
+from ggquant.metadata import Metadata, MetaValue, to_native
+from ggquant.native_plan import NativeModel, NativeTensor, native_tensor
+from ggquant.packed.transcode import transcoding
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
     Category,
@@ -91,21 +93,6 @@ class ConversionReport:
         return [t for t in self.tensors if t.fallback is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class _NativeTensor:
-    """A tensor as the native engine reads it: attributes by name."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-    intermediate: str
-    views: list[tuple[str, int, str, tuple[int, ...], tuple[int, ...], int]]
-    ops: list[tuple[str, float]]
-    inline: bytes | None
-    imatrix: npt.NDArray[np.float32] | None
-    rows_per_expert: int
-
-
 @dataclass
 class _Job:
     """A plan with what it takes to carry it out.
@@ -117,23 +104,11 @@ class _Job:
     """
 
     plan: Plan
-    tensors: list[_NativeTensor]
+    tensors: list[NativeTensor]
     label: str
     shards: list[int] | None
     inputs: list[str]
     imatrix: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _NativeModel:
-    """A model as the native engine writes it: attributes by name."""
-
-    target: str
-    metadata: list[NativeEntry]
-    tensors: list[_NativeTensor]
-    split_max_bytes: int | None
-    split_max_tensors: int | None
-    shards: list[int] | None
 
 
 def plan(
@@ -232,7 +207,7 @@ def convert(
     for target in (*targets, *manifests):
         _refuse_inputs(target, src, [*model.inputs, *([matrix.file] if matrix is not None and matrix.file else [])])
     models = [
-        _NativeModel(
+        NativeModel(
             target=str(target.with_suffix("") if split and target.suffix == ".gguf" else target),
             metadata=to_native(job.plan.metadata),
             tensors=job.tensors,
@@ -319,7 +294,9 @@ def _prepare(
     planned, native = [], []
     for decision in decisions:
         source = sources[decision.source]
-        importance = _importance(matrix, decision, said)
+        kept = transcoding(source, decision.format)
+        keeps_codes = kept is not None and kept.keeps_codes
+        importance = None if keeps_codes else _importance(matrix, decision, said)
         planned.append(
             PlannedTensor(
                 name=decision.name,
@@ -331,9 +308,10 @@ def _prepare(
                 why=decision.why,
                 fallback=decision.fallback,
                 imatrix=importance is not None,
+                transcoding=str(kept) if kept is not None else None,
             )
         )
-        native.append(_native_tensor(source, decision, importance))
+        native.append(native_tensor(source, decision, importance, keeps_codes=keeps_codes))
     metadata = _output_metadata(model, chosen, options, matrix)
     return _Job(
         Plan(str(src), chosen.name, planned, metadata, said),
@@ -413,30 +391,6 @@ def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str])
         )
     warnings += coverage(decision.name, values.reshape(experts, -1), matrix.counts.get(decision.source))
     return values
-
-
-def _native_tensor(
-    source: SourceTensor, decision: Decision, importance: npt.NDArray[np.float32] | None
-) -> _NativeTensor:
-    return _NativeTensor(
-        name=decision.name,
-        shape=source.shape,
-        format=decision.format,
-        intermediate=source.dtype,
-        views=[(v.file, v.offset, v.dtype, v.shape, v.strides, v.start) for v in source.views],
-        ops=list(source.ops),
-        inline=_inline(source, decision),
-        imatrix=importance,
-        rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
-    )
-
-
-def _inline(source: SourceTensor, decision: Decision) -> bytes | None:
-    if source.inline is not None and decision.format != source.dtype:
-        raise UnsupportedError(
-            f"tensor '{source.name}' is computed, and is stored as {source.dtype} only", tensor=source.name
-        )
-    return source.inline
 
 
 def _output_metadata(model: Model, variant: Variant, options: Options, matrix: Imatrix | None) -> Metadata:

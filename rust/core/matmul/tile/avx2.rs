@@ -1,4 +1,6 @@
 //! The panel kernel for AVX2: 4 rows by 16 columns, which is 8 sums of 16 bits, two quads and a row in 16 registers.
+//!
+//! Intrinsics stand in loops and not in closures for `array::from_fn`: those are compiled on their own, without AVX2.
 
 use std::arch::x86_64::*;
 
@@ -56,7 +58,8 @@ fn times(rows: &[Row; ROWS], at: usize, quad: &Quad, mut product: impl FnMut(usi
     // SAFETY: every caller has AVX2 enabled; a quad holds two registers, and codes hold `4 * at + 4` bytes, since `at` is
     // below the number of quads in a slab.
     unsafe {
-        let halves: [_; HALVES] = std::array::from_fn(|c| _mm256_load_si256(quad.0.as_ptr().cast::<__m256i>().add(c)));
+        let start = quad.0.as_ptr().cast::<__m256i>();
+        let halves = [_mm256_load_si256(start), _mm256_load_si256(start.add(1))];
         for r in 0..ROWS {
             let codes = _mm256_set1_epi32(rows[r].codes.as_ptr().cast::<i32>().add(at).read_unaligned());
             for c in 0..HALVES {
@@ -64,6 +67,13 @@ fn times(rows: &[Row; ROWS], at: usize, quad: &Quad, mut product: impl FnMut(usi
             }
         }
     }
+}
+
+/// `N`, hidden from the compiler if it is large: it would unroll the loop over quads, reorder it by rows, and run out of
+/// registers.
+#[inline(always)]
+fn rolled<const N: usize>() -> usize {
+    if N > 2 { std::hint::black_box(N) } else { N }
 }
 
 /// Sums in 16 bits of the products of `quads`, the first of which is quad `at` of its slab.
@@ -125,10 +135,12 @@ fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize>(
 ) {
     tiles(panel, sums, |rows, sums| {
         let mut whole = zero();
-        if BIASED {
-            whole = std::array::from_fn(|r| [_mm256_set1_epi32(rows[r].bias[0]); HALVES]);
+        for r in 0..ROWS {
+            if BIASED {
+                whole[r] = [_mm256_set1_epi32(rows[r].bias[0]); HALVES];
+            }
         }
-        for (i, quads) in quads.as_chunks::<DEPTH>().0.iter().enumerate() {
+        for (i, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
             let narrow = narrow::<BIASED>(rows, i * DEPTH, quads);
             for r in 0..ROWS {
                 widen(&mut whole[r], &narrow[r], splat(rows[r].scales[i * DEPTH / 4]));
@@ -157,7 +169,10 @@ fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize>(
 #[inline(always)]
 fn load(pairs: &[[i16; 2]; COLUMNS]) -> [__m256i; HALVES] {
     // SAFETY: every caller has AVX2 enabled; 16 pairs are two registers.
-    std::array::from_fn(|c| unsafe { _mm256_loadu_si256(pairs.as_ptr().cast::<__m256i>().add(c)) })
+    unsafe {
+        let start = pairs.as_ptr().cast::<__m256i>();
+        [_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))]
+    }
 }
 
 /// Groups of `QUADS` quads with a float scale each, and codes of few bits. Unsigned codes come with minima.
@@ -172,10 +187,12 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool>(
         for (i, quads) in quads.as_chunks::<QUADS>().0.iter().enumerate() {
             let (group, block) = (i * QUADS / 4, i * QUADS / 8);
             let mut whole = zero();
-            if BIASED {
-                whole = std::array::from_fn(|r| [_mm256_set1_epi32(rows[r].bias[group]); HALVES]);
+            for r in 0..ROWS {
+                if BIASED {
+                    whole[r] = [_mm256_set1_epi32(rows[r].bias[group]); HALVES];
+                }
             }
-            for (j, quads) in quads.as_chunks::<DEPTH>().0.iter().enumerate() {
+            for (j, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
                 let narrow = narrow::<BIASED>(rows, i * QUADS + j * DEPTH, quads);
                 for r in 0..ROWS {
                     widen(&mut whole[r], &narrow[r], splat([1, 1]));
