@@ -44,7 +44,7 @@ from ggquant.tensor_types import tensor_bytes
 from ggquant.text_files import refuse_existing
 
 if TYPE_CHECKING:
-    from ggquant.model import Model, SourceTensor
+    from ggquant.model import Model, SourceTensor, View
     from ggquant.overrides import TensorType
 
     Source = str | os.PathLike[str]
@@ -186,6 +186,7 @@ def convert(
     manifest: bool = False,
     resume: bool = False,
     max_buffer_size: int | None = None,
+    ready: Mapping[str, View] | None = None,
 ) -> ConversionReport:
     """Quantizes a model into a GGUF file, with the bytes that llama.cpp's converter and quantizer give.
 
@@ -206,6 +207,8 @@ def convert(
         resume: keep what is done when the conversion fails or is interrupted, in hidden files beside the output, and
             take up what an earlier such run left. Every piece is verified by its content; inputs are read again.
         max_buffer_size: most megabytes (MiB) of weights to hold in memory, by default 72.
+        ready: where tensors lie that have their format already, by name; they are copied as they are. Their format
+            must be the one that the plan gives them.
 
     Raises:
         ImatrixError: the variant needs an importance matrix, or it does not belong to this model.
@@ -219,7 +222,7 @@ def convert(
     model = load_model(src, pre=pre)
     if max_buffer_size is not None and max_buffer_size <= 0:
         raise UsageError(f"{max_buffer_size} MiB of buffers are not enough to hold anything")
-    main = _prepare(src, model, variant, matrix, opts, recipe, dry_run=False)
+    main = _prepare(src, model, variant, matrix, opts, recipe, dry_run=False, ready=ready or {})
     others = {name: _prepare(src, model, name, matrix, opts, recipe, dry_run=False) for name in also or {}}
     split = opts.keep_split or split_max_size is not None or split_max_tensors is not None
     targets = [Path(dst) if dst is not None else default_output(src, main.label)]
@@ -290,6 +293,7 @@ def _prepare(
     recipe: Sequence[TensorType],
     *,
     dry_run: bool,
+    ready: Mapping[str, View] | None = None,
 ) -> _Job:
     chosen = find_variant(variant)
     if not model.tensors:
@@ -324,7 +328,8 @@ def _prepare(
                 imatrix=importance is not None,
             )
         )
-        native.append(_native_tensor(source, decision, importance))
+        view = (ready or {}).get(decision.source)
+        native.append(_native_tensor(source, decision, importance) if view is None else _ready(view, decision))
     metadata = _output_metadata(model, chosen, options, matrix)
     return _Job(
         Plan(str(src), chosen.name, planned, metadata, said),
@@ -419,6 +424,26 @@ def _native_tensor(
         inline=_inline(source, decision),
         imatrix=importance,
         rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
+    )
+
+
+def _ready(view: View, decision: Decision) -> _NativeTensor:
+    """A tensor that is copied as it is."""
+    if view.dtype != decision.format or view.shape != decision.shape:
+        raise UsageError(
+            f"tensor '{decision.name}' is ready as {view.dtype} of shape {view.shape}, "
+            f"but the plan wants {decision.format} of shape {decision.shape}"
+        )
+    return _NativeTensor(
+        name=decision.name,
+        shape=view.shape,
+        format=view.dtype,
+        intermediate=view.dtype,
+        views=[(view.file, view.offset, view.dtype, view.shape, view.strides, view.start)],
+        ops=[],
+        inline=None,
+        imatrix=None,
+        rows_per_expert=1,
     )
 
 

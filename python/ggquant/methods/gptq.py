@@ -74,17 +74,28 @@ class FactoredHessian:
         self.columns = int(square.shape[0])
         self.effort = effort
         _, passes = _effort(effort)
-        self._native = _native.HessianFactor(square.reshape(-1), self.columns, damp, act_order, passes)
+        self._arguments = (square.reshape(-1), self.columns, damp, act_order)
+        self._passes = passes
+        self._factors: dict[bool, _native.HessianFactor] = {}
 
     @property
     def damp(self) -> float:
         """The damping used, relative to the mean of the diagonal."""
-        return self._native.damp
+        return self._factor().damp
 
     @property
     def dead(self) -> int:
         """Number of columns whose inputs are always zero."""
-        return self._native.dead
+        return self._factor().dead
+
+    def _factor(self, joint: bool | None = None) -> _native.HessianFactor:
+        """The factor for formats that choose columns jointly, or singly; whichever there is by default."""
+        if joint is None:
+            joint = next(iter(self._factors), False)
+        if joint not in self._factors:
+            flat, columns, damp, act_order = self._arguments
+            self._factors[joint] = _native.HessianFactor(flat, columns, damp, act_order, joint, self._passes)
+        return self._factors[joint]
 
     def solve(
         self,
@@ -110,8 +121,9 @@ class FactoredHessian:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
         rounds, passes = _effort(effort or self.effort)
-        data, rounded, solved = self._native.solve(info.name, weights.reshape(-1), columns, rounds, passes, threads)
-        return GPTQResult(QuantizedTensor(data, info.name, weights.shape), rounded, solved, self.damp, self.dead)
+        factor = self._factor(_solvers()[info.name])
+        data, rounded, solved = factor.solve(info.name, weights.reshape(-1), columns, rounds, passes, threads)
+        return GPTQResult(QuantizedTensor(data, info.name, weights.shape), rounded, solved, factor.damp, factor.dead)
 
 
 def gptq(
@@ -233,10 +245,15 @@ def gptq_groups(
     )
 
 
-@cache
 def solver_formats() -> tuple[str, ...]:
     """Names of the block formats that `gptq` can solve into."""
-    return tuple(_native.gptq_formats())
+    return tuple(_solvers())
+
+
+@cache
+def _solvers() -> dict[str, bool]:
+    """Formats with a solver, and whether they choose columns jointly."""
+    return dict(_native.gptq_formats())
 
 
 def _effort(effort: Effort) -> tuple[int, int]:

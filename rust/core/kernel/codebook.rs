@@ -79,11 +79,7 @@ impl<C: Codebook<N, W>, const N: usize, const W: usize> BatchEncoder<256> for En
                 search::super_block::<F, C, N, W>(x[b], imatrix, sigma2, &mut workspace, &mut found[b][..256 / W]);
         }
         std::array::from_fn(|b| {
-            if searched[b] {
-                C::pack(&found[b][..256 / W])
-            } else {
-                C::reference(x[b], imatrix.map(|rows| rows[b]))
-            }
+            if searched[b] { C::pack(&found[b][..256 / W]) } else { C::reference(x[b], imatrix.map(|rows| rows[b])) }
         })
     }
 }

@@ -101,7 +101,8 @@ impl<const N: usize> Neighbours<N> {
     fn new(grid: &Grid<N>, lanes: usize) -> Self {
         let keys = base::<N>().pow(N as u32);
         let mut all = Self { slots: Vec::with_capacity(keys), indices: vec![0; keys], words: Vec::new(), lanes };
-        let pack = |levels: &[u8; N]| (0..N).fold(0, |word, i| word | u16::from(levels[i]) << (bits::<N>() as usize * i));
+        let pack =
+            |levels: &[u8; N]| (0..N).fold(0, |word, i| word | u16::from(levels[i]) << (bits::<N>() as usize * i));
         for key in 0..keys {
             let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
             all.slots.push(match grid.place(&levels) {
