@@ -191,14 +191,16 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn lanes_do_what_they_say() {
-        use crate::lanes::check::{operations, transposition};
+        use crate::lanes::check::{conversions, operations, transposition};
         if Isa::Avx2.is_available() {
             operations::<avx2::F32, 8>();
             transposition::<avx2::F32>();
+            conversions::<avx2::F32>();
         }
         if Isa::Avx512.is_available() {
             operations::<avx512::F32, 16>();
             transposition::<avx512::F32>();
+            conversions::<avx512::F32>();
         }
     }
 }

@@ -8,7 +8,9 @@ mod gptq;
 mod matmul;
 mod metadata;
 mod nn;
+mod packed;
 mod run;
+mod stats;
 
 use pyo3::prelude::*;
 
@@ -44,4 +46,8 @@ mod _native {
     use super::nn::{
         activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
     };
+    #[pymodule_export]
+    use super::packed::{block_codes, pack_codes, read_packed, round_to_nearest};
+    #[pymodule_export]
+    use super::stats::{difference, pack_logits, score_logits};
 }
