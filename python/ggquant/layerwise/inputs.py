@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,10 +69,8 @@ def inputs_of(block: Block, h: Floats, wanted: tuple[str, ...]) -> dict[str, Flo
             if len(seen) == len(wanted):
                 raise _EnoughError
 
-    try:
+    with suppress(_EnoughError):
         block(h, hook)
-    except _EnoughError:
-        pass
     return seen
 
 

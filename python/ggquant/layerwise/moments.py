@@ -60,8 +60,8 @@ class Moments:
     def target(self, w: Floats, damp: float, cross: float, residual: float) -> Floats:
         """What the weights should be for the inputs they get, before rounding.
 
-        Minimises `|W y + r - W' x|^2` over W': `W' = W + (W sum (y - x)^T x + sum r^T x) H^-1` (the asymmetric target of
-        GPTAQ, Li et al. 2025, arXiv 2504.02692, and the residual stream's own error beside it).
+        Minimises `|W y + r - W' x|^2` over W': `W' = W + (W sum (y - x)^T x + sum r^T x) H^-1` (the asymmetric target
+        of GPTAQ, Li et al. 2025, arXiv 2504.02692, and the residual stream's own error beside it).
 
         Args:
             w: [rows, K].

@@ -153,12 +153,10 @@ class _Pass:
                 state.replaced[one.name] = one.tensor.dequantize(threads=self._options.threads)
                 yield one
         apart = state.current is not state.original
-        if self._options.sequential:
-            after = model.block(layer, state.replaced)(state.current)
-        else:
-            after = state.current
+        sequential = self._options.sequential
+        after = model.block(layer, state.replaced)(state.current) if sequential else state.current
         state.original = block(state.original, out=state.original if apart else None)
-        state.current = after if self._options.sequential else state.original
+        state.current = after if sequential else state.original
 
     def _dense(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> list[SolvedTensor]:
         model, options = self._model, self._options

@@ -20,8 +20,8 @@ from ggquant.tensor import QuantizedTensor
 class WorkFile:
     """Blocks of solved tensors one after another in one file, and beside it a line of JSON for each.
 
-    The names contain a fingerprint of all that the solution depends on, so that only a run with the same model, text and
-    options finds them. What a line says is believed only if the blocks have the digest in it.
+    The names contain a fingerprint of all that the solution depends on, so that only a run with the same model, text
+    and options finds them. What a line says is believed only if the blocks have the digest in it.
 
     Args:
         target: the output; the files are hidden beside it.
