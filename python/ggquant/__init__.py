@@ -5,6 +5,7 @@ import ggquant as gg
 
 q = gg.quantize(w, "Q4_K")                                  # an array into blocks
 w2 = q.dequantize()                                         # and back
+y = x @ q.T                                                 # a product with the blocks as they are
 report = gg.convert("checkpoint/", "out.gguf", "Q4_K_M")    # a whole model
 model = gg.open("out.gguf")                                 # look at it
 ```
@@ -32,6 +33,7 @@ from ggquant.errors import (
 )
 from ggquant.gguf import GGUFFile, GGUFWriter, Tensor, open
 from ggquant.metadata import Metadata, MetaValue
+from ggquant.product import matmul, matmul_id
 from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
@@ -95,6 +97,8 @@ __all__ = [
     "formats",
     "isa",
     "load_imatrix",
+    "matmul",
+    "matmul_id",
     "merge",
     "open",
     "plan",

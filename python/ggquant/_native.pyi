@@ -12,6 +12,7 @@ from ggquant.metadata import NativeEntry
 __all__ = [
     "GgufReader",
     "GgufWriter",
+    "HessianFactor",
     "__version__",
     "activate",
     "attention",
@@ -23,8 +24,12 @@ __all__ = [
     "encode",
     "formats",
     "gated",
+    "gptq_formats",
+    "gptq_groups",
     "isa",
     "layer_norm",
+    "matmul",
+    "matmul_id",
     "merge_file",
     "negative_log_likelihood",
     "read_imatrix",
@@ -56,6 +61,29 @@ def block_grid(
     format: str, data: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int]: ...
 def with_codes(format: str, data: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
+def matmul(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
+def matmul_id(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    experts: int,
+    rows: int,
+    cols: int,
+    x: npt.NDArray[np.float32],
+    ids: npt.NDArray[np.uint32],
+    slots: int,
+    activations: str,
+    out: npt.NDArray[np.float32],
+    threads: int | None,
+) -> None: ...
 
 @final
 class GgufReader:
@@ -92,7 +120,7 @@ def split_file(
 def merge_file(source: str, target: str, overwrite: bool, progress: Callable[[int], object] | None) -> None: ...
 def read_imatrix(
     path: str,
-) -> tuple[list[tuple[str, npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
+) -> tuple[list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
 def checkpoint_tensors(path: str) -> list[tuple[str, str, list[int], Path, int, int]]: ...
 def convert_models(
     models: Sequence[Any],
@@ -101,7 +129,39 @@ def convert_models(
     resume: bool,
     max_buffer: int | None,
     progress: Callable[[str, str, int, int, int], object] | None,
-) -> tuple[list[list[tuple[Path, int]]], int, int, list[tuple[str, int]]]: ...
+) -> tuple[list[list[tuple[Path, int]]], int, int, list[list[tuple[str, int]]]]: ...
+
+@final
+class HessianFactor:
+    def __new__(
+        cls, hessian: npt.NDArray[np.float32], row_len: int, damp: float, act_order: bool, passes: int
+    ) -> HessianFactor: ...
+    @property
+    def damp(self) -> float: ...
+    @property
+    def dead(self) -> int: ...
+    def solve(
+        self,
+        format: str,
+        weights: npt.NDArray[np.float32],
+        importance: npt.NDArray[np.float32] | None,
+        rounds: int,
+        passes: int,
+        threads: int | None,
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+
+def gptq_formats() -> list[str]: ...
+def gptq_groups(
+    weights: npt.NDArray[np.float32],
+    hessian: npt.NDArray[np.float64],
+    row_len: int,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    act_order: bool,
+    damp: float,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]: ...
 def rms_norm(
     x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, threads: int | None
 ) -> npt.NDArray[np.float32]: ...

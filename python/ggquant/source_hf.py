@@ -41,7 +41,7 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json; a checkpoint needs one beside its weights", file=str(folder))
     values = read_object(path)
-    architecture = _architecture(values, path)
+    architecture = architecture_of(values, path)
     nested = values.get("text_config")
     if isinstance(nested, dict):
         values = {**values, **nested}
@@ -86,7 +86,7 @@ def describe_model(family: Family, config: Config, stored: dict[str, StoredTenso
     return Model(family.name, metadata, tensors, warnings, beyond_gguf=unwritten)
 
 
-def _architecture(values: dict[str, Any], path: Path) -> str:
+def architecture_of(values: dict[str, Any], path: Path) -> str:
     """The class name that says what the model is; a multimodal model's text part has its own."""
     nested = values.get("text_config")
     for holder in (nested, values):

@@ -5,10 +5,12 @@
 //! - [`arch`]: the instruction set in use, and the kernels for it;
 //! - `lanes`, `kernel`: the encoders again, many groups of weights at once;
 //! - [`encode`]: rows in, blocks out, in parallel, independent of the number of threads;
+//! - [`gptq`]: weights into blocks with errors that make up for each other;
 //! - [`gguf`]: the container: metadata, layout, reader, writer, splits;
 //! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
 //! - [`nn`]: what a transformer does between its matrix products;
+//! - [`matmul`]: products of activations with weights that stay in their blocks;
 //! - [`packed`]: codes of GPTQ, AWQ and compressed-tensors checkpoints;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
 
@@ -19,9 +21,11 @@ pub mod convert;
 pub mod encode;
 pub mod error;
 pub mod gguf;
+pub mod gptq;
 pub mod imatrix;
 mod kernel;
 mod lanes;
+pub mod matmul;
 pub mod nn;
 pub mod packed;
 pub mod reference;

@@ -10,6 +10,7 @@ import typer
 from ggquant import __version__, isa
 from ggquant.cli.export import export
 from ggquant.cli.files import inspect, merge, split, verify
+from ggquant.cli.imatrix import imatrix
 from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
 from ggquant.cli.quantize import quantize
 from ggquant.cli.tables import formats, variants
@@ -42,7 +43,7 @@ def _root(
     del version  # handled by its callback
 
 
-for _command in (quantize, inspect, verify, split, merge, export, variants, formats):
+for _command in (quantize, imatrix, inspect, verify, split, merge, export, variants, formats):
     app.command(epilog=EXIT_CODES_HELP)(guarded(_command))
 
 

@@ -7,6 +7,7 @@ use super::bits::{pack_nibbles, unpack_nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::nonlinear::NonLinear;
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::nonlinear::{VALUES, best_scale, codes};
 use crate::reference::rounding::to_half;
@@ -25,7 +26,7 @@ block_layout! {
 }
 
 /// Packs the codes of 32 weights.
-pub(super) fn pack(codes: &[u8; 32]) -> [u8; 16] {
+pub(crate) fn pack(codes: &[u8; 32]) -> [u8; 16] {
     let mut qs = [0; 16];
     pack_nibbles::<16>(codes, &mut qs);
     qs
@@ -39,6 +40,18 @@ pub(super) fn unpack(qs: &[u8; 16], scale: f32, out: &mut [f32; 32]) {
 fn encode(x: &[f32; 32], weights: &[f32; 32]) -> Block {
     let d = best_scale(x, weights);
     Block { d: to_half(d), qs: pack(&codes(x, d)) }
+}
+
+impl NonLinear<1> for IQ4_NL {
+    type Block = Block;
+
+    fn round_scales(scales: &[f32; 1]) -> (Block, [f32; 1]) {
+        (Block { d: to_half(scales[0]), qs: [0; 16] }, *scales)
+    }
+
+    fn with_codes(block: Block, [qs]: &[[u8; 16]; 1]) -> Block {
+        Block { qs: *qs, ..block }
+    }
 }
 
 impl BlockFormat for IQ4_NL {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub(crate) mod bits;
-mod fp4;
+pub(crate) mod fp4;
 pub(crate) mod layout;
 pub mod scalar;
 pub(crate) mod scale_min;

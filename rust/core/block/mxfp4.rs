@@ -8,6 +8,8 @@ use super::bits::{pack_nibbles, unpack_nibbles};
 use super::fp4;
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::floor_log2;
 use crate::reference::symmetric::largest;
 
@@ -21,15 +23,19 @@ block_layout! {
 }
 
 /// Half of `2^(e - 127)`.
-fn half_scale(e: u8) -> f32 {
+pub(crate) fn half_scale(e: u8) -> f32 {
     // The two smallest are subnormal.
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
 }
 
-fn encode(x: &[f32; 32]) -> Block {
-    let amax = largest(x);
+/// The exponent for a largest magnitude.
+fn exponent(amax: f32) -> u8 {
     // Below 2^-125 the difference is negative and wraps to a huge scale, under which every code is 0.
-    let e = if amax > 0.0 { (floor_log2(amax) - 2 + 127) as u8 } else { 0 };
+    if amax > 0.0 { (floor_log2(amax) - 2 + 127) as u8 } else { 0 }
+}
+
+fn encode(x: &[f32; 32]) -> Block {
+    let e = exponent(largest(x));
     let scale = half_scale(e);
     let mut qs = [0; 16];
     pack_nibbles::<16>(&x.map(|v| fp4::nearest(v, scale)), &mut qs);
@@ -38,6 +44,19 @@ fn encode(x: &[f32; 32]) -> Block {
 
 /// 4-bit floats (E2M1), one power-of-two scale per 32.
 pub struct MXFP4;
+
+impl Plain<32> for MXFP4 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 32]) -> Block {
+        let amax = plain::magnitude::<F>(x);
+        let e = exponent(amax);
+        let mut qs = [0; 16];
+        pack_nibbles::<16>(&plain::float4::<F, 32, 1>(x, &[amax], &[half_scale(e)]), &mut qs);
+        Block { e, qs }
+    }
+}
 
 impl BlockFormat for MXFP4 {
     const INFO: FormatInfo = FormatInfo {

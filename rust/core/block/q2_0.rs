@@ -8,6 +8,8 @@ use half::f16;
 use super::scalar::{ScalarCodes, steps};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::{round_half_away, to_half};
 use crate::reference::symmetric::{largest, reciprocal};
 
@@ -33,6 +35,21 @@ fn encode(x: &[f32; 64]) -> Block {
 
 /// 2-bit codes -1..2, one f16 scale per 64.
 pub struct Q2_0;
+
+impl Plain<64> for Q2_0 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 64]) -> Block {
+        let (d, codes) = plain::by_magnitude::<F, 64>(x, 1.0, 1, (0, 3));
+        // Four bytes of two bits each, side by side in the lowest of them.
+        let qs = std::array::from_fn(|i| {
+            let four = u32::from_le_bytes(codes.as_chunks().0[i]);
+            (four | (four >> 6) | (four >> 12) | (four >> 18)) as u8
+        });
+        Block { d: F::to_half(d), qs }
+    }
+}
 
 impl BlockFormat for Q2_0 {
     const INFO: FormatInfo = FormatInfo {

@@ -9,6 +9,7 @@ use super::scalar::{ScalarCodes, steps};
 use super::bits::{pack_nibbles, unpack_nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::rounding::to_half;
 use crate::reference::{importance, symmetric};
 
@@ -21,17 +22,38 @@ block_layout! {
     }
 }
 
-fn pack(d: f32, codes: &[u8; 32]) -> Block {
-    let mut qs = [0; 16];
-    pack_nibbles::<16>(codes, &mut qs);
-    Block { d: to_half(d), qs }
-}
-
 /// Codes are stored with this added.
 const HALF: i32 = 8;
 
+#[inline(always)]
+fn pack(d: f16, codes: &[u8; 32]) -> Block {
+    let mut qs = [0; 16];
+    pack_nibbles::<16>(codes, &mut qs);
+    Block { d, qs }
+}
+
+fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+    let weights = importance::weigh(x, imatrix, sigma2);
+    let (d, codes) = symmetric::search(x, Some(&weights), HALF);
+    pack(to_half(d), &codes.map(|code| code as u8))
+}
+
 /// 4-bit codes, one f16 scale per 32.
 pub struct Q4_0;
+
+impl Legacy for Q4_0 {
+    type Block = Block;
+    const LEVELS: Levels = Levels::Symmetric { half: HALF };
+
+    #[inline(always)]
+    fn pack(d: f16, _m: f16, codes: &[u8; 32]) -> Block {
+        pack(d, codes)
+    }
+
+    fn reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+        encode_weighted(x, imatrix, sigma2)
+    }
+}
 
 impl BlockFormat for Q4_0 {
     const INFO: FormatInfo = FormatInfo {
@@ -48,15 +70,11 @@ impl BlockFormat for Q4_0 {
         let Some(imatrix) = imatrix else {
             return encode_blocks(x, out, |x: &[f32; 32]| {
                 let (d, codes) = symmetric::by_extreme(x, HALF);
-                pack(d, &codes)
+                pack(to_half(d), &codes)
             });
         };
         let sigma2 = importance::sum_of_squares(x) / x.len() as f32;
-        encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| {
-            let weights = importance::weigh(x, imatrix, sigma2);
-            let (d, codes) = symmetric::search(x, Some(&weights), HALF);
-            pack(d, &codes.map(|code| code as u8))
-        });
+        encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));
     }
 
     fn decode_row(data: &[u8], out: &mut [f32]) {

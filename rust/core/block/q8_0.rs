@@ -8,6 +8,8 @@ use half::f16;
 use super::scalar::{ScalarCodes, steps};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
 
@@ -22,6 +24,16 @@ block_layout! {
 
 /// 8-bit codes, one f16 scale per 32.
 pub struct Q8_0;
+
+impl Plain<32> for Q8_0 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 32]) -> Block {
+        let (d, codes) = plain::by_magnitude::<F, 32>(x, 127.0, 0, (i32::MIN, i32::MAX));
+        Block { d: F::to_half(d), qs: codes.map(|code| code as i8) }
+    }
+}
 
 impl BlockFormat for Q8_0 {
     const INFO: FormatInfo = FormatInfo {

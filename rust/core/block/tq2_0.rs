@@ -9,6 +9,8 @@ use super::scalar::{ScalarCodes, steps};
 use super::bits::{pack_pairs, pair};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
 
@@ -28,6 +30,16 @@ fn encode(x: &[f32; 256]) -> Block {
 
 /// Ternary, 2-bit codes.
 pub struct TQ2_0;
+
+impl Plain<256> for TQ2_0 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 256]) -> Block {
+        let (d, codes) = plain::by_magnitude::<F, 256>(x, 1.0, 1, (i32::MIN, i32::MAX));
+        Block { qs: pack_pairs(&codes), d: F::to_half(d) }
+    }
+}
 
 impl BlockFormat for TQ2_0 {
     const INFO: FormatInfo = FormatInfo {

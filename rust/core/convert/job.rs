@@ -32,7 +32,7 @@ const WORKER_WEIGHTS: usize = 4 * TASK_WEIGHTS;
 
 /// One tensor to stream.
 pub(super) struct Job<'p> {
-    pub(super) plan: &'p TensorPlan,
+    pub(super) plan: &'p TensorPlan<'p>,
     /// Which output, counted from 0.
     pub(super) output: usize,
     /// Where its bytes go in the output.
@@ -86,7 +86,12 @@ impl Parts {
 
 impl<'p> Job<'p> {
     /// Checks tensor `index` of `file` and opens its sources.
-    pub(super) fn new(output: usize, file: &'p OutputFile, index: usize, sources: &mut SourceFiles) -> Result<Self> {
+    pub(super) fn new(
+        output: usize,
+        file: &'p OutputFile<'_>,
+        index: usize,
+        sources: &mut SourceFiles,
+    ) -> Result<Self> {
         let plan = &file.tensors[index];
         let (offset, bytes_out) = (file.layout.offsets[index], file.layout.nbytes[index]);
         let input = Input::new(plan, bytes_out, sources).map_err(|error| error.in_tensor(&plan.name))?;
@@ -138,7 +143,7 @@ impl<'p> Job<'p> {
 }
 
 impl<'p> Input<'p> {
-    fn new(plan: &'p TensorPlan, bytes_out: u64, sources: &mut SourceFiles) -> Result<Self> {
+    fn new(plan: &'p TensorPlan<'_>, bytes_out: u64, sources: &mut SourceFiles) -> Result<Self> {
         let bad = |what: String| Error::Shape { at: At::default(), what };
         let mut open = |view: &View| Gather::new(view, sources.get(&view.file)?);
         let (from, parts, ops): (_, _, &[_]) = match &plan.source {

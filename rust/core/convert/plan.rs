@@ -1,5 +1,6 @@
 //! What a conversion is asked to do: which bytes of which files become which tensors of which outputs.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,25 +12,25 @@ use crate::packed::blocks::Target;
 
 /// A whole conversion. Its outputs appear together or not at all.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct Plan<'a> {
     /// The files to write: one, or the parts of a split.
-    pub outputs: Vec<OutputFile>,
+    pub outputs: Vec<OutputFile<'a>>,
 }
 
 /// One GGUF file to write.
 #[derive(Debug, Clone)]
-pub struct OutputFile {
+pub struct OutputFile<'a> {
     /// Where it goes.
     pub path: PathBuf,
     /// Header, offsets and sizes; one entry for each of `tensors`, in the same order.
     pub layout: Layout,
     /// The tensors.
-    pub tensors: Vec<TensorPlan>,
+    pub tensors: Vec<TensorPlan<'a>>,
 }
 
 /// One tensor to write.
 #[derive(Debug, Clone)]
-pub struct TensorPlan {
+pub struct TensorPlan<'a> {
     /// Name in the output.
     pub name: String,
     /// Dimensions, slowest first (numpy's order); the last is the row length.
@@ -42,7 +43,7 @@ pub struct TensorPlan {
     /// Where the values come from.
     pub source: Source,
     /// Importance of columns, if there is any.
-    pub imatrix: Option<ImatrixPlan>,
+    pub imatrix: Option<ImatrixPlan<'a>>,
     /// Whether blocks that are on the format's grid already get their own codes back.
     pub lattice: Lattice,
 }
@@ -251,11 +252,11 @@ impl Op {
     }
 }
 
-/// Importance of columns, as [`crate::encode::Imatrix`], kept alive by the plan.
+/// Importance of columns, as [`crate::encode::Imatrix`]. Borrowed where it can be: for a model of many experts it is large.
 #[derive(Debug, Clone)]
-pub struct ImatrixPlan {
+pub struct ImatrixPlan<'a> {
     /// One row of importances, or one per expert.
-    pub values: Arc<[f32]>,
+    pub values: Cow<'a, [f32]>,
     /// Rows that share one row of `values`.
     pub rows_per_expert: u64,
 }

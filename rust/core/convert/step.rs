@@ -22,7 +22,7 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn new(plan: &TensorPlan, row_len: usize) -> Result<Self> {
+    pub(super) fn new(plan: &TensorPlan<'_>, row_len: usize) -> Result<Self> {
         let unknown = || Error::Unsupported { at: At::default(), what: format!("{} cannot be written", plan.ty) };
         let (block_len, block_bytes) = plan.ty.block().ok_or_else(unknown)?;
         Ok(Self { block_len, block_bytes, row_len, format: plan.ty.format() })
@@ -52,7 +52,7 @@ pub(super) enum Step<'p> {
 impl<'p> Step<'p> {
     /// Chooses what to do with `elements` elements of type `from`.
     pub(super) fn new(
-        plan: &'p TensorPlan,
+        plan: &'p TensorPlan<'_>,
         ops: &'p [Op],
         from: SourceType,
         stored: Stored,
@@ -108,7 +108,7 @@ impl<'p> Step<'p> {
     }
 }
 
-impl ImatrixPlan {
+impl ImatrixPlan<'_> {
     fn as_imatrix(&self) -> Result<Imatrix<'_>> {
         let rows_per_expert = usize::try_from(self.rows_per_expert).map_err(|_| Error::Imatrix {
             at: At::default(),

@@ -100,9 +100,13 @@ fn attend_generic(q: &[f32], k: &[f32], v: &[f32], how: &Attention, task: Task, 
     let keys = (end - start).next_multiple_of(WIDTH);
     let value_width = value_dim.next_multiple_of(WIDTH);
     scratch.clear();
-    scratch.resize(keys * (key_dim + value_width + TILE), 0.0);
+    scratch.resize(keys * (key_dim + value_width + 2 * TILE) + key_dim * TILE, 0.0);
     let (packed_keys, rest) = scratch.split_at_mut(keys * key_dim);
-    let (packed_values, scores) = rest.split_at_mut(keys * value_width);
+    let (packed_values, rest) = rest.split_at_mut(keys * value_width);
+    let (scores, rest) = rest.split_at_mut(keys * TILE);
+    let (weights, packed_queries) = rest.split_at_mut(keys * TILE);
+    let packed_queries = packed_queries.as_chunks_mut::<TILE>().0;
+    let weights = weights.as_chunks_mut::<TILE>().0;
     for kv_head in 0..kv_heads {
         let at = |token: usize, dim| ((task.base + start + token) * kv_heads + kv_head) * dim;
         // Keys: panels of 16 keys, dimension by dimension. Values: panels of 16 dimensions, key by key.
@@ -119,22 +123,34 @@ fn attend_generic(q: &[f32], k: &[f32], v: &[f32], how: &Attention, task: Task, 
         for head in kv_head * group..(kv_head + 1) * group {
             for tile in (0..queries).step_by(TILE) {
                 let count = TILE.min(queries - tile);
-                // Where a tile is not full, its last query is computed again.
-                let query = |i: usize| {
+                for i in 0..TILE {
+                    // Where a tile is not full, its last query is computed again.
                     let token = task.base + task.first + tile + i.min(count - 1);
-                    &q[(token * heads + head) * key_dim..][..key_dim]
-                };
-                let rows = [query(0), query(1), query(2), query(3)];
+                    let query = &q[(token * heads + head) * key_dim..][..key_dim];
+                    for (packed, value) in packed_queries.iter_mut().zip(query) {
+                        packed[i] = *value;
+                    }
+                }
                 let last = seen(how, task.first + tile + count - 1).1 - start;
                 let used = last.next_multiple_of(WIDTH);
-                score(rows, packed_keys, how, &mut scores[..TILE * used]);
-                for (i, row) in scores[..TILE * used].chunks_exact_mut(used).enumerate().take(count) {
-                    let (from, to) = seen(how, task.first + tile + i);
+                let scores = &mut scores[..TILE * used];
+                for (number, panel) in packed_keys.chunks_exact(key_dim * WIDTH).enumerate().take(used / WIDTH) {
+                    let mut sums = product(packed_queries, panel.as_chunks().0);
+                    finish(&mut sums, how);
+                    for (row, sums) in scores.chunks_exact_mut(used).zip(&sums) {
+                        row[number * WIDTH..][..WIDTH].copy_from_slice(sums);
+                    }
+                }
+                for (i, row) in scores.chunks_exact_mut(used).enumerate() {
+                    let (from, to) = seen(how, task.first + tile + i.min(count - 1));
                     let sink = how.sinks.map(|sinks| sinks[head]);
-                    softmax(row, from.max(start) - start, to - start, sink);
+                    let factor = softmax(row, from.max(start) - start, to - start, sink);
+                    for (weights, value) in weights.iter_mut().zip(row) {
+                        weights[i] = *value * factor;
+                    }
                 }
                 for (number, panel) in packed_values.chunks_exact(keys * WIDTH).enumerate() {
-                    let sums = mix(&scores[..TILE * used], used, panel);
+                    let sums = product(&weights[..used], panel.as_chunks().0);
                     let width = WIDTH.min(value_dim - number * WIDTH);
                     for (i, sums) in sums.iter().enumerate().take(count) {
                         let at = ((tile + i) * heads + head) * value_dim + number * WIDTH;
@@ -146,44 +162,49 @@ fn attend_generic(q: &[f32], k: &[f32], v: &[f32], how: &Attention, task: Task, 
     }
 }
 
-/// Scores of four queries with all keys of the panels, scaled and capped; `scores` is four rows.
+/// The product of four packed rows and a panel of 16 columns, `[n][4]` and `[n][16]`; the sums stay in registers.
 #[inline(always)]
-fn score(rows: [&[f32]; TILE], panels: &[f32], how: &Attention, scores: &mut [f32]) {
-    let dim = how.key_dim;
-    let used = scores.len() / TILE;
-    for (number, panel) in panels.chunks_exact(dim * WIDTH).enumerate().take(used / WIDTH) {
-        let mut sums = [[0.0_f32; WIDTH]; TILE];
-        for (d, keys) in panel.as_chunks::<WIDTH>().0.iter().enumerate() {
-            for i in 0..TILE {
-                let value = rows[i][d];
-                for j in 0..WIDTH {
-                    sums[i][j] += value * keys[j];
-                }
-            }
+fn product(rows: &[[f32; TILE]], panel: &[[f32; WIDTH]]) -> [[f32; WIDTH]; TILE] {
+    #[inline(always)]
+    fn add(sums: &mut [f32; WIDTH], factor: f32, values: &[f32; WIDTH]) {
+        for j in 0..WIDTH {
+            sums[j] += factor * values[j];
         }
-        for i in 0..TILE {
+    }
+    let (mut a, mut b, mut c, mut d) = ([0.0; WIDTH], [0.0; WIDTH], [0.0; WIDTH], [0.0; WIDTH]);
+    for (row, values) in rows.iter().zip(panel) {
+        add(&mut a, row[0], values);
+        add(&mut b, row[1], values);
+        add(&mut c, row[2], values);
+        add(&mut d, row[3], values);
+    }
+    [a, b, c, d]
+}
+
+/// Scales and caps scores.
+#[inline(always)]
+fn finish(scores: &mut [[f32; WIDTH]; TILE], how: &Attention) {
+    for row in scores {
+        for j in 0..WIDTH {
+            row[j] *= how.scale;
+        }
+        if let Some(cap) = how.soft_cap {
             for j in 0..WIDTH {
-                sums[i][j] *= how.scale;
+                row[j] = cap * tanh(row[j] / cap);
             }
-            if let Some(cap) = how.soft_cap {
-                for j in 0..WIDTH {
-                    sums[i][j] = cap * tanh(sums[i][j] / cap);
-                }
-            }
-            scores[i * used + number * WIDTH..][..WIDTH].copy_from_slice(&sums[i]);
         }
     }
 }
 
-/// Softmax over `from..to` of a row; everything else becomes 0.
+/// e^(score - largest score) over `from..to` of a row, 0 elsewhere; returns what makes them sum to 1.
 #[inline(always)]
-fn softmax(row: &mut [f32], from: usize, to: usize, sink: Option<f32>) {
+fn softmax(row: &mut [f32], from: usize, to: usize, sink: Option<f32>) -> f32 {
     row[..from].fill(f32::NEG_INFINITY);
     row[to..].fill(f32::NEG_INFINITY);
     let mut largest = [f32::NEG_INFINITY; WIDTH];
     for part in row.as_chunks::<WIDTH>().0 {
         for j in 0..WIDTH {
-            // A NaN stays in the sum below, whatever is subtracted.
+            // A NaN is not larger, but stays in the sum below, whatever is subtracted.
             largest[j] = if part[j] > largest[j] { part[j] } else { largest[j] };
         }
     }
@@ -196,26 +217,5 @@ fn softmax(row: &mut [f32], from: usize, to: usize, sink: Option<f32>) {
             sums[j] += part[j];
         }
     }
-    let sum = sums.iter().sum::<f32>() + sink.map_or(0.0, |sink| exp(sink - largest));
-    let factor = 1.0 / sum;
-    for value in row {
-        *value *= factor;
-    }
-}
-
-/// Sums of 16 dimensions of the values, weighted by four rows of probabilities.
-#[inline(always)]
-fn mix(scores: &[f32], used: usize, panel: &[f32]) -> [[f32; WIDTH]; TILE] {
-    let mut sums = [[0.0_f32; WIDTH]; TILE];
-    let rows: [&[f32]; TILE] =
-        [&scores[..used], &scores[used..2 * used], &scores[2 * used..3 * used], &scores[3 * used..]];
-    for (token, values) in panel.as_chunks::<WIDTH>().0.iter().enumerate().take(used) {
-        for i in 0..TILE {
-            let weight = rows[i][token];
-            for j in 0..WIDTH {
-                sums[i][j] += weight * values[j];
-            }
-        }
-    }
-    sums
+    1.0 / (sums.iter().sum::<f32>() + sink.map_or(0.0, |sink| exp(sink - largest)))
 }

@@ -4,6 +4,8 @@ mod blocks;
 mod convert;
 mod errors;
 mod gguf;
+mod gptq;
+mod matmul;
 mod metadata;
 mod nn;
 mod packed;
@@ -35,6 +37,10 @@ mod _native {
     use super::convert::{checkpoint_tensors, convert_models};
     #[pymodule_export]
     use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
+    #[pymodule_export]
+    use super::gptq::{HessianFactor, gptq_formats, gptq_groups};
+    #[pymodule_export]
+    use super::matmul::{matmul, matmul_id};
     #[pymodule_export]
     use super::nn::{
         activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,

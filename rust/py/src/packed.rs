@@ -25,7 +25,7 @@ type Floats<'py> = Bound<'py, PyArray1<f32>>;
 type ViewParts = (String, u64, String, Vec<u64>, Vec<u64>, u64);
 
 /// A matrix of packed weights: attributes are read from the object by name.
-#[derive(FromPyObject)]
+#[derive(Clone, FromPyObject)]
 pub(crate) struct GivenPacked {
     rows: u64,
     columns: u64,

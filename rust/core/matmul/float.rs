@@ -1,0 +1,196 @@
+//! Products in `f32` with the exact decoded weights.
+//!
+//! Columns are summed 256 at a time: each stretch starts from zero, one fused multiply-add a column in order, and is then
+//! added to the total. Neither the batch, nor the tile that a result lies in, nor the instruction set changes that order:
+//! vector lanes are different results, never parts of one.
+//!
+//! With at most `min(K, 256) + K / 256 + 1` roundings on the way of any one product, the error of a result is at most that
+//! number times `2^-24` times the sum of the magnitudes of its products, to first order.
+//!
+//! A tile is `R` rows of one operand, whose numbers are broadcast, by 16 of the other, which lie side by side. For large
+//! batches the activations lie side by side, for small ones the weights.
+
+use super::wide::{LANES, Portable, Wide};
+use super::{Matrix, Output};
+use crate::arch::{Isa, Kernel, isa, kernel};
+use crate::encode::Run;
+use crate::error::Result;
+
+/// Columns summed before they are added to the total.
+const STRETCH: usize = 256;
+/// Rows of weights in a task.
+const ROWS: usize = 48;
+/// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
+const BATCH: usize = 512;
+/// Up to this many rows of activations, weights lie side by side and activations are broadcast.
+const SMALL_BATCH: usize = 8;
+/// Rows in a tile at most.
+const TILE: usize = 6;
+
+/// Adds the products of `rows` broadcast rows, `stride` apart, and 16 columns of `side` to `sums`.
+type AddTile =
+    unsafe fn(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]);
+
+pub(super) fn matmul(weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
+    let job = Job {
+        kernel: kernel(weights.format)?,
+        add_tile: add_tile(isa()?),
+        weights,
+        output: Output::new(out, n, weights.rows),
+    };
+    let cols = weights.cols;
+    if n <= SMALL_BATCH {
+        let tasks = (0..weights.rows.div_ceil(LANES)).collect();
+        return run.for_each(tasks, |scratch, _, tile| {
+            job.small(x, n, tile * LANES, scratch);
+            Ok(())
+        });
+    }
+    let mut packed = vec![[0.0; LANES]; cols * BATCH.min(n).div_ceil(LANES)];
+    for first in (0..n).step_by(BATCH) {
+        let count = BATCH.min(n - first);
+        let x = &x[first * cols..][..count * cols];
+        let tasks = packed.chunks_mut(cols).zip(x.chunks(LANES * cols)).collect();
+        run.for_each(tasks, |_, _, (to, from): (&mut [[f32; LANES]], &[f32])| {
+            side_by_side(from, cols, to);
+            Ok(())
+        })?;
+        let packed = &packed[..cols * count.div_ceil(LANES)];
+        let tasks = (0..weights.rows.div_ceil(ROWS)).collect();
+        run.for_each(tasks, |scratch, _, panel| {
+            job.panel(packed, first, count, panel * ROWS, scratch);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+struct Job<'a> {
+    kernel: Kernel,
+    add_tile: AddTile,
+    weights: Matrix<'a>,
+    output: Output,
+}
+
+impl Job<'_> {
+    /// Results of up to [`ROWS`] rows of weights with `count` packed activations, the first of which is row `first`.
+    fn panel(&self, packed: &[[f32; LANES]], first: usize, count: usize, row: usize, scratch: &mut Vec<f32>) {
+        let (rows, cols) = (ROWS.min(self.weights.rows - row), self.weights.cols);
+        let tiles = count.div_ceil(LANES);
+        scratch.clear();
+        scratch.resize(ROWS * STRETCH + ROWS * tiles * LANES, 0.0);
+        let (decoded, sums) = scratch.split_at_mut(ROWS * STRETCH);
+        let sums = sums.as_chunks_mut::<LANES>().0;
+        for from in (0..cols).step_by(STRETCH) {
+            let len = STRETCH.min(cols - from);
+            for (i, decoded) in decoded.chunks_exact_mut(STRETCH).take(rows).enumerate() {
+                self.kernel.decode(self.weights.bytes(row + i, from, from + len), &mut decoded[..len]);
+            }
+            for (packed, sums) in packed.chunks_exact(cols).zip(sums.chunks_exact_mut(ROWS)) {
+                let side = &packed[from..from + len];
+                for i in (0..rows).step_by(TILE) {
+                    let count = TILE.min(rows - i);
+                    // SAFETY: `add_tile` chose a function for this machine.
+                    unsafe { (self.add_tile)(&decoded[i * STRETCH..], STRETCH, count, side, &mut sums[i..i + count]) };
+                }
+            }
+        }
+        let mut column = [0.0; ROWS];
+        for i in 0..count {
+            for (to, sums) in column.iter_mut().zip(&sums[i / LANES * ROWS..]) {
+                *to = sums[i % LANES];
+            }
+            // SAFETY: this task alone has these rows.
+            unsafe { self.output.write(first + i, row, &column[..rows]) };
+        }
+    }
+
+    /// Results of up to 16 rows of weights with all activations, which are few.
+    fn small(&self, x: &[f32], n: usize, row: usize, scratch: &mut Vec<f32>) {
+        let (rows, cols) = (LANES.min(self.weights.rows - row), self.weights.cols);
+        scratch.clear();
+        scratch.resize(LANES * STRETCH, 0.0);
+        let mut side = [[0.0; LANES]; STRETCH];
+        let mut sums = [[0.0; LANES]; SMALL_BATCH];
+        for from in (0..cols).step_by(STRETCH) {
+            let len = STRETCH.min(cols - from);
+            for (i, decoded) in scratch.chunks_exact_mut(STRETCH).take(rows).enumerate() {
+                self.kernel.decode(self.weights.bytes(row + i, from, from + len), &mut decoded[..len]);
+            }
+            side_by_side(scratch, STRETCH, &mut side[..len]);
+            for i in (0..n).step_by(TILE) {
+                let count = TILE.min(n - i);
+                // SAFETY: `add_tile` chose a function for this machine.
+                unsafe {
+                    (self.add_tile)(&x[i * cols + from..], cols, count, &side[..len], &mut sums[i..i + count]);
+                }
+            }
+        }
+        for (i, sums) in sums[..n].iter().enumerate() {
+            // SAFETY: this task alone has these rows.
+            unsafe { self.output.write(i, row, &sums[..rows]) };
+        }
+    }
+}
+
+/// Transposes up to 16 rows, `stride` apart, so that their numbers of one column lie side by side.
+fn side_by_side(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
+    for (lane, row) in from.chunks(stride).enumerate() {
+        for (to, &v) in to.iter_mut().zip(row) {
+            to[lane] = v;
+        }
+    }
+    for lane in from.len().div_ceil(stride)..LANES {
+        for to in to.iter_mut() {
+            to[lane] = 0.0;
+        }
+    }
+}
+
+fn add_tile(isa: Isa) -> AddTile {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+        add_rows::<super::wide::Avx2>(broadcast, stride, rows, side, sums);
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn avx512(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+        add_rows::<super::wide::Avx512>(broadcast, stride, rows, side, sums);
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512,
+        _ => add_rows::<Portable>,
+    }
+}
+
+#[inline(always)]
+fn add_rows<W: Wide>(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+    match rows {
+        1 => add::<W, 1>(broadcast, stride, side, sums),
+        2 => add::<W, 2>(broadcast, stride, side, sums),
+        3 => add::<W, 3>(broadcast, stride, side, sums),
+        4 => add::<W, 4>(broadcast, stride, side, sums),
+        5 => add::<W, 5>(broadcast, stride, side, sums),
+        _ => add::<W, TILE>(broadcast, stride, side, sums),
+    }
+}
+
+#[inline(always)]
+fn add<W: Wide, const R: usize>(broadcast: &[f32], stride: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &broadcast[r * stride..][..side.len()]);
+    let mut own = [W::zero(); R];
+    for (k, side) in side.iter().enumerate() {
+        let side = W::load(side);
+        for r in 0..R {
+            // SAFETY: every row was cut to the length of `side`, which `k` is below.
+            own[r] = own[r].fused(unsafe { *rows[r].get_unchecked(k) }, side);
+        }
+    }
+    for (own, sums) in own.iter().zip(sums) {
+        own.add_to(sums);
+    }
+}
