@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ggquant::Error;
 use ggquant::gguf::split::{SplitBy, SplitOptions, Watch, merge, parse_size, split};
-use ggquant::gguf::{Endianness, Metadata, Reader, Writer};
+use ggquant::gguf::{Endianness, Metadata, Reader, Value, Writer};
 use ggquant::imatrix::{Imatrix, Kind};
 
 fn golden(name: &str) -> PathBuf {

@@ -93,9 +93,7 @@ class Product:
         self._result = base.ggml_mul_mat(self._contexts[1], weights, activations)
         self._graph = base.ggml_new_graph(self._contexts[1])
         base.ggml_build_forward_expand(self._graph, self._result)
-        self._buffers.append(
-            base.ggml_backend_alloc_ctx_tensors_from_buft(self._contexts[1], ggml.layouts["CPU"])
-        )
+        self._buffers.append(base.ggml_backend_alloc_ctx_tensors_from_buft(self._contexts[1], ggml.layouts["CPU"]))
         if not base.ggml_backend_dev_supports_op(ggml._device, self._result):
             self.close()
             raise LookupError(f"ggml does not keep this type in {layout}")

@@ -38,6 +38,10 @@ from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:
+    from ggquant.evaluation.alone import Sensitivity, sensitivity
+    from ggquant.evaluation.perplexity import evaluate
+    from ggquant.evaluation.summary import Evaluation
+    from ggquant.evaluation.tensors import Comparison, TensorDifference, compare
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
     from ggquant.pipeline import ConversionReport, convert, plan
@@ -47,6 +51,13 @@ if TYPE_CHECKING:
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
+    "Sensitivity": "evaluation.alone",
+    "sensitivity": "evaluation.alone",
+    "Evaluation": "evaluation.summary",
+    "evaluate": "evaluation.perplexity",
+    "Comparison": "evaluation.tensors",
+    "TensorDifference": "evaluation.tensors",
+    "compare": "evaluation.tensors",
     "ConversionReport": "pipeline",
     "Finding": "files",
     "Imatrix": "imatrix",
@@ -65,9 +76,11 @@ _LAZY = {
 
 __all__ = [
     "CheckpointError",
+    "Comparison",
     "ConversionReport",
     "DTypeError",
     "Error",
+    "Evaluation",
     "FileError",
     "Finding",
     "FormatInfo",
@@ -86,14 +99,18 @@ __all__ = [
     "PlannedTensor",
     "Progress",
     "QuantizedTensor",
+    "Sensitivity",
     "ShapeError",
     "StoppedError",
     "Tensor",
+    "TensorDifference",
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "compare",
     "convert",
     "dequantize",
+    "evaluate",
     "formats",
     "isa",
     "load_imatrix",
@@ -103,6 +120,7 @@ __all__ = [
     "open",
     "plan",
     "quantize",
+    "sensitivity",
     "split",
     "variants",
     "verify",

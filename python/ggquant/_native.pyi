@@ -21,6 +21,7 @@ __all__ = [
     "column_squares",
     "convert_models",
     "decode",
+    "difference",
     "encode",
     "formats",
     "gated",
@@ -32,10 +33,12 @@ __all__ = [
     "matmul_id",
     "merge_file",
     "negative_log_likelihood",
+    "pack_logits",
     "read_imatrix",
     "rms_norm",
     "rope",
     "scalar_formats",
+    "score_logits",
     "soft_cap",
     "split_file",
     "verify_file",
@@ -121,6 +124,23 @@ def merge_file(source: str, target: str, overwrite: bool, progress: Callable[[in
 def read_imatrix(
     path: str,
 ) -> tuple[list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.float32]]], tuple[str, ...], int]: ...
+def pack_logits(logits: npt.NDArray[np.float32], n_vocab: int, threads: int | None) -> npt.NDArray[np.uint16]: ...
+def score_logits(
+    logits: npt.NDArray[np.float32],
+    n_vocab: int,
+    base: npt.NDArray[np.uint16],
+    targets: npt.NDArray[np.uint32],
+    threads: int | None,
+) -> npt.NDArray[np.float64]: ...
+def difference(
+    a: npt.NDArray[np.float32],
+    b: npt.NDArray[np.float32],
+    row_len: int,
+    importance: npt.NDArray[np.float32] | None,
+    rows_per_expert: int,
+    first_row: int,
+    threads: int | None,
+) -> list[float]: ...
 def checkpoint_tensors(path: str) -> list[tuple[str, str, list[int], Path, int, int]]: ...
 def convert_models(
     models: Sequence[Any],

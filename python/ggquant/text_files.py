@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 from ggquant.errors import FileError
+from ggquant.whole_file import replaced
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -24,12 +24,5 @@ def write_text(path: Path, text: str, *, overwrite: bool) -> None:
         FileError: it exists and `overwrite` is not set, or the system refused.
     """
     refuse_existing(path, overwrite=overwrite)
-    temporary = path.with_name(f".ggquant-{path.name[:160]}.{os.getpid()}.tmp")
-    try:
-        try:
-            temporary.write_text(text, "utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as e:
-        raise FileError(f"{path}: cannot write the file: {e.strerror}", file=str(path), errno=e.errno) from None
+    with replaced(path) as file:
+        file.write(text.encode("utf-8"))

@@ -10,6 +10,7 @@
 //! - [`imatrix`]: importance matrices, both kinds of file;
 //! - [`checkpoint`]: safetensors shards;
 //! - [`nn`]: what a transformer does between its matrix products;
+//! - [`stats`]: what quantization cost, in logits and in weights;
 //! - [`matmul`]: products of activations with weights that stay in their blocks;
 //! - [`packed`]: codes of GPTQ, AWQ and compressed-tensors checkpoints;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
@@ -29,6 +30,7 @@ pub mod matmul;
 pub mod nn;
 pub mod packed;
 pub mod reference;
+pub mod stats;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};
 pub use error::{At, Error, Result};

@@ -27,9 +27,7 @@ def numbers(source: str, name: str) -> list[tuple[int, ...]]:
 def categories(source: str) -> str:
     rows = numbers(source, "unicode_ranges_flags")
     ends = [start for start, _ in rows[1:]]
-    return " ".join(
-        f"{LETTERS[flags & 0xFF]}{end - start:x}" for (start, flags), end in zip(rows, ends, strict=False)
-    )
+    return " ".join(f"{LETTERS[flags & 0xFF]}{end - start:x}" for (start, flags), end in zip(rows, ends, strict=False))
 
 
 def lowercase(source: str) -> str:

@@ -30,7 +30,8 @@ from ggquant.tokenizing import Tokenizer
 if TYPE_CHECKING:
     import os
 
-    from ggquant.runtime.model import Activations, RunnableModel
+    from ggquant.product import Activations
+    from ggquant.runtime.model import RunnableModel
     from ggquant.runtime.ops import Floats
 
 

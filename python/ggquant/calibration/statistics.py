@@ -117,9 +117,9 @@ class Statistics:
         """Importances by tensor, as `ggquant.convert` takes them; ones for experts that were never chosen."""
         result = {}
         for name, entry in self.entries.items():
-            counts = entry.counts[:, None]
-            rows = np.where(counts > 0, entry.rows() / np.maximum(counts, 1), 1.0)
-            result[name] = rows.astype(np.float32).reshape(-1)
+            # In float32, as from a file.
+            sums, counts = entry.rows().astype(np.float32), entry.counts.astype(np.float32)[:, None]
+            result[name] = np.where(counts > 0, sums / np.maximum(counts, 1), np.float32(1)).reshape(-1)
         return result
 
 

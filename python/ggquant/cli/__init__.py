@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from ggquant import __version__, isa
+from ggquant.cli.compare import compare
+from ggquant.cli.evaluate import evaluate
 from ggquant.cli.export import export
 from ggquant.cli.files import inspect, merge, split, verify
 from ggquant.cli.imatrix import imatrix
 from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
 from ggquant.cli.quantize import quantize
+from ggquant.cli.sensitivity import sensitivity
 from ggquant.cli.tables import formats, variants
 
 app = typer.Typer(
@@ -43,7 +46,21 @@ def _root(
     del version  # handled by its callback
 
 
-for _command in (quantize, imatrix, inspect, verify, split, merge, export, variants, formats):
+_COMMANDS = (
+    quantize,
+    imatrix,
+    evaluate,
+    compare,
+    sensitivity,
+    inspect,
+    verify,
+    split,
+    merge,
+    export,
+    variants,
+    formats,
+)
+for _command in _COMMANDS:
     app.command(epilog=EXIT_CODES_HELP)(guarded(_command))
 
 

@@ -79,6 +79,23 @@ def layer_progress(*, quiet: bool) -> Iterator[Callable[[CollectProgress], None]
 
 
 @contextmanager
+def work_progress(*, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Shows how much of some work is done; yields a callback that takes work done, work in all, and what it is."""
+    if quiet:
+        yield None
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        lines = _Lines(console, None)
+        yield lambda done, total, what: lines(done, total, printable(what))
+        return
+    columns = ("{task.percentage:>3.0f}%", BarColumn(bar_width=24), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=printable(what))
+
+
+@contextmanager
 def _display(unit: _Unit = size) -> Iterator[_Show]:
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -118,7 +135,7 @@ class _RateColumn(ProgressColumn):
 class _Lines:
     """One line every few seconds, and one at the end."""
 
-    def __init__(self, console: Console, unit: _Unit) -> None:
+    def __init__(self, console: Console, unit: _Unit | None) -> None:
         self._console = console
         self._unit = unit
         self._started = time.monotonic()
@@ -136,5 +153,6 @@ class _Lines:
         rate = done / elapsed if elapsed > 0 else 0.0
         left = (total - done) / rate if rate else 0.0
         share = 100 * done / total if total else 100.0
-        line = f"{share:3.0f}%  {self._unit(rate)}/s  {left:.0f} s left  {what}".rstrip()
+        speed = f"{self._unit(rate)}/s  " if self._unit is not None else ""
+        line = f"{share:3.0f}%  {speed}{left:.0f} s left  {what}".rstrip()
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -110,7 +110,7 @@ class BytePairs:
         ]
         if not text_based:
             steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-        engine.pre_tokenizer = pre_tokenizers.Sequence(steps)  # type: ignore[assignment]
+        engine.pre_tokenizer = pre_tokenizers.Sequence(steps)
         return engine
 
     def _merges(self, vocabulary: Vocabulary, ids: dict[str, int]) -> list[tuple[str, str]]:

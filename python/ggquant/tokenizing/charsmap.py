@@ -19,7 +19,7 @@ class CharsMap:
         if len(data) < 4 or 4 + struct.unpack_from("<I", data)[0] >= len(data):
             raise self._damaged()
         size = struct.unpack_from("<I", data)[0]
-        self._units = struct.unpack_from(f"<{size // 4}I", data, 4)
+        self._units: tuple[int, ...] = struct.unpack_from(f"<{size // 4}I", data, 4)
         self._texts = data[4 + size :]
 
     def longest(self, text: bytes, start: int) -> tuple[bytes, int] | None:

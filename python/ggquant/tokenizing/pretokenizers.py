@@ -146,46 +146,49 @@ class PreTokenizer:
     no_bos: bool = False
 
 
-_NAMES: dict[PreTokenizer, str] = {
-    PreTokenizer("default"): "default",
-    PreTokenizer("minicpm5", ignore_merges=True): "minicpm5",
-    PreTokenizer(
-        "llama3", ignore_merges=True, add_bos=True
-    ): "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
-    PreTokenizer("deepseek-llm"): "deepseek-llm",
-    PreTokenizer("deepseek-coder"): "deepseek-coder",
-    PreTokenizer("deepseek3"): "deepseek-v3 hunyuan-dense hy_v4 joyai-llm",
-    PreTokenizer("spark2.5"): "spark2_5",
-    PreTokenizer("youtu", ignore_merges=True): "youtu",
-    PreTokenizer("falcon"): "falcon",
-    PreTokenizer(
-        "gpt2"
-    ): "mpt gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code roberta-bpe olmo jais exaone4 trillion granite-docling",
-    PreTokenizer("starcoder"): "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
-    PreTokenizer("jais2"): "jais-2",
-    PreTokenizer("newlines", raw=True): "gemma4 granite-embed-multi-311m sarvam-moe",
-    PreTokenizer("whitespace"): "whitespace",
-    PreTokenizer("qwen2"): "qwen2 deepseek-r1-qwen kormo f2llmv2 stablelm2 megrez hunyuan grok-2 solar-open",
-    PreTokenizer("qwen35"): "qwen35",
-    PreTokenizer("llama3"): "dbrx smaug-bpe",
-    PreTokenizer("bloom"): "poro-chat bloom gpt3-finnish",
-    PreTokenizer("llama3", no_bos=True): "chatglm-bpe",
-    PreTokenizer("llama3", ignore_merges=True, no_bos=True): "glm4 glm5",
-    PreTokenizer("viking"): "viking",
-    PreTokenizer("tekken", ignore_merges=True, add_bos=True): "tekken",
-    PreTokenizer("exaone-moe"): "exaone-moe",
-    PreTokenizer("chameleon", add_bos=True): "chameleon",
-    PreTokenizer("gpt4o"): "gpt-4o llama4 kanana2 talkie minimax-m2",
-    PreTokenizer("granite-embedding", ignore_merges=True): "granite-embed-multi-97m",
-    PreTokenizer("aya"): "tiny_aya cohere2moe",
-    PreTokenizer("superbpe"): "superbpe",
-    PreTokenizer("bailing"): "bailingmoe bailingmoe2 llada-moe",
-    PreTokenizer("seed-coder"): "seed-coder",
-    PreTokenizer("kimi-k2"): "kimi-k2",
-    PreTokenizer("ufakzeka"): "ufakzeka",
-    PreTokenizer("afmoe"): "afmoe",
-    PreTokenizer("laguna"): "laguna",
-}
+_NAMES: tuple[tuple[PreTokenizer, str], ...] = (
+    (PreTokenizer("default"), "default"),
+    (PreTokenizer("minicpm5", ignore_merges=True), "minicpm5"),
+    (
+        PreTokenizer("llama3", ignore_merges=True, add_bos=True),
+        "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+    ),
+    (PreTokenizer("deepseek-llm"), "deepseek-llm"),
+    (PreTokenizer("deepseek-coder"), "deepseek-coder"),
+    (PreTokenizer("deepseek3"), "deepseek-v3 hunyuan-dense hy_v4 joyai-llm"),
+    (PreTokenizer("spark2.5"), "spark2_5"),
+    (PreTokenizer("youtu", ignore_merges=True), "youtu"),
+    (PreTokenizer("falcon"), "falcon"),
+    (
+        PreTokenizer("gpt2"),
+        "mpt gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert "
+        "jina-v1-en jina-v2-code roberta-bpe olmo jais exaone4 trillion granite-docling",
+    ),
+    (PreTokenizer("starcoder"), "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2"),
+    (PreTokenizer("jais2"), "jais-2"),
+    (PreTokenizer("newlines", raw=True), "gemma4 granite-embed-multi-311m sarvam-moe"),
+    (PreTokenizer("whitespace"), "whitespace"),
+    (PreTokenizer("qwen2"), "qwen2 deepseek-r1-qwen kormo f2llmv2 stablelm2 megrez hunyuan grok-2 solar-open"),
+    (PreTokenizer("qwen35"), "qwen35"),
+    (PreTokenizer("llama3"), "dbrx smaug-bpe"),
+    (PreTokenizer("bloom"), "poro-chat bloom gpt3-finnish"),
+    (PreTokenizer("llama3", no_bos=True), "chatglm-bpe"),
+    (PreTokenizer("llama3", ignore_merges=True, no_bos=True), "glm4 glm5"),
+    (PreTokenizer("viking"), "viking"),
+    (PreTokenizer("tekken", ignore_merges=True, add_bos=True), "tekken"),
+    (PreTokenizer("exaone-moe"), "exaone-moe"),
+    (PreTokenizer("chameleon", add_bos=True), "chameleon"),
+    (PreTokenizer("gpt4o"), "gpt-4o llama4 kanana2 talkie minimax-m2"),
+    (PreTokenizer("granite-embedding", ignore_merges=True), "granite-embed-multi-97m"),
+    (PreTokenizer("aya"), "tiny_aya cohere2moe"),
+    (PreTokenizer("superbpe"), "superbpe"),
+    (PreTokenizer("bailing"), "bailingmoe bailingmoe2 llada-moe"),
+    (PreTokenizer("seed-coder"), "seed-coder"),
+    (PreTokenizer("kimi-k2"), "kimi-k2"),
+    (PreTokenizer("ufakzeka"), "ufakzeka"),
+    (PreTokenizer("afmoe"), "afmoe"),
+    (PreTokenizer("laguna"), "laguna"),
+)
 
-PRE_TOKENIZERS: dict[str, PreTokenizer] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+PRE_TOKENIZERS: dict[str, PreTokenizer] = {name: kind for kind, names in _NAMES for name in names.split()}
 """Every name that llama.cpp knows."""

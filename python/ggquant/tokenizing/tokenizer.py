@@ -12,7 +12,7 @@ from ggquant.tokenizing.pieces import ScoredPieces
 from ggquant.tokenizing.rwkv import LongestBytes
 from ggquant.tokenizing.text import byte_alphabet, unescaped_rwkv
 from ggquant.tokenizing.unigram import Unigram
-from ggquant.tokenizing.vocabulary import SPACE, Kind, Vocabulary, read_vocabulary
+from ggquant.tokenizing.vocabulary import SPACE, Kind, read_vocabulary
 from ggquant.tokenizing.wordpiece import WordPieces
 
 _SPLITTING = Kind.CONTROL | Kind.USER_DEFINED | Kind.UNKNOWN
@@ -121,10 +121,7 @@ class Tokenizer:
         for index in listed:
             if not 0 <= index < self.n_vocab:
                 raise UsageError(f"token id {index} is not in the vocabulary of {self.n_vocab}")
-        if listed and listed[0] == self.bos and self.add_bos:
-            first = 1
-        else:
-            first = 0
+        first = int(bool(listed) and listed[0] == self.bos and self.add_bos)
         parts = [
             b"" if skip_special and kinds[index] & (Kind.CONTROL | Kind.UNKNOWN) else self._bytes[index]
             for index in listed

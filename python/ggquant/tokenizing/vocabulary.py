@@ -6,7 +6,7 @@ text; both as llama.cpp has it, since ids must be those that it would give.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Any
@@ -43,12 +43,22 @@ _STORED_KINDS = {
 _SPECIAL_IDS = ("bos", "eos", "eot", "eom", "unk", "sep", "pad", "mask", "prefix", "suffix", "middle")
 _STORED_NAMES = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
 
+_FILL_IN = {
+    "prefix": "fim_pre",
+    "suffix": "fim_suf",
+    "middle": "fim_mid",
+    "fim_pad": "fim_pad",
+    "fim_rep": "fim_rep",
+    "fim_sep": "fim_sep",
+}
+
 _END_OF_TURN = (
     "<|eot_id|> <|im_end|> <|end|> <end_of_turn> <|endoftext|> <|end_of_text|> <EOT> _<EOT> [EOT] "
     "<\uff5cend\u2581of\u2581sentence\uff5c> <end_of_utterance>"
-).split()
-_END_OF_MESSAGE = ("<|eom_id|>",)
-_FILL_IN = {
+)
+_BY_TEXT = {
+    "eot": _END_OF_TURN,
+    "eom": "<|eom_id|>",
     "prefix": "<|fim_prefix|> <fim-prefix> <fim_prefix> <\uff5cfim\u2581begin\uff5c> <PRE> \u2581<PRE> "
     "<|code_prefix|> <|prefix|>",
     "suffix": "<|fim_suffix|> <fim-suffix> <fim_suffix> <\uff5cfim\u2581hole\uff5c> <SUF> \u2581<SUF> "
@@ -60,8 +70,7 @@ _FILL_IN = {
     "fim_sep": "<|file_sep|>",
 }
 _ENDINGS = (
-    *_END_OF_TURN,
-    *"<|return|> <|call|> <|flush|> <|calls|> </s> <|eom_id|> [EOS] <eos> <turn|> <|tool_response> [e~[".split(),
+    f"{_END_OF_TURN} <|return|> <|call|> <|flush|> <|calls|> </s> <|eom_id|> [EOS] <eos> <turn|> <|tool_response> [e~["
 )
 """Tokens that end a text, whatever the file says about them."""
 _GEMMA = ("gemma4", "granite-embed-multi-311m")
@@ -154,22 +163,20 @@ class Vocabulary:
             index = self.metadata.get(f"tokenizer.ggml.{_STORED_NAMES.get(name, name)}_token_id")
             if isinstance(index, int) and 0 <= index < len(self.texts):
                 self.special[name] = index
-        for name in _FILL_IN:
-            index = self.metadata.get(f"tokenizer.ggml.{name if name[:3] == 'fim' else f'fim_{name[:3]}'}_token_id")
+        for name, stored in _FILL_IN.items():
+            index = self.metadata.get(f"tokenizer.ggml.{stored}_token_id")
             if isinstance(index, int) and 0 <= index < len(self.texts):
                 self.special.setdefault(name, index)
 
     def _recognize(self) -> None:
         """Tokens that are special by their text."""
-        known: dict[str, Iterable[str]] = {"eot": _END_OF_TURN, "eom": _END_OF_MESSAGE}
-        known |= {name: texts.split() for name, texts in _FILL_IN.items()}
-        for name, texts in known.items():
-            found = next((self.ids[text] for text in texts if text in self.ids), None)
+        for name, texts in _BY_TEXT.items():
+            found = next((self.ids[text] for text in texts.split() if text in self.ids), None)
             if name not in self.special and found is not None:
                 self.special[name] = found
                 self.kinds[found] |= Kind.CONTROL
         self.ends = {self.special[name] for name in ("fim_pad", "fim_rep", "fim_sep") if name in self.special}
-        for text in _ENDINGS:
+        for text in _ENDINGS.split():
             if text in self.ids:
                 self.ends.add(self.ids[text])
                 self.kinds[self.ids[text]] |= Kind.CONTROL
@@ -255,4 +262,3 @@ def _pre_tokenizer(model: str, name: Any, path: str) -> PreTokenizer:
     if name not in PRE_TOKENIZERS:
         raise UnsupportedError(f"{path}: pre-tokenizer {name!r} (tokenizer.ggml.pre) is not known", file=path)
     return PRE_TOKENIZERS[name]
-

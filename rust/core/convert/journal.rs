@@ -223,6 +223,7 @@ mod tests {
             intermediate: ty,
             source,
             imatrix: None,
+            lattice: Default::default(),
         };
         let view = View::whole("w", 64, SourceType::Block(crate::Format::F32), &[2, 4]);
         let views = Source::Views { views: vec![view], ops: vec![Op::Add(1.0)] };

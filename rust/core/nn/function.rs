@@ -11,7 +11,7 @@ const ROUNDER: f32 = 12_582_912.0;
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for e^r is that of the Cephes library's `expf`.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Comparisons are written so that NaN passes through.
     let bounded = if x > LARGEST { LARGEST } else { x };
     let bounded = if bounded < SMALLEST { SMALLEST } else { bounded };

@@ -17,9 +17,11 @@ use crate::error::{At, Error, Result};
 
 pub use activation::{Activation, Gate, activate, gate, soft_cap};
 pub use attention::{Attention, attention};
+pub(crate) use function::exp;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{Pairing, Rotation, rotate};
 pub use statistics::{column_squares, negative_log_likelihood};
+pub(crate) use statistics::{log_sum, log_sum_generic};
 
 /// Floats that are worked on side by side: two registers of AVX2, one of AVX-512.
 const WIDTH: usize = 16;
@@ -29,8 +31,8 @@ const TASK_VALUES: usize = 1 << 15;
 
 /// Compiles a generic function for every instruction set: `$name` takes the one to use before its other arguments.
 macro_rules! per_isa {
-    ($(fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:path;)+) => {$(
-        fn $name(isa: $crate::arch::Isa, $($arg: $ty),*) $(-> $ret)? {
+    ($($vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:path;)+) => {$(
+        $vis fn $name(isa: $crate::arch::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2")]
             fn avx2($($arg: $ty),*) $(-> $ret)? {
@@ -53,7 +55,7 @@ macro_rules! per_isa {
         }
     )+};
 }
-use per_isa;
+pub(crate) use per_isa;
 
 /// Hands out whole rows of `out` to `work`, which gets the number of its first row.
 fn for_rows(run: Run, row_len: usize, out: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync + Send) -> Result<()> {

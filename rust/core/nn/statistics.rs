@@ -55,7 +55,7 @@ pub fn negative_log_likelihood(logits: &[f32], columns: usize, targets: &[u32], 
 
 per_isa! {
     fn add_squares(rows: &[f32], sums: &mut [f32]) = add_squares_generic;
-    fn log_sum(row: &[f32]) -> (f32, f64) = log_sum_generic;
+    pub(crate) fn log_sum(row: &[f32]) -> (f32, f64) = log_sum_generic;
 }
 
 #[inline(always)]
@@ -69,7 +69,7 @@ fn add_squares_generic(rows: &[f32], sums: &mut [f32]) {
 
 /// The largest value, and the sum of e^(x - largest).
 #[inline(always)]
-fn log_sum_generic(row: &[f32]) -> (f32, f64) {
+pub(crate) fn log_sum_generic(row: &[f32]) -> (f32, f64) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
     let mut total = 0.0;
     for part in row.chunks(64 * WIDTH) {

@@ -10,6 +10,7 @@ mod metadata;
 mod nn;
 mod packed;
 mod run;
+mod stats;
 
 use pyo3::prelude::*;
 
@@ -47,4 +48,6 @@ mod _native {
     };
     #[pymodule_export]
     use super::packed::{block_codes, pack_codes, packed_codes, read_packed, round_to_nearest};
+    #[pymodule_export]
+    use super::stats::{difference, pack_logits, score_logits};
 }

@@ -11,7 +11,7 @@ _WORDS = (
     "\u0928\u092e\u0938\u094d\u0924\u0947 \u0645\u0631\u062d\u0628\u0627 \u1780\u17b6\u1793\u17cb "
     "1 12 123 1234 1234567 3.14 1,000,000 \u0663\u0664\u0665 \u00bd \u2167 <s> </s> <mask> [MASK] <0x0A> \u2581 "
     "... !!! ?! -- == =>  /* */ // \\n http://x.y/z?q=1 a_b_c @user #tag $9.99 100% \u20ac5 \u2026 \u3002 \u060c"
-).split()
+)
 _SPACES = " \t\n\r\x0b\x0c\x1c\x85\u00a0\u1680\u2003\u2028\u202f\u3000\u200b\ufeff"
 _RANGES = (
     (0x20, 0x7E),
@@ -37,7 +37,7 @@ def random_text(seed: int, pieces: int = 40) -> str:
     for _ in range(rng.randint(0, pieces)):
         choice = rng.random()
         if choice < 0.4:
-            made.append(rng.choice(_WORDS))
+            made.append(rng.choice(_WORDS.split()))
         elif choice < 0.6:
             made.append(" " * rng.choice((1, 1, 1, 2, 3, 8, 20)))
         elif choice < 0.7:
