@@ -149,7 +149,7 @@ def convert_models(
     resume: bool,
     max_buffer: int | None,
     progress: Callable[[str, str, int, int, int], object] | None,
-) -> tuple[list[list[tuple[Path, int]]], int, int, list[tuple[str, int]]]: ...
+) -> tuple[list[list[tuple[Path, int]]], int, int, list[list[tuple[str, int]]]]: ...
 
 @final
 class HessianFactor:

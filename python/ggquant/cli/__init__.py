@@ -17,6 +17,7 @@ from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
 from ggquant.cli.quantize import quantize
 from ggquant.cli.sensitivity import sensitivity
 from ggquant.cli.tables import formats, variants
+from ggquant.cli.transcode import transcode
 
 app = typer.Typer(
     name="ggquant",
@@ -57,6 +58,7 @@ _COMMANDS = (
     split,
     merge,
     export,
+    transcode,
     variants,
     formats,
 )

@@ -68,15 +68,21 @@ fn symmetric(x: &[f32; BLOCK], low: i32, high: i32, stored: Stored) -> Option<Fo
         return Some((f16::ZERO, f16::ZERO, [-low as u8; BLOCK]));
     }
     // First what ggml's own encoders do (the extreme at the end of the range, whatever its sign), then positive scales
-    // from the finest on, then negative ones.
+    // from the finest on, then negative ones, which no 8-bit encoder makes.
     let sign = if extreme < 0.0 { -1 } else { 1 };
     let first = if low == -128 { 127 * sign } else { low };
-    let end = if extreme < 0.0 { -low } else { high };
-    let rest = (1..=end).rev().map(|k| k * sign);
-    let mirrored = (1..=if extreme < 0.0 { high } else { -low }).rev().map(|k| -k * sign);
+    let (same_side, other_side) = if extreme < 0.0 { (-low, high) } else { (high, -low) };
+    let rest = (1..=same_side).rev().map(|k| k * sign);
+    let mirrored = (1..=if low == -128 { 0 } else { other_side }).rev().map(|k| -k * sign);
+    // The smallest weight leaves a scale the least room, so it is asked first.
+    let least = x.iter().copied().filter(|&x| x != 0.0).fold(extreme, |a, b| if b.abs() < a.abs() { b } else { a });
     std::iter::once(first).chain(rest).chain(mirrored).find_map(|k| {
         scales(extreme / k as f32, stored).find_map(|d| {
-            let codes = on_symmetric(x, d.to_f32(), low, high, stored)?;
+            let step = d.to_f32();
+            if !same(stored.round((least / step).round_ties_even() * step), least) {
+                return None;
+            }
+            let codes = on_symmetric(x, step, low, high, stored)?;
             Some((d, f16::ZERO, codes))
         })
     })

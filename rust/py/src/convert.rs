@@ -221,9 +221,11 @@ impl Progress for Reporter<'_> {
     }
 }
 
-/// Files written for each model, bytes written, bytes taken over from an earlier run; and names and numbers of blocks
-/// found of the tensors whose own codes were looked for.
-type Outcome = (Vec<Vec<(PathBuf, u64)>>, u64, u64, Vec<(String, u64)>);
+/// Of each model, the tensors whose own codes were looked for, and how many blocks of them were found.
+type OnGrid = Vec<Vec<(String, u64)>>;
+
+/// Files written for each model, bytes written, bytes taken over from an earlier run, and what was found on grids.
+type Outcome = (Vec<Vec<(PathBuf, u64)>>, u64, u64, OnGrid);
 
 /// Carries out a plan of one model or several, which are made from one reading of their sources.
 #[pyfunction]
@@ -267,7 +269,14 @@ pub(crate) fn convert_models(
     })?;
     let mut written = plan.outputs.into_iter().map(|output| (output.path, output.layout.file_len));
     let written = counts.into_iter().map(|count| written.by_ref().take(count).collect()).collect();
-    let on_grid = report.tensors.into_iter().filter_map(|tensor| Some((tensor.name, tensor.on_grid?))).collect();
+    let models = counts.iter().enumerate().flat_map(|(model, &count)| std::iter::repeat_n(model, count));
+    let models: Vec<usize> = models.collect();
+    let mut on_grid = vec![Vec::new(); counts.len()];
+    for tensor in report.tensors {
+        if let Some(found) = tensor.on_grid {
+            on_grid[models[tensor.output]].push((tensor.name, found));
+        }
+    }
     Ok((written, report.bytes_written, report.bytes_reused, on_grid))
 }
 
