@@ -12,6 +12,7 @@ from ggquant.metadata import NativeEntry
 __all__ = [
     "GgufReader",
     "GgufWriter",
+    "HessianFactor",
     "__version__",
     "activate",
     "attention",
@@ -24,6 +25,8 @@ __all__ = [
     "encode",
     "formats",
     "gated",
+    "gptq_formats",
+    "gptq_groups",
     "isa",
     "layer_norm",
     "matmul",
@@ -147,6 +150,38 @@ def convert_models(
     max_buffer: int | None,
     progress: Callable[[str, str, int, int, int], object] | None,
 ) -> tuple[list[list[tuple[Path, int]]], int, int]: ...
+
+@final
+class HessianFactor:
+    def __new__(
+        cls, hessian: npt.NDArray[np.float32], row_len: int, damp: float, act_order: bool, passes: int
+    ) -> HessianFactor: ...
+    @property
+    def damp(self) -> float: ...
+    @property
+    def dead(self) -> int: ...
+    def solve(
+        self,
+        format: str,
+        weights: npt.NDArray[np.float32],
+        importance: npt.NDArray[np.float32] | None,
+        rounds: int,
+        passes: int,
+        threads: int | None,
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+
+def gptq_formats() -> list[str]: ...
+def gptq_groups(
+    weights: npt.NDArray[np.float32],
+    hessian: npt.NDArray[np.float64],
+    row_len: int,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    act_order: bool,
+    damp: float,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]: ...
 def rms_norm(
     x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, threads: int | None
 ) -> npt.NDArray[np.float32]: ...
@@ -190,3 +225,19 @@ def column_squares(x: npt.NDArray[np.float32], columns: int, threads: int | None
 def negative_log_likelihood(
     logits: npt.NDArray[np.float32], columns: int, targets: npt.NDArray[np.uint32], threads: int | None
 ) -> npt.NDArray[np.float64]: ...
+def read_packed(part: Any, threads: int | None) -> npt.NDArray[np.float32]: ...
+def pack_codes(
+    layout: str, codes: npt.NDArray[np.uint8], columns: int, bits: int, threads: int | None
+) -> npt.NDArray[np.uint8]: ...
+def round_to_nearest(
+    weights: npt.NDArray[np.float32],
+    columns: int,
+    bits: int,
+    group_len: int,
+    symmetric: bool,
+    scale_type: str,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]: ...
+def block_codes(
+    format: str, data: npt.NDArray[np.uint8], threads: int | None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...

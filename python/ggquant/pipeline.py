@@ -18,7 +18,9 @@ from ggquant.errors import Error, ImatrixError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix, coverage, load_imatrix
 from ggquant.manifest import manifest as describe
 from ggquant.manifest import manifest_path, write_manifest
-from ggquant.metadata import Metadata, MetaValue, NativeEntry, to_native
+from ggquant.metadata import Metadata, MetaValue, to_native
+from ggquant.native_plan import NativeModel, NativeTensor, native_tensor
+from ggquant.packed.transcode import transcoding
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
     Category,
@@ -91,21 +93,6 @@ class ConversionReport:
         return [t for t in self.tensors if t.fallback is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class _NativeTensor:
-    """A tensor as the native engine reads it: attributes by name."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-    intermediate: str
-    views: list[tuple[str, int, str, tuple[int, ...], tuple[int, ...], int]]
-    ops: list[tuple[str, float]]
-    inline: bytes | None
-    imatrix: npt.NDArray[np.float32] | None
-    rows_per_expert: int
-
-
 @dataclass
 class _Job:
     """A plan with what it takes to carry it out.
@@ -117,23 +104,11 @@ class _Job:
     """
 
     plan: Plan
-    tensors: list[_NativeTensor]
+    tensors: list[NativeTensor]
     label: str
     shards: list[int] | None
     inputs: list[str]
     imatrix: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _NativeModel:
-    """A model as the native engine writes it: attributes by name."""
-
-    target: str
-    metadata: list[NativeEntry]
-    tensors: list[_NativeTensor]
-    split_max_bytes: int | None
-    split_max_tensors: int | None
-    shards: list[int] | None
 
 
 def plan(
@@ -150,7 +125,8 @@ def plan(
     Args:
         src: folder of a Hugging Face checkpoint, a `.safetensors` file beside its config, or a GGUF file.
         variant: `"Q4_K_M"` and its kin, in any case; see `gg.variants()`.
-        imatrix: importance matrix: a file, an `Imatrix`, or arrays by tensor name.
+        imatrix: importance matrix: a file, an `Imatrix`, arrays by tensor name, or "auto" to collect one now from the
+            text that ships with the package.
         options: see `gg.Options`.
         pre: name of the pre-tokenizer, instead of the one found from the tokenizer.
         recipe: formats of tensors, as `ggquant.recipe.parse_recipe` reads them; they have the last word.
@@ -163,7 +139,7 @@ def plan(
         FileError, MalformedFileError, CheckpointError, UnsupportedError: the source cannot be converted, and why.
         ImatrixError: the importance matrix does not belong to this model.
     """
-    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    matrix = _matrix(src, imatrix, None, pre)
     model = load_model(src, pre=pre)
     return _prepare(src, model, variant, matrix, options or Options(), recipe, dry_run=True).plan
 
@@ -215,7 +191,7 @@ def convert(
     """
     started = time.monotonic()
     opts = options or Options()
-    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    matrix = _matrix(src, imatrix, threads, pre)
     model = load_model(src, pre=pre)
     if max_buffer_size is not None and max_buffer_size <= 0:
         raise UsageError(f"{max_buffer_size} MiB of buffers are not enough to hold anything")
@@ -231,7 +207,7 @@ def convert(
     for target in (*targets, *manifests):
         _refuse_inputs(target, src, [*model.inputs, *([matrix.file] if matrix is not None and matrix.file else [])])
     models = [
-        _NativeModel(
+        NativeModel(
             target=str(target.with_suffix("") if split and target.suffix == ".gguf" else target),
             metadata=to_native(job.plan.metadata),
             tensors=job.tensors,
@@ -267,6 +243,14 @@ def convert(
         )
     reports[0].also = dict(zip(others, reports[1:], strict=True))
     return reports[0]
+
+
+def _matrix(src: Source, imatrix: ImatrixLike | None, threads: int | None, pre: str | None) -> Imatrix | None:
+    if isinstance(imatrix, str) and imatrix == "auto":
+        from ggquant.calibration.auto import auto_imatrix
+
+        return auto_imatrix(src, threads=threads, pre=pre)
+    return load_imatrix(imatrix) if imatrix is not None else None
 
 
 def default_output(src: Source, label: str) -> Path:
@@ -310,7 +294,9 @@ def _prepare(
     planned, native = [], []
     for decision in decisions:
         source = sources[decision.source]
-        importance = _importance(matrix, decision, said)
+        kept = transcoding(source, decision.format)
+        keeps_codes = kept is not None and kept.keeps_codes
+        importance = None if keeps_codes else _importance(matrix, decision, said)
         planned.append(
             PlannedTensor(
                 name=decision.name,
@@ -322,9 +308,10 @@ def _prepare(
                 why=decision.why,
                 fallback=decision.fallback,
                 imatrix=importance is not None,
+                transcoding=str(kept) if kept is not None else None,
             )
         )
-        native.append(_native_tensor(source, decision, importance))
+        native.append(native_tensor(source, decision, importance, keeps_codes=keeps_codes))
     metadata = _output_metadata(model, chosen, options, matrix)
     return _Job(
         Plan(str(src), chosen.name, planned, metadata, said),
@@ -404,30 +391,6 @@ def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str])
         )
     warnings += coverage(decision.name, values.reshape(experts, -1), matrix.counts.get(decision.source))
     return values
-
-
-def _native_tensor(
-    source: SourceTensor, decision: Decision, importance: npt.NDArray[np.float32] | None
-) -> _NativeTensor:
-    return _NativeTensor(
-        name=decision.name,
-        shape=source.shape,
-        format=decision.format,
-        intermediate=source.dtype,
-        views=[(v.file, v.offset, v.dtype, v.shape, v.strides, v.start) for v in source.views],
-        ops=list(source.ops),
-        inline=_inline(source, decision),
-        imatrix=importance,
-        rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
-    )
-
-
-def _inline(source: SourceTensor, decision: Decision) -> bytes | None:
-    if source.inline is not None and decision.format != source.dtype:
-        raise UnsupportedError(
-            f"tensor '{source.name}' is computed, and is stored as {source.dtype} only", tensor=source.name
-        )
-    return source.inline
 
 
 def _output_metadata(model: Model, variant: Variant, options: Options, matrix: Imatrix | None) -> Metadata:

@@ -11,10 +11,11 @@ from ggquant.architectures.family import Family, write
 from ggquant.architectures.registry import family_of
 from ggquant.bounded_json import read_object
 from ggquant.checkpoint_index import StoredTensor, index_checkpoint
-from ggquant.errors import CheckpointError, UnsupportedError
+from ggquant.errors import CheckpointError
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, Model
 from ggquant.model_card import describe
+from ggquant.packed.checkpoint import quantization_of, unpacked
 from ggquant.tokenizers.build import vocabulary
 
 _FILE_TYPES = {"F32": 0, "BF16": 32}
@@ -46,8 +47,14 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
         values = {**values, **nested}
     family = family_of(architecture, str(path))
     stored = index_checkpoint(source)
-    _refuse_packed(family, values, path)
-    return describe_model(family, Config({**family.defaults, **values}, path, architecture), stored, pre)
+    warnings: list[str] = []
+    quantization = quantization_of(values, path)
+    if quantization is not None and quantization.method not in family.packed:
+        stored = unpacked(stored, quantization, warnings)
+    config = Config({**family.defaults, **values}, path, architecture)
+    model = describe_model(family, config, stored, pre)
+    model.warnings[:0] = warnings
+    return model
 
 
 def describe_model(family: Family, config: Config, stored: dict[str, StoredTensor], pre: str | None) -> Model:
@@ -87,13 +94,3 @@ def architecture_of(values: dict[str, Any], path: Path) -> str:
         if isinstance(names, list) and names and isinstance(names[0], str):
             return names[0]
     raise CheckpointError(f"{path}: no 'architectures', so the model's family is unknown", file=str(path))
-
-
-def _refuse_packed(family: Family, values: dict[str, Any], path: Path) -> None:
-    quantization = values.get("quantization_config")
-    if isinstance(quantization, dict) and quantization.get("quant_method") not in family.packed:
-        method = quantization.get("quant_method", "an unnamed method")
-        raise UnsupportedError(
-            f"{path}: these weights are already quantized ({method}); convert the original model instead",
-            file=str(path),
-        )

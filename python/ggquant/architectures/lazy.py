@@ -97,6 +97,7 @@ class LazyTensor:
             shape=tuple(size for size, _ in loops),
             strides=tuple(stride for _, stride in loops),
             start=self.start,
+            packed=self.stored.packed,
         )
 
     def _single(self, axis: int) -> tuple[int, int]:

@@ -30,7 +30,8 @@ from ggquant.tokenizing import Tokenizer
 if TYPE_CHECKING:
     import os
 
-    from ggquant.runtime.model import Activations, RunnableModel
+    from ggquant.product import Activations
+    from ggquant.runtime.model import RunnableModel
     from ggquant.runtime.ops import Floats
 
 
@@ -41,12 +42,14 @@ class CollectProgress:
     Attributes:
         layer: number of the layer being run; `n_layer` while logits are computed.
         n_layer: number of layers.
+        tokens: tokens of the text that go through them.
         done, total: tokens times layers.
         seconds: time since the start.
     """
 
     layer: int
     n_layer: int
+    tokens: int
     done: int
     total: int
     seconds: float
@@ -377,6 +380,7 @@ class _Reporter:
         start: float,
     ) -> None:
         self._progress, self._n_layer, self._start = progress, n_layer, start
+        self._tokens = tokens
         self._done, self._total = 0, tokens * (n_layer + uses_output)
 
     def skip(self, tokens: int) -> None:
@@ -388,7 +392,7 @@ class _Reporter:
         self._done += tokens
         if self._progress is not None:
             seconds = time.monotonic() - self._start
-            self._progress(CollectProgress(layer, self._n_layer, self._done, self._total, seconds))
+            self._progress(CollectProgress(layer, self._n_layer, self._tokens, self._done, self._total, seconds))
 
 
 def _add_perplexity(result: Collection, losses: npt.NDArray[np.float64]) -> None:

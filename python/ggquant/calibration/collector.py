@@ -38,6 +38,7 @@ class Collector:
         self._last: tuple[Floats, npt.NDArray[np.float64]] | None = None
 
     def __call__(self, name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
+        """Adds rows, see `ggquant.runtime.Hook`."""
         if self._last is None or self._last[0] is not x:
             self._last = (x, ops.column_squares(x, self._threads))
         sums = self._last[1]

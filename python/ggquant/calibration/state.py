@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.calibration.statistics import Entry, Statistics
-from ggquant.errors import FileError
+from ggquant.errors import Error, FileError
+from ggquant.gguf import GGUFWriter
+from ggquant.gguf import open as open_gguf
 from ggquant.runtime.hidden import reserve
 from ggquant.runtime.ops import Floats
 from ggquant.whole_file import replaced
@@ -116,27 +118,26 @@ class RunState:
             file.write(json.dumps(position).encode())
 
     def _store(self, name: str, statistics: Statistics, losses: npt.NDArray[np.float64] | None) -> None:
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        for tensor, entry in statistics.entries.items():
-            arrays[f"{tensor}:sums"], arrays[f"{tensor}:counts"] = entry.sums, entry.counts
-        if losses is not None:
-            arrays["losses"] = losses
-        with replaced(self.folder / f"{name}.npz") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        with GGUFWriter(self.folder / f"{name}.gguf", overwrite=True) as writer:
+            for tensor, entry in statistics.entries.items():
+                writer.add(f"{tensor}:sums", entry.sums)
+                writer.add(f"{tensor}:counts", entry.counts)
+            if losses is not None and losses.size:
+                writer.add("losses", losses)
 
     def _load(self, name: str) -> tuple[Statistics, npt.NDArray[np.float64]]:
-        path = self.folder / f"{name}.npz"
+        path = self.folder / f"{name}.gguf"
         found = Statistics()
-        losses = np.zeros(0)
+        losses = np.zeros((0, 0))
         try:
-            with np.load(path) as arrays:
-                for key in arrays.files:
-                    tensor, _, kind = key.rpartition(":")
-                    if kind == "sums":
-                        found.entries[tensor] = Entry(arrays[key], arrays[f"{tensor}:counts"])
-                    elif key == "losses":
-                        losses = arrays[key]
-        except (OSError, ValueError, KeyError) as error:
+            stored = open_gguf(path).tensors
+            for key, tensor in stored.items():
+                of, _, kind = key.rpartition(":")
+                if kind == "sums":
+                    found.entries[of] = Entry(tensor.dequantize(), stored[f"{of}:counts"].dequantize())
+                elif key == "losses":
+                    losses = tensor.dequantize()
+        except (Error, KeyError) as error:
             raise FileError(
                 f"{path}: what an interrupted run left is damaged ({error}); delete {self.folder} and start again",
                 file=str(path),

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import FileError, ImatrixError, MalformedFileError
-from ggquant.whole_file import replaced
 from ggquant.gguf import GGUFWriter
 from ggquant.gguf import open as open_gguf
 from ggquant.metadata import MetaValue
+from ggquant.whole_file import replaced
 
 if TYPE_CHECKING:
     import os
@@ -73,8 +73,8 @@ class Statistics:
             entry.counts = np.repeat(entry.counts, experts)  # from a legacy file, which has one for all
         if len(entry.counts) != experts or entry.sums.size != experts * len(sums):
             raise ImatrixError(
-                f"tensor '{name}': earlier statistics are of {entry.sums.size} columns, these of {experts * len(sums)}; "
-                "they are from another model",
+                f"tensor '{name}': earlier statistics are of {entry.sums.size} columns, and these of "
+                f"{experts * len(sums)}; they are from another model",
                 tensor=name,
             )
         entry.rows()[expert] += sums
@@ -117,9 +117,9 @@ class Statistics:
         """Importances by tensor, as `ggquant.convert` takes them; ones for experts that were never chosen."""
         result = {}
         for name, entry in self.entries.items():
-            counts = entry.counts[:, None]
-            rows = np.where(counts > 0, entry.rows() / np.maximum(counts, 1), 1.0)
-            result[name] = rows.astype(np.float32).reshape(-1)
+            # In float32, as from a file.
+            sums, counts = entry.rows().astype(np.float32), entry.counts.astype(np.float32)[:, None]
+            result[name] = np.where(counts > 0, sums / np.maximum(counts, 1), np.float32(1)).reshape(-1)
         return result
 
 
@@ -232,8 +232,8 @@ def _read_legacy(file: str, chunk_size: int) -> Statistics:
     if at < len(data):
         number("the number of chunks is cut short")
         if at < len(data):
-            name = take(number("a name is missing"), "a name is cut short")
-            found.datasets = [name.decode("utf-8", "surrogateescape")] if name else []
+            dataset = take(number("a name is missing"), "a name is cut short")
+            found.datasets = [dataset.decode("utf-8", "surrogateescape")] if dataset else []
     return found
 
 

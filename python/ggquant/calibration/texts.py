@@ -34,7 +34,7 @@ class CalibrationText:
 
 
 def default_text() -> CalibrationText:
-    """The text that ships with the package: novels in the public domain, and lines of this project's own code."""
+    """The text that ships with the package: novels in the public domain, and some of this project's code."""
     resource = files("ggquant.calibration").joinpath("default.txt")
     return CalibrationText(resource.read_text("utf-8"), ("ggquant:default.txt",))
 
@@ -43,8 +43,8 @@ def read_texts(sources: Sequence[str | os.PathLike[str]], metadata: Mapping[str,
     """Reads calibration texts.
 
     Args:
-        sources: files, or folders whose text files are taken in order of their names. A `.jsonl` file holds objects with
-            `text`, or with `messages` that go through the model's chat template; anything else is plain UTF-8 text.
+        sources: files, or folders whose text files are taken in order of their names. A `.jsonl` file holds objects
+            with `text`, or with `messages` that go through the model's chat template; all else is plain UTF-8 text.
         metadata: the model's, for its chat template and the special tokens in it.
 
     Raises:

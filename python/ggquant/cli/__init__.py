@@ -11,6 +11,7 @@ from ggquant import __version__, isa
 from ggquant.cli.compare import compare
 from ggquant.cli.evaluate import evaluate
 from ggquant.cli.files import inspect, merge, split, verify
+from ggquant.cli.imatrix import imatrix
 from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
 from ggquant.cli.quantize import quantize
 from ggquant.cli.sensitivity import sensitivity
@@ -44,7 +45,20 @@ def _root(
     del version  # handled by its callback
 
 
-for _command in (quantize, inspect, verify, split, merge, variants, formats, compare, evaluate, sensitivity):
+_COMMANDS = (
+    quantize,
+    imatrix,
+    evaluate,
+    compare,
+    sensitivity,
+    inspect,
+    verify,
+    split,
+    merge,
+    variants,
+    formats,
+)
+for _command in _COMMANDS:
     app.command(epilog=EXIT_CODES_HELP)(guarded(_command))
 
 

@@ -10,7 +10,7 @@ import typer
 
 from ggquant.cli import render
 from ggquant.cli.outcome import say_warning
-from ggquant.cli.progress import conversion_progress
+from ggquant.cli.progress import conversion_progress, layer_progress
 from ggquant.cli.text import parse_size, printable, size
 from ggquant.errors import UsageError
 
@@ -48,7 +48,12 @@ def quantize(
     ],
     imatrix: Annotated[
         Path | None,
-        _theirs("--imatrix", help="Importance matrix: GGUF or legacy .dat of llama-imatrix.", metavar="FILE"),
+        _theirs(
+            "--imatrix",
+            help="Importance matrix: GGUF or legacy .dat of llama-imatrix; `auto` to collect one now, from the text "
+            "that ships with ggquant.",
+            metavar="FILE|auto",
+        ),
     ] = None,
     include_weights: Annotated[
         list[str] | None,
@@ -169,6 +174,7 @@ def quantize(
     The output has the bytes of convert_hf_to_gguf.py and llama-quantize, and its name once it is whole.
     """
     import ggquant as gg
+    from ggquant.imatrix import load_imatrix
     from ggquant.recipe import parse_recipe, write_recipe
     from ggquant.text_files import write_text
 
@@ -187,7 +193,13 @@ def quantize(
         no_fallback=no_fallback,
         redact_paths=redact_paths,
     )
-    importances = _imatrix(imatrix, include_weights or [], exclude_weights or [])
+    workers = threads if threads is not None else positional_threads
+    if imatrix == Path("auto"):
+        importances: Imatrix | None = _collected(source, workers, pre, quiet=quiet or json_output)
+    else:
+        importances = load_imatrix(imatrix) if imatrix is not None else None
+    if importances is not None:
+        importances = importances.select(include_weights or [], exclude_weights or [])
     lines = parse_recipe(_text(recipe)) if recipe is not None else []
     if dry_run or recipe_out is not None:
         plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre, recipe=lines)
@@ -202,7 +214,7 @@ def quantize(
             destination,
             variant,
             imatrix=importances,
-            threads=threads if threads is not None else positional_threads,
+            threads=workers,
             progress=progress,
             overwrite=overwrite,
             options=options,
@@ -299,10 +311,11 @@ def _options(
     return Options(tensor_types=types, prune_layers=pruned, overrides=overrides, **others)
 
 
-def _imatrix(path: Path | None, include: list[str], exclude: list[str]) -> Imatrix | None:
-    from ggquant.imatrix import load_imatrix
+def _collected(source: Path, threads: int | None, pre: str | None, *, quiet: bool) -> Imatrix:
+    from ggquant.calibration.auto import auto_imatrix
 
-    return None if path is None else load_imatrix(path).select(include, exclude)
+    with layer_progress(quiet=quiet) as progress:
+        return auto_imatrix(source, threads=threads, pre=pre, progress=progress)
 
 
 def _show_plan(plan: Plan, *, json_output: bool, quiet: bool) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import ShapeError
+from ggquant.product import Activations, matmul
 from ggquant.runtime.ops import Floats
-from ggquant.runtime.weights import as_float32
 from ggquant.tensor import QuantizedTensor
 
 Weight: TypeAlias = npt.NDArray[Any] | QuantizedTensor
@@ -36,14 +36,13 @@ class Arithmetic:
         threads: number of threads, None for one per core.
     """
 
-    activations: str = "float32"
+    activations: Activations = "float32"
     threads: int | None = None
 
 
 def product(weight: Weight, x: Floats, how: Arithmetic) -> Floats:
-    """`x @ weight.T` for x [tokens, K] and weight [rows, K]."""
-    result: Floats = x @ as_float32(weight, how.threads).T
-    return result
+    """`x @ weight.T` for x [tokens, K] and weight [rows, K]; a row of the result depends on its own row of x alone."""
+    return matmul(weight, x, activations=how.activations, threads=how.threads)
 
 
 class Linear:

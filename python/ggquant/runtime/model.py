@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ggquant.architectures.registry import graph_of
 from ggquant.errors import CheckpointError, ShapeError, UnsupportedError, UsageError
 from ggquant.model import Model, SourceTensor
+from ggquant.product import Activations
 from ggquant.runtime import ops
 from ggquant.runtime.block import Block, Norm
 from ggquant.runtime.hyper import Hyper
@@ -22,8 +23,6 @@ from ggquant.sources import load_model
 
 if TYPE_CHECKING:
     import os
-
-Activations = Literal["float32", "int8"]
 
 
 def open_model(

@@ -1,9 +1,11 @@
 //! The table of kernels: formats that have one, compiled for each instruction set.
 
-use crate::block::{Format, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
+use crate::block::{Format, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
 use crate::block::{mxfp4, nvfp4, q2_0, q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0};
 use crate::block::{q2_k, q3_k, q4_k, q5_k, q6_k};
-use crate::kernel::{self, EncodeRows, RowEncoder, codebook, legacy, nonlinear, one_bit, plain, scale_min, signed};
+use crate::kernel::{
+    self, EncodeRows, RowEncoder, codebook, legacy, nonlinear, one_bit, plain, scale_min, signed, ternary,
+};
 
 /// Compiles a function for some features.
 macro_rules! compiled {
@@ -64,6 +66,8 @@ kernels! {
         Q6_K => signed::Encoder<q6_k::Q6_K>,
         IQ4_NL => nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>,
         IQ4_XS => nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>,
+        IQ1_S => ternary::Encoder<iq1_s::IQ1_S, 32>,
+        IQ1_M => ternary::Encoder<iq1_m::IQ1_M, 16>,
         IQ2_XXS => codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>,
         IQ2_XS => codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>,
         IQ2_S => codebook::Encoder<iq2_s::IQ2_S, 8, 16>,

@@ -8,7 +8,7 @@ use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::signed;
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
-use crate::kernel::grid::{self as books, Book};
+use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::codewords::{self, IQ2_MAGNITUDES};
 use crate::reference::grid::{self, level};
@@ -119,7 +119,7 @@ impl Codebook<8, 16> for IQ2_S {
         candidates()
     }
 
-    fn book() -> &'static Book<8> {
+    fn book() -> &'static Neighbours<8> {
         &books::IQ2_S
     }
 

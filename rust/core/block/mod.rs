@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-mod bits;
+pub(crate) mod bits;
 pub(crate) mod fp4;
 pub(crate) mod layout;
 pub mod scalar;

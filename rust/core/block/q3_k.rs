@@ -46,7 +46,7 @@ fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
 }
 
 #[inline]
-fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
+pub(crate) fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
     let lower = (packed[j % 8] >> (j / 8 * 4)) & 15;
     let upper = (packed[8 + j % 4] >> (j / 4 * 2)) & 3;
     i32::from(lower | (upper << 4)) - HALF_SCALE

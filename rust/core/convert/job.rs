@@ -4,13 +4,15 @@ use std::path::Path;
 
 use super::dtype::SourceType;
 use super::gather::Gather;
+use super::linear::PackedRows;
 use super::packed::Packed;
-use super::plan::{OutputFile, Source, TensorPlan, View};
+use super::plan::{OutputFile, PackedWeights, Source, TensorPlan, View};
 use super::source::SourceFiles;
 use super::step::{Step, Stored};
 use crate::block::Format;
 use crate::encode::TASK_WEIGHTS;
 use crate::error::{At, Error, Result};
+use crate::packed::blocks::Target;
 
 /// Element counts at which any tensor may be cut whose rows need not stay whole: a multiple of every block length.
 const ANY_CUT: usize = 256;
@@ -67,6 +69,8 @@ enum Parts {
     Concatenated(Vec<Gather>),
     /// Codes and scales, woven together.
     Packed(Box<Packed>),
+    /// Matrices that are unpacked row by row, one after the other.
+    Rows(Vec<PackedRows>),
 }
 
 impl Parts {
@@ -75,6 +79,7 @@ impl Parts {
         match self {
             Self::Concatenated(views) => views.first(),
             Self::Packed(packed) => Some(packed.first()),
+            Self::Rows(parts) => parts.first().map(PackedRows::first),
         }
     }
 }
@@ -107,17 +112,21 @@ impl<'p> Job<'p> {
 
     /// Whether one reading serves both: the same elements of the same files, cut where both may be cut.
     pub(super) fn reads_like(&self, other: &Self) -> bool {
-        let views = |job: &Self| match &job.plan.source {
-            Source::Views { views, .. } => views.iter().collect(),
-            Source::PackedMxfp4 { codes, scales } => vec![codes, scales],
-            Source::Inline(_) => Vec::new(),
+        let same = match (&self.plan.source, &other.plan.source) {
+            (Source::Views { views, .. }, Source::Views { views: others, .. }) => views == others,
+            (
+                Source::PackedMxfp4 { codes, scales },
+                Source::PackedMxfp4 { codes: other_codes, scales: other_scales },
+            ) => codes == other_codes && scales == other_scales,
+            (Source::Packed { parts, .. }, Source::Packed { parts: others, .. }) => parts == others,
+            _ => false,
         };
         match (&self.input, &other.input) {
             (Input::Elements(a), Input::Elements(b)) => {
                 let (low, high) = (a.quantum.min(b.quantum), a.quantum.max(b.quantum));
                 // Elements that may be cut anywhere may be cut at whole rows, too, unless rows cut the source's blocks.
                 let fits = low == high || (low == ANY_CUT && high.is_multiple_of(a.from.unit().0));
-                fits && a.from == b.from && self.plan.shape == other.plan.shape && views(self) == views(other)
+                fits && a.from == b.from && self.plan.shape == other.plan.shape && same
             }
             _ => false,
         }
@@ -160,6 +169,11 @@ impl<'p> Input<'p> {
                 let packed = Packed::new(open(codes)?, open(scales)?)?;
                 (SourceType::Block(Format::MXFP4), Parts::Packed(Box::new(packed)), &[])
             }
+            Source::Packed { parts, target, ops } => {
+                let mut rows = |part: &PackedWeights| PackedRows::new(part, *target, &mut open);
+                let from = target.map_or(Format::F32, Target::format);
+                (SourceType::Block(from), Parts::Rows(parts.iter().map(&mut rows).collect::<Result<_>>()?), ops)
+            }
         };
 
         let too_large = || bad(format!("shape {:?} is larger than this machine can address", plan.shape));
@@ -169,7 +183,8 @@ impl<'p> Input<'p> {
         let row_len = plan.shape.last().map_or(Ok(1), |&n| usize::try_from(n)).map_err(|_| too_large())?;
         let stored = Stored::new(plan, row_len)?;
         let step = Step::new(plan, ops, from, stored, len)?;
-        let quantum = if step.needs_rows() { row_len } else { ANY_CUT };
+        let whole_rows = step.needs_rows() || matches!(parts, Parts::Rows(_));
+        let quantum = if whole_rows { row_len } else { ANY_CUT };
         let elements = Elements { from, step, len, quantum, stored, parts };
         elements.check(bytes_out)?;
         Ok(Self::Elements(Box::new(elements)))
@@ -184,7 +199,13 @@ impl Elements<'_> {
         let units = match &self.parts {
             Parts::Concatenated(views) => views.iter().map(Gather::units).fold(0, usize::saturating_add),
             Parts::Packed(packed) => packed.blocks(),
+            Parts::Rows(parts) => parts.iter().map(PackedRows::elements).fold(0, usize::saturating_add) / unit,
         };
+        if let Parts::Rows(parts) = &self.parts
+            && let Some(part) = parts.iter().find(|part| part.columns() != self.quantum)
+        {
+            return bad(format!("rows of {} packed weights where {} are needed", part.columns(), self.quantum));
+        }
         let given = units.saturating_mul(unit);
         if given != self.len {
             return bad(format!("the sources hold {given} elements where {} are needed", self.len));
@@ -212,6 +233,7 @@ impl Elements<'_> {
         let transposed = match &self.parts {
             Parts::Concatenated(views) => views.iter().any(Gather::is_transposed),
             Parts::Packed(_) => false,
+            Parts::Rows(parts) => parts.iter().any(PackedRows::is_transposed),
         };
         let bytes = if transposed { TRANSPOSED_READ_BYTES } else { READ_BYTES };
         whole_quanta(self.from.elements(bytes), quantum)
@@ -245,6 +267,7 @@ impl Elements<'_> {
         let views = match &self.parts {
             Parts::Concatenated(views) => views,
             Parts::Packed(packed) => return packed.read(first / self.from.unit().0, out, scratch, given_up),
+            Parts::Rows(parts) => return read_rows(parts, first, self.from, out, scratch, given_up),
         };
         let last = first + self.from.elements(out.len());
         let mut start = 0;
@@ -259,6 +282,29 @@ impl Elements<'_> {
         }
         Ok(())
     }
+}
+
+/// Reads rows from the one that begins with element `first` on, as many as `out` holds.
+fn read_rows(
+    parts: &[PackedRows],
+    first: usize,
+    from: SourceType,
+    out: &mut [u8],
+    scratch: &mut Vec<u8>,
+    given_up: &dyn Fn() -> bool,
+) -> Result<()> {
+    let last = first + from.elements(out.len());
+    let mut start = 0;
+    for part in parts {
+        let end = start + part.elements();
+        let (from_element, to_element) = (first.max(start), last.min(end));
+        if from_element < to_element {
+            let bytes = from.bytes(from_element - first)..from.bytes(to_element - first);
+            part.read((from_element - start) / part.columns(), &mut out[bytes], scratch, given_up)?;
+        }
+        start = end;
+    }
+    Ok(())
 }
 
 fn whole_quanta(elements: usize, quantum: usize) -> usize {

@@ -168,6 +168,16 @@ fn fingerprint(plan: &Plan<'_>) -> [u8; 32] {
                     add(b"packed");
                     [codes, scales].into_iter().for_each(|view| add(view_text(view).as_bytes()));
                 }
+                Source::Packed { parts, target, ops } => {
+                    add(format!("{target:?}").as_bytes());
+                    for part in parts {
+                        part.views().for_each(|view| add(view_text(view).as_bytes()));
+                        add(format!("{:?}", part.facts()).as_bytes());
+                    }
+                    for op in ops {
+                        add(op_text(*op).as_bytes());
+                    }
+                }
             }
             if let Some(imatrix) = &tensor.imatrix {
                 add(&imatrix.rows_per_expert.to_le_bytes());

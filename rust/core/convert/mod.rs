@@ -13,6 +13,7 @@ mod dtype;
 mod gather;
 mod job;
 mod journal;
+mod linear;
 mod packed;
 mod pipeline;
 mod plan;
@@ -25,7 +26,10 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 pub use dtype::SourceType;
-pub use plan::{ImatrixPlan, Op, OutputFile, Plan, Source, TensorPlan, View, ggml_type};
+pub use linear::read_packed;
+pub use plan::{
+    Coding, Grouping, ImatrixPlan, Op, OutputFile, PackedWeights, Plan, Source, TensorPlan, View, Zeros, ggml_type,
+};
 pub use progress::{Event, Progress, Report, TensorReport};
 
 use crate::encode::{Run, thread_count};

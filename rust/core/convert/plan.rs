@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use super::dtype::SourceType;
 use crate::gguf::{GgmlType, Layout};
+use crate::packed::bits::Width;
+use crate::packed::blocks::Target;
 
 /// A whole conversion. Its outputs appear together or not at all.
 #[derive(Debug, Clone)]
@@ -63,6 +65,114 @@ pub enum Source {
         /// The scales.
         scales: View,
     },
+    /// Weights whose codes, scales and zero points lie apart, as GPTQ, AWQ, compressed-tensors and FP8 checkpoints store
+    /// them.
+    Packed {
+        /// Concatenated along the slowest dimension.
+        parts: Vec<PackedWeights>,
+        /// The format that takes codes and scales as they are; without it, they become `f32`.
+        target: Option<Target>,
+        /// Applied to every value, in order, in `f32`. There are none with a target.
+        ops: Vec<Op>,
+    },
+}
+
+/// A matrix of packed weights, each `scale * (code - zero)`, and the rows of it that are wanted.
+///
+/// The views present the parts with one row an output, whichever way they lie in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedWeights {
+    /// Outputs.
+    pub rows: u64,
+    /// Inputs.
+    pub columns: u64,
+    /// How codes are stored.
+    pub coding: Coding,
+    /// `[rows, words]` of `I32`; for AWQ `[rows / 8, columns]`; for codes of whole bytes `[rows, columns]`.
+    pub codes: View,
+    /// `[rows / rows_per_scale, groups]` floats.
+    pub scales: View,
+    /// Neighbouring rows that share their scales.
+    pub rows_per_scale: u64,
+    /// The zero points.
+    pub zeros: Zeros,
+    /// Inputs that share a scale.
+    pub groups: Grouping,
+    /// The wanted rows: a walk over the unpacked matrix, as of a [`View`] of it.
+    pub shape: Vec<u64>,
+    /// Strides of the walk, in elements of the unpacked matrix.
+    pub strides: Vec<u64>,
+    /// Start of the walk, in elements of the unpacked matrix.
+    pub start: u64,
+}
+
+impl PackedWeights {
+    /// The pieces of files it is made of.
+    pub(super) fn views(&self) -> impl Iterator<Item = &View> {
+        let zeros = match &self.zeros {
+            Zeros::All(_) => None,
+            Zeros::Stored { view, .. } => Some(view),
+        };
+        let groups = match &self.groups {
+            Grouping::Even(_) => None,
+            Grouping::Listed(view) => Some(view),
+        };
+        [&self.codes, &self.scales].into_iter().chain(zeros).chain(groups)
+    }
+
+    /// Everything else that decides its values.
+    pub(super) fn facts(&self) -> impl std::fmt::Debug {
+        let zeros = match self.zeros {
+            Zeros::All(zero) => (Some(zero), None, false),
+            Zeros::Stored { coding, less_one, .. } => (None, Some(coding), less_one),
+        };
+        let groups = match self.groups {
+            Grouping::Even(len) => len,
+            Grouping::Listed(_) => 0,
+        };
+        let walk = (self.shape.clone(), self.strides.clone(), self.start);
+        (self.rows, self.columns, self.coding, self.rows_per_scale, zeros, groups, walk)
+    }
+}
+
+/// How the codes of packed weights, or their zero points, are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// Back to back.
+    Dense(Width),
+    /// As many as fit a word.
+    Aligned(Width),
+    /// Four bits, eight outputs a word in AWQ's order.
+    Awq,
+    /// Signed bytes, which count from -128: a zero point of 128 leaves them as they are.
+    Signed,
+    /// Bytes that are floats, `F8_E4M3` or `F8_E5M2`: the value is `scale * code`.
+    Float,
+}
+
+/// Zero points of packed weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Zeros {
+    /// The same everywhere.
+    All(i32),
+    /// Stored: `[words, groups]` of `I32` that pack outputs, or `[rows, groups]` of `I8`.
+    Stored {
+        /// How.
+        coding: Coding,
+        /// Where.
+        view: View,
+        /// What is stored is one less than the zero point.
+        less_one: bool,
+    },
+}
+
+/// Which inputs share a scale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grouping {
+    /// So many neighbours.
+    Even(u64),
+    /// The group of each input: `[columns]` of `I32`.
+    Listed(View),
 }
 
 /// A strided view of a tensor in a file.

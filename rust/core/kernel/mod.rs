@@ -16,7 +16,8 @@
 //! - [`legacy`]: Q4_0, Q4_1, Q5_0 and Q5_1;
 //! - [`one_bit`]: Q1_0;
 //! - [`grid`]: searches through the codebooks of the i-quants;
-//! - [`codebook`]: the i-quants of 2 and 3 bits.
+//! - [`codebook`]: the i-quants of 2 and 3 bits;
+//! - [`ternary`]: the i-quants of 1 bit.
 
 pub(crate) mod affine;
 pub(crate) mod codebook;
@@ -29,6 +30,7 @@ pub(crate) mod scale_min;
 pub(crate) mod signed;
 pub(crate) mod superblock;
 pub(crate) mod symmetric;
+pub(crate) mod ternary;
 pub(crate) mod tile;
 
 use crate::block::layout::Layout;
@@ -56,6 +58,16 @@ pub(crate) trait BatchEncoder<const N: usize, const B: usize = BATCH> {
 
     /// Encodes a batch, with the importances of each block if there are any.
     fn encode_batch<F: F32Lanes>(x: &[&[f32; N]; B], imatrix: Option<&[&[f32; N]; B]>) -> [Self::Block; B];
+
+    /// Encodes a batch, given for each block the rest of its row from there on, which few formats look at.
+    #[inline(always)]
+    fn encode_batch_of_rows<F: F32Lanes>(
+        x: &[&[f32; N]; B],
+        _rows: &[&[f32]; B],
+        imatrix: Option<&[&[f32; N]; B]>,
+    ) -> [Self::Block; B] {
+        Self::encode_batch::<F>(x, imatrix)
+    }
 }
 
 /// Encodes whole rows of `row_len` weights by batches of blocks, without regard to where rows end.
@@ -73,9 +85,10 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N, B>, const N: usize, co
     for (batch, out) in out.chunks_mut(B * E::Block::BYTES).enumerate() {
         let last = out.len() / E::Block::BYTES - 1;
         let numbers: [usize; B] = std::array::from_fn(|i| batch * B + i.min(last));
+        let rows = numbers.map(|number| &x[N * number..(N * number / row_len + 1) * row_len]);
         let x = numbers.map(|number| &blocks[number]);
         let importances = importances.map(|rows| numbers.map(|number| &rows[number % rows.len()]));
-        let encoded = E::encode_batch::<F>(&x, importances.as_ref());
+        let encoded = E::encode_batch_of_rows::<F>(&x, &rows, importances.as_ref());
         for (block, out) in encoded.iter().zip(out.chunks_exact_mut(E::Block::BYTES)) {
             block.write(out);
         }
@@ -84,8 +97,8 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N, B>, const N: usize, co
 
 #[cfg(test)]
 mod tests {
-    use super::{BatchEncoder, codebook, encode_rows, nonlinear, scale_min, signed};
-    use crate::block::{Format, ImatrixUse, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
+    use super::{BatchEncoder, codebook, encode_rows, nonlinear, scale_min, signed, ternary};
+    use crate::block::{Format, ImatrixUse, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
     use crate::block::{q2_k, q3_k, q4_k, q5_k, q6_k};
     use crate::lanes::portable::Floats;
 
@@ -132,6 +145,8 @@ mod tests {
         check::<signed::Encoder<q6_k::Q6_K>, _, _>(Format::Q6_K);
         check::<nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>, _, _>(Format::IQ4_NL);
         check::<nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>, _, _>(Format::IQ4_XS);
+        check::<ternary::Encoder<iq1_s::IQ1_S, 32>, _, _>(Format::IQ1_S);
+        check::<ternary::Encoder<iq1_m::IQ1_M, 16>, _, _>(Format::IQ1_M);
         check::<codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>, _, _>(Format::IQ2_XXS);
         check::<codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>, _, _>(Format::IQ2_XS);
         check::<codebook::Encoder<iq2_s::IQ2_S, 8, 16>, _, _>(Format::IQ2_S);

@@ -181,6 +181,7 @@ fn add_rows<W: Wide>(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32
 
 #[inline(always)]
 fn add<W: Wide, const R: usize>(broadcast: &[f32], stride: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+    let Some(sums) = sums.as_chunks_mut::<R>().0.first_mut() else { return };
     let rows: [&[f32]; R] = std::array::from_fn(|r| &broadcast[r * stride..][..side.len()]);
     let mut own = [W::zero(); R];
     for (k, side) in side.iter().enumerate() {
@@ -190,7 +191,8 @@ fn add<W: Wide, const R: usize>(broadcast: &[f32], stride: usize, side: &[[f32; 
             own[r] = own[r].fused(unsafe { *rows[r].get_unchecked(k) }, side);
         }
     }
-    for (own, sums) in own.iter().zip(sums) {
-        own.add_to(sums);
+    // By constant index, so that the sums stay in registers up to here.
+    for r in 0..R {
+        own[r].add_to(&mut sums[r]);
     }
 }

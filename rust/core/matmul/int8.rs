@@ -1,31 +1,121 @@
 //! Products of integers: weights as they are stored, activations rounded to 8 bits.
 //!
 //! Within 256 columns, or within a group where scales are floats, the sum of products is a whole number and exact. Each
-//! such sum is converted to `f32`, multiplied by the product of both scales, and added to the result in order of columns;
-//! then the minima's part likewise. So the error against exact arithmetic on the same rounded activations is that of a sum
-//! of `2 * K / 256` terms (`K / 16` at most where scales are floats), each off by three roundings.
+//! such sum is converted to `f32`, multiplied by the product of both scales, and added to the result in order of columns
+//! with one rounding; then the minima's part likewise. So the error against exact arithmetic on the same rounded
+//! activations is that of a sum of `2 * K / 256` terms (`K / 16` at most where scales are floats), each off by two
+//! roundings more.
 
 use super::activation::Rounded;
-use super::slab::{Facts, SLAB, Scaling, Slab};
+use super::slab::{SLAB, Slab};
+use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
 use super::unpack::Unpacker;
-use super::{Matrix, Output};
+use super::{Matrix, Output, dot};
+use crate::arch::isa;
 use crate::encode::Run;
 use crate::error::Result;
 
-/// Rows of weights in a task.
+/// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
+const BATCH: usize = 512;
+/// Up to this many rows of activations, weights are read once and multiplied as they come.
+const SMALL_BATCH: usize = 8;
+/// Rows of weights in a task of a small batch.
 const ROWS: usize = 32;
 
 pub(super) fn matmul(
-    Unpacker { facts, unpack }: Unpacker,
+    unpacker: Unpacker,
     weights: Matrix<'_>,
     x: &[f32],
     n: usize,
     out: &mut [f32],
     run: Run<'_>,
 ) -> Result<()> {
+    let output = Output::new(out, n, weights.rows);
+    match tile::kernels(&unpacker.facts, isa()?) {
+        Some(kernels) if n > SMALL_BATCH => {
+            let job = Tiled { unpacker, kernels, weights, output };
+            for first in (0..n).step_by(BATCH) {
+                let count = BATCH.min(n - first);
+                job.batch(&x[first * weights.cols..][..count * weights.cols], first, count, run)?;
+            }
+            Ok(())
+        }
+        _ => small(unpacker, weights, x, output, run),
+    }
+}
+
+struct Tiled<'a> {
+    unpacker: Unpacker,
+    kernels: Kernels,
+    weights: Matrix<'a>,
+    output: Output,
+}
+
+impl Tiled<'_> {
+    /// All results of `count` rows of activations, the first of which is row `first`.
+    fn batch(&self, x: &[f32], first: usize, count: usize, run: Run<'_>) -> Result<()> {
+        let (cols, facts) = (self.weights.cols, &self.unpacker.facts);
+        let (slabs, tiles) = (cols.div_ceil(SLAB), count.div_ceil(COLUMNS));
+        let mut quads = vec![Quad::ZERO; tiles * slabs * self.kernels.quads];
+        let mut sides = vec![Side::ZERO; tiles * slabs];
+        let packed = quads.chunks_mut(slabs * self.kernels.quads).zip(sides.chunks_mut(slabs));
+        let tasks = packed.zip(x.chunks(COLUMNS * cols)).collect();
+        run.for_each(tasks, |_, _, ((quads, sides), x): ((&mut [Quad], &mut [Side]), &[f32])| {
+            // SAFETY: the kernels are for this machine.
+            unsafe { (self.kernels.pack)(x, cols, facts, quads, sides) };
+            Ok(())
+        })?;
+        let tasks = (0..self.weights.rows.div_ceil(PANEL)).collect();
+        run.for_each(tasks, |_, _, panel| {
+            self.panel(&quads, &sides, first, count, panel * PANEL);
+            Ok(())
+        })
+    }
+
+    /// Results of up to [`PANEL`] rows of weights.
+    fn panel(&self, quads: &[Quad], sides: &[Side], first: usize, count: usize, row: usize) {
+        let Tiled { unpacker, kernels, weights, output } = self;
+        let (rows, slabs) = (PANEL.min(weights.rows - row), weights.cols.div_ceil(SLAB));
+        let mut slab = [Slab::ZERO];
+        let mut panel = [Row::ZERO; PANEL];
+        let mut sums = vec![[0.0; COLUMNS]; PANEL * count.div_ceil(COLUMNS)];
+        for i in 0..slabs {
+            let (from, to) = (i * SLAB, weights.cols.min((i + 1) * SLAB));
+            for (r, laid_out) in panel[..rows].iter_mut().enumerate() {
+                (unpacker.unpack)(weights.bytes(row + r, from, to), &mut slab);
+                // SAFETY: the kernels are for this machine.
+                unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
+            }
+            let tiles = quads.chunks_exact(kernels.quads).skip(i).step_by(slabs);
+            for ((quads, side), sums) in
+                tiles.zip(sides.iter().skip(i).step_by(slabs)).zip(sums.chunks_exact_mut(PANEL))
+            {
+                // SAFETY: as above.
+                unsafe { (kernels.multiply)(&panel, quads, side, sums) };
+            }
+        }
+        let mut column = [0.0; PANEL];
+        for i in 0..count {
+            for (to, sums) in column.iter_mut().zip(&sums[i / COLUMNS * PANEL..]) {
+                *to = sums[i % COLUMNS];
+            }
+            // SAFETY: this task alone has these rows.
+            unsafe { output.write(first + i, row, &column[..rows]) };
+        }
+    }
+}
+
+/// Small batches, and machines without kernels.
+fn small(
+    Unpacker { facts, unpack }: Unpacker,
+    weights: Matrix<'_>,
+    x: &[f32],
+    output: Output,
+    run: Run<'_>,
+) -> Result<()> {
     let cols = weights.cols;
     let slabs = cols.div_ceil(SLAB);
-    let mut rounded = vec![Rounded::ZERO; n * slabs];
+    let mut rounded = vec![Rounded::ZERO; output.n * slabs];
     let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
     run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
         for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
@@ -33,54 +123,17 @@ pub(super) fn matmul(
         }
         Ok(())
     })?;
-    let output = Output::new(out, n, weights.rows);
     let tasks = (0..weights.rows.div_ceil(ROWS)).collect();
     run.for_each(tasks, |_, _, task| {
         let mut row_slabs = vec![Slab::ZERO; slabs];
         for row in ROWS * task..(ROWS * task + ROWS).min(weights.rows) {
             unpack(weights.bytes(row, 0, cols), &mut row_slabs);
             for (i, rounded) in rounded.chunks_exact(slabs).enumerate() {
-                let sum = row_slabs.iter().zip(rounded).fold(0.0, |sum, (slab, x)| add(&facts, sum, slab, x));
+                let sum = dot::portable(&facts, &row_slabs, rounded, 0.0);
                 // SAFETY: this task alone has these rows.
                 unsafe { output.write(i, row, &[sum]) };
             }
         }
         Ok(())
     })
-}
-
-/// The sum of products of one slab, added to `sum`.
-fn add(facts: &Facts, sum: f32, slab: &Slab, x: &Rounded) -> f32 {
-    let dot = |columns: std::ops::Range<usize>| -> i32 {
-        let codes = slab.codes[columns.clone()].iter().zip(&x.codes[columns]);
-        codes.map(|(&code, &x)| i32::from(weight(facts, code)) * i32::from(x)).sum()
-    };
-    let mut sum = sum;
-    match facts.scaling {
-        Scaling::Super => {
-            let whole: i32 = (0..16).map(|j| dot(16 * j..16 * j + 16) * i32::from(slab.scales[j])).sum();
-            sum = (slab.d[0] * x.d[0]).mul_add(whole as f32, sum);
-            if facts.mins {
-                let mins: i32 = (0..16).map(|j| i32::from(slab.mins[j]) * i32::from(x.sums[j])).sum();
-                sum = (slab.m[0] * x.d[0]).mul_add(mins as f32, sum);
-            }
-        }
-        Scaling::Groups => {
-            for at in (0..SLAB).step_by(facts.group) {
-                sum = (slab.d[at / 16] * x.d[at / 32]).mul_add(dot(at..at + facts.group) as f32, sum);
-                if facts.mins {
-                    sum = slab.m[at / 16].mul_add(x.s[at / 32], sum);
-                }
-            }
-        }
-    }
-    sum
-}
-
-#[inline(always)]
-fn weight(facts: &Facts, code: u8) -> i16 {
-    // Unsigned codes fit 7 bits, so that both kinds can be taken as signed.
-    let weight = i16::from(code as i8) - i16::from(facts.offset);
-    debug_assert!(i32::from(weight).abs() <= facts.max);
-    weight
 }

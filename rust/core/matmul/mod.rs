@@ -8,10 +8,12 @@
 //! - [`Activations::Int8`] rounds `x` to 8 bits a block at a time as ggml does, and multiplies integers, see [`int8`].
 
 mod activation;
+mod dot;
 mod experts;
 mod float;
 mod int8;
 mod slab;
+mod tile;
 mod unpack;
 mod wide;
 

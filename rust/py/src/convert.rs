@@ -23,6 +23,7 @@ use pyo3::types::PyBytes;
 
 use crate::gguf::{parse_type, split_by};
 use crate::metadata;
+use crate::packed::{GivenPacked, target};
 use crate::run::{detached, with_events};
 
 /// How often a caller hears of progress.
@@ -42,6 +43,9 @@ pub(crate) struct GivenTensor<'py> {
     format: String,
     intermediate: String,
     views: Vec<ViewParts>,
+    packed: Vec<GivenPacked>,
+    /// Whether packed codes go into blocks as they are.
+    keeps_codes: bool,
     ops: Vec<(String, f32)>,
     inline: Option<Bound<'py, PyBytes>>,
     imatrix: Option<PyReadonlyArray1<'py, f32>>,
@@ -60,13 +64,21 @@ impl GivenTensor<'_> {
                     let (shape, strides) = (shape.clone(), strides.clone());
                     Ok(View { file: file.into(), offset: *offset, dtype, shape, strides, start: *start })
                 };
+                let op = |(name, value): &(String, f32)| Op::named(name, *value).map_err(&named);
                 let views = self.views.iter().map(view).collect::<PyResult<Vec<_>>>()?;
-                if self.ops.iter().any(|(name, _)| name == MXFP4_REPACK) {
+                if !self.packed.is_empty() {
+                    let target = match self.keeps_codes {
+                        true => Some(target(&self.format).map_err(&named)?),
+                        false => None,
+                    };
+                    let parts = self.packed.iter().cloned().map(|part| part.plan().map_err(&named));
+                    let ops = self.ops.iter().map(op).collect::<PyResult<_>>()?;
+                    Source::Packed { parts: parts.collect::<PyResult<_>>()?, target, ops }
+                } else if self.ops.iter().any(|(name, _)| name == MXFP4_REPACK) {
                     let [codes, scales] = <[View; 2]>::try_from(views)
                         .map_err(|_| named(format!("{MXFP4_REPACK} takes codes and scales, and nothing else")))?;
                     Source::PackedMxfp4 { codes, scales }
                 } else {
-                    let op = |(name, value): &(String, f32)| Op::named(name, *value).map_err(&named);
                     Source::Views { views, ops: self.ops.iter().map(op).collect::<PyResult<_>>()? }
                 }
             }

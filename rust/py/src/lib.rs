@@ -4,9 +4,11 @@ mod blocks;
 mod convert;
 mod errors;
 mod gguf;
+mod gptq;
 mod matmul;
 mod metadata;
 mod nn;
+mod packed;
 mod run;
 mod stats;
 
@@ -37,11 +39,15 @@ mod _native {
     #[pymodule_export]
     use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
     #[pymodule_export]
+    use super::gptq::{HessianFactor, gptq_formats, gptq_groups};
+    #[pymodule_export]
     use super::matmul::{matmul, matmul_id};
     #[pymodule_export]
     use super::nn::{
         activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
     };
+    #[pymodule_export]
+    use super::packed::{block_codes, pack_codes, read_packed, round_to_nearest};
     #[pymodule_export]
     use super::stats::{difference, pack_logits, score_logits};
 }

@@ -3,8 +3,8 @@
 use super::magnitudes::{Magnitudes, octets};
 use super::{Codebook, Found};
 use crate::kernel::grid::candidates::{self, MAX_CANDIDATES, Octets, Points};
-use crate::kernel::grid::nearest::{Distances, nearest};
-use crate::kernel::grid::{MAX_LIST, Neighbours, Spot, extend_key, look_up, next_level, odd_numbers};
+use crate::kernel::grid::nearest::{Target, nearest};
+use crate::kernel::grid::{Neighbours, Spot, extend_key, look_up, next_level, odd_numbers};
 use crate::kernel::{superblock, tile};
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask, head};
 use crate::reference::codebook::{Revisit, Search};
@@ -13,14 +13,15 @@ use crate::reference::codebook::{Revisit, Search};
 const SUB_BLOCKS: usize = 16;
 /// Magnitudes below this, where there are any, make candidates overflow.
 const TINY: f32 = 1e-30;
+/// Magnitudes are below this, and so must guesses be, which cancelling sums can make larger than all of them.
+const WIDE: f32 = 1e9;
 /// The largest product of an inverse scale and a magnitude for which rounding does not wrap.
 const LIMIT: f32 = 1e6;
 
 /// Memory that is used again for each super-block.
 pub(super) struct Workspace {
     magnitudes: Magnitudes,
-    points: Points,
-    distances: Distances,
+    candidates: candidates::Workspace,
     /// Words of each vector under the best candidate, by vector of the sub-block and sub-block.
     words: [[i32; SUB_BLOCKS]; 8],
     /// Whether rounding alone led to them, a bit a vector of the sub-block.
@@ -33,8 +34,7 @@ impl Workspace {
     pub(super) fn new() -> Self {
         Self {
             magnitudes: Magnitudes::new(),
-            points: Points::new(),
-            distances: [0.0; MAX_LIST],
+            candidates: candidates::Workspace::new(),
             words: [[0; SUB_BLOCKS]; 8],
             on_grid: [0; SUB_BLOCKS],
             scales: [0.0; SUB_BLOCKS],
@@ -52,7 +52,7 @@ pub(super) fn super_block<F: F32Lanes, C: Codebook<N, W>, const N: usize, const 
     found: &mut [Option<Found>],
 ) -> bool {
     let search = C::search();
-    let neighbours = C::book().for_lanes(F::LEN);
+    let neighbours = C::book();
     if !workspace.magnitudes.fill::<F>(x, imatrix, sigma2, C::PLAIN_SHARE * sigma2, C::SIGNS) {
         return false;
     }
@@ -123,7 +123,7 @@ fn guess<F: F32Lanes, const W: usize>(
             let (scale, width, largest) = (scales[j - first], scales[j - first] * 3.0, widths[j]);
             if width <= 0.0 {
                 *zeros |= 1 << j;
-            } else if width > TINY && width < 4.0 * largest && largest < width * (LIMIT / 8.0) {
+            } else if width > TINY && width < WIDE && largest < width * (LIMIT / 8.0) {
                 (workspace.scales[j], widths[j]) = (scale, width);
             } else {
                 return false;
@@ -164,13 +164,13 @@ fn best_candidates<F: F32Lanes, const N: usize, const W: usize>(
             width: F::load(&width),
             skipped,
         };
-        candidates::find(neighbours, &tile, tops, top, &mut workspace.distances, &mut workspace.points);
+        candidates::find(neighbours, &tile, tops, top, &mut workspace.candidates);
         for j in first / (W / 8)..(first + F::LEN) / (W / 8) {
             if zeros >> j & 1 == 1 {
                 continue;
             }
             let vectors = (W * j - 8 * first) / N;
-            let points = &workspace.points;
+            let points = &workspace.candidates.points;
             let chosen = choose::<F, N, W>(points, vectors, magnitudes, j, tops.len());
             let (mut words, mut on_grid) = ([0; 8], if search.revisit == Revisit::OffGrid { 255 } else { 0 });
             if let Some((candidate, scale)) = chosen {
@@ -306,7 +306,8 @@ fn settle<F: F32Lanes, const N: usize, const W: usize>(
                     Spot::Near(list) => {
                         let at = 8 * octet + N * h;
                         let (x, root) = (head(&magnitudes.x[at..]), head(&magnitudes.root[at..]));
-                        nearest::<F, N>(list, x, root, scales[j], values, 0.0, &mut workspace.distances).word
+                        let target = Target { x, weight: root, values };
+                        nearest::<F, N>(list, &target, scales[j], 0.0).word
                     }
                 };
                 workspace.words[k][j] = i32::from(word);

@@ -3,7 +3,7 @@
 use super::Integers;
 use super::small::nonlinear;
 use crate::block::layout::Layout;
-use crate::block::{Format, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k, scale_min, tq1_0, tq2_0};
+use crate::block::{Format, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k, tq1_0, tq2_0};
 use crate::matmul::slab::{Facts, SLAB, Scaling, Slab};
 
 /// Facts of a format with super-blocks.
@@ -23,16 +23,17 @@ fn pairs(bytes: &[u8; 64], codes: &mut [u8; SLAB]) {
     }
 }
 
-/// Scales and minima of Q4_K and Q5_K, one for each 32, written for each 16.
+/// Scales and minima of Q4_K and Q5_K, one for each 32, written for each 16. Four 6-bit numbers are taken out at a time.
 #[inline(always)]
 fn scales_and_mins(packed: &[u8; 12], slab: &mut Slab) {
-    for j in 0..8 {
-        let (scale, min) = scale_min::unpack(packed, j);
-        for half in 0..2 {
-            slab.scales[2 * j + half] = i16::from(scale);
-            slab.mins[2 * j + half] = i16::from(min);
-        }
-    }
+    let word = |i: usize| u32::from_le_bytes(packed.as_chunks::<4>().0[i]);
+    let upper = |word: u32| (word >> 2) & 0x3030_3030;
+    let halves = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
+    let low = |word: u32| word & 0x3f3f_3f3f;
+    let scales = halves(low(word(0)), (word(2) & 0x0f0f_0f0f) | upper(word(0)));
+    let mins = halves(low(word(1)), ((word(2) >> 4) & 0x0f0f_0f0f) | upper(word(1)));
+    slab.scales = std::array::from_fn(|j| i16::from(scales[j / 2]));
+    slab.mins = std::array::from_fn(|j| i16::from(mins[j / 2]));
 }
 
 pub(super) struct Q2_K;
