@@ -15,6 +15,7 @@ from ggquant.errors import CheckpointError, UnsupportedError
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, Model
 from ggquant.model_card import describe
+from ggquant.scaled_weights import SCALED, join_scales
 from ggquant.tokenizers.build import vocabulary
 
 _FILE_TYPES = {"F32": 0, "BF16": 32}
@@ -45,7 +46,7 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     if isinstance(nested, dict):
         values = {**values, **nested}
     family = family_of(architecture, str(path))
-    stored = index_checkpoint(source)
+    stored = join_scales(index_checkpoint(source), values.get("quantization_config"), path)
     _refuse_packed(family, values, path)
     config = Config({**family.defaults, **values}, path, architecture)
     for prepare in family.prepare:
@@ -75,7 +76,7 @@ def architecture_of(values: dict[str, Any], path: Path) -> str:
 
 def _refuse_packed(family: Family, values: dict[str, Any], path: Path) -> None:
     quantization = values.get("quantization_config")
-    if isinstance(quantization, dict) and quantization.get("quant_method") not in family.packed:
+    if isinstance(quantization, dict) and quantization.get("quant_method") not in (*family.packed, *SCALED):
         method = quantization.get("quant_method", "an unnamed method")
         raise UnsupportedError(
             f"{path}: these weights are already quantized ({method}); convert the original model instead",

@@ -310,6 +310,48 @@ CASES: dict[str, Case] = {
         partial(tiny.gpt_oss, packed=True),
         byte_level(),
     ),
+    "fp8_blocks": Case(
+        "Qwen3-tiny-FP8",
+        _config(
+            "Qwen3ForCausalLM", "qwen3", head_dim=48, rms_norm_eps=1e-6, max_position_embeddings=40960,
+            rope_theta=1000000, torch_dtype="bfloat16", eos_token_id=264,
+            quantization_config={"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                                 "weight_block_size": [128, 128]},
+        ),
+        tiny.fp8_blocks,
+        byte_level(),
+        dtypes={"_proj.weight": "F8_E4M3"},
+    ),
+    "fp8_experts": Case(
+        "Qwen3-30B-A3B-tiny-FP8",
+        _config(
+            "Qwen3MoeForCausalLM", "qwen3_moe", head_dim=32, num_experts=4, num_experts_per_tok=2,
+            moe_intermediate_size=192, norm_topk_prob=True, rms_norm_eps=1e-6, max_position_embeddings=40960,
+            rope_theta=1000000.0, torch_dtype="bfloat16", decoder_sparse_step=1, mlp_only_layers=[],
+            quantization_config={"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                                 "weight_block_size": [128, 128]},
+        ),
+        tiny.fp8_experts,
+        byte_level(),
+        dtypes={"_proj.weight": "F8_E4M3", "_scale_inv": "F32"},
+    ),
+    "fp8_rows": Case(
+        "Llama-3.1-8B-FP8-dynamic-tiny",
+        _config(
+            "LlamaForCausalLM", "llama", rms_norm_eps=1e-5, max_position_embeddings=8192, rope_theta=500000.0,
+            torch_dtype="bfloat16", bos_token_id=264, eos_token_id=264,
+            quantization_config={
+                "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+                "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+                    "num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "group_size": None,
+                    "block_structure": None,
+                }}},
+            },
+        ),
+        tiny.fp8_rows,
+        byte_level(),
+        dtypes={"_proj.weight": "F8_E4M3"},
+    ),
     "bert": Case(
         "all-MiniLM-tiny",
         _config(
