@@ -3,5 +3,6 @@
 mod encoding;
 mod failures;
 mod progress;
+mod scaled;
 mod support;
 mod views;

@@ -7,7 +7,15 @@ from typing import Any
 
 import tiny_checkpoints as tiny
 from tiny_checkpoints import Case
-from tiny_tokenizers import TEMPLATE, byte_level, sentencepiece, sentencepiece_json, wordpiece
+from tiny_tokenizers import (
+    TEMPLATE,
+    byte_level,
+    sentencepiece,
+    sentencepiece_json,
+    unigram_json,
+    unigram_model,
+    wordpiece,
+)
 
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -189,6 +197,18 @@ CASES: dict[str, Case] = {
         tiny.gemma2,
         sentencepiece(config={"tokenizer_class": "GemmaTokenizer", "chat_template": TEMPLATE}),
     ),
+    "gemma2_f16": Case(
+        "gemma2_f16",
+        _config(
+            "Gemma2ForCausalLM", "gemma2", head_dim=32, max_position_embeddings=8192, rms_norm_eps=1e-6,
+            sliding_window=4096, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+            query_pre_attn_scalar=144, dtype="float16", bos_token_id=2, eos_token_id=1, num_hidden_layers=1,
+            rope_parameters={"rope_theta": 10000.0, "rope_type": "default"},
+        ),
+        tiny.gemma2,
+        sentencepiece(config={"tokenizer_class": "GemmaTokenizer"}),
+        dtype="F16",
+    ),
     "gemma3": Case(
         "gemma-3-1b-it-tiny",
         _config(
@@ -365,5 +385,25 @@ CASES: dict[str, Case] = {
             "modules.json": '[{"idx": 1, "name": "1", "path": "1_Pooling", "type": "a.models.Pooling"}]',
             "1_Pooling/config.json": '{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}',
         },
+    ),
+    "xlm_roberta": Case(
+        "bge-m3-tiny",
+        _config(
+            "XLMRobertaModel", "xlm-roberta", max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5,
+            vocab_size=18, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        ),
+        tiny.xlm_roberta,
+        unigram_json,
+        dtype="F32",
+    ),
+    "xlm_roberta_spm": Case(
+        "xlm-roberta-tiny",
+        _config(
+            "XLMRobertaModel", "xlm-roberta", max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5,
+            vocab_size=20, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        ),
+        tiny.bert,
+        unigram_model,
+        dtype="F32",
     ),
 }  # fmt: skip

@@ -322,3 +322,7 @@ def bert(config: dict[str, Any]) -> Shapes:
         for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
             shapes |= {f"{at}.{norm}.{part}": (hidden,) for part in ("weight", "bias")}
     return shapes
+
+
+def xlm_roberta(config: dict[str, Any]) -> Shapes:
+    return {name.replace("bert.", "roberta.", 1): shape for name, shape in bert(config).items()}

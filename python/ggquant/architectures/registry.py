@@ -24,6 +24,7 @@ _FILES = (
     "granite",
     "gpt_oss",
     "bert",
+    "xlm_roberta",
 )
 
 
