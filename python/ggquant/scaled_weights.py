@@ -111,9 +111,7 @@ def _scale(weight: StoredTensor, scale: StoredTensor, block: tuple[int, ...] | N
     return Scale(scale.file, scale.offset, scale.dtype, tile)
 
 
-def _tile(
-    shape: tuple[int, ...], scales: tuple[int, ...], block: tuple[int, ...] | None
-) -> tuple[int, ...] | None:
+def _tile(shape: tuple[int, ...], scales: tuple[int, ...], block: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """How many elements along each axis share a scale; scales with fewer axes lack the last ones."""
     scales = (*scales, *[1] * (len(shape) - len(scales)))
     if len(scales) != len(shape):

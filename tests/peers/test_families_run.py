@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp
@@ -17,8 +18,11 @@ from family_cases import CASES  # noqa: E402
 from tiny_checkpoints import write  # noqa: E402
 
 TOKENS = [7, 70, 9, 101, 100, 33, 8, 12, 14, 90]
-PACKED = [name for name, case in CASES.items() if case.config.get("quantization_config", {}).get("quant_method") == "mxfp4"]
-DECODERS = [name for name in CASES if name not in (*PACKED, "bert", "xlm_roberta", "xlm_roberta_spm")]
+PACKED = [
+    name for name, case in CASES.items() if case.config.get("quantization_config", {}).get("quant_method") == "mxfp4"
+]
+ENCODERS = ["bert", "xlm_roberta", "xlm_roberta_spm"]
+DECODERS = [name for name in CASES if name not in (*PACKED, *ENCODERS)]
 
 
 def logits(path: Path) -> npt.NDArray[np.float64]:
@@ -33,6 +37,14 @@ def logits(path: Path) -> npt.NDArray[np.float64]:
     return np.array(model.scores[: len(TOKENS)], dtype=np.float64)
 
 
+def checkpoint(name: str, folder: Path) -> Path:
+    """A case under another name: llama.cpp goes by the names of some models, and then wants their real vocabulary."""
+    config = dict(CASES[name].config)
+    if name in ENCODERS:
+        del config["num_key_value_heads"]  # which no such model has, and only their converter does not mind
+    return write(replace(CASES[name], folder="Tiny-1B", config=config), folder)
+
+
 def correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     return float(np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1])
 
@@ -40,7 +52,7 @@ def correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders_load_and_generate(name: str, tmp_path: Path) -> None:
     """Random weights make any mistake in metadata visible as a load error, and in tensors as other logits."""
-    folder = write(CASES[name], tmp_path)
+    folder = checkpoint(name, tmp_path)
     files = {v: gg.convert(folder, tmp_path / f"{v}.gguf", v, pre=CASES[name].pre).path for v in ("BF16", "Q4_K_M")}
     full, mixed = logits(files["BF16"]), logits(files["Q4_K_M"])
     assert np.isfinite(full).all() and np.isfinite(mixed).all()
@@ -51,16 +63,16 @@ def test_decoders_load_and_generate(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PACKED)
 def test_packed_experts_load_and_generate(name: str, tmp_path: Path) -> None:
-    folder = write(CASES[name], tmp_path)
+    folder = checkpoint(name, tmp_path)
     found = logits(gg.convert(folder, tmp_path / "packed.gguf", "MXFP4_MOE", pre=CASES[name].pre).path)
     assert np.isfinite(found).all() and found.std() > 0
 
 
-@pytest.mark.parametrize("name", ["bert", "xlm_roberta", "xlm_roberta_spm"])
+@pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("variant", ["BF16", "Q4_K_M"])
 def test_encoders_load_and_embed(name: str, variant: str, tmp_path: Path) -> None:
-    folder = write(CASES[name], tmp_path)
+    folder = checkpoint(name, tmp_path)
     path = gg.convert(folder, tmp_path / "bert.gguf", variant, pre=CASES[name].pre).path
     model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=2, n_gpu_layers=0, embedding=True, verbose=False)
     embedding = np.array(model.embed("the cat of a dog"))
-    assert embedding.shape == (256,) and np.isfinite(embedding).all() and embedding.std() > 0
+    assert embedding.shape[-1] == 256 and np.isfinite(embedding).all() and embedding.std() > 0

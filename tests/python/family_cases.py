@@ -12,6 +12,7 @@ from tiny_tokenizers import (
     byte_level,
     sentencepiece,
     sentencepiece_json,
+    slow,
     unigram_json,
     unigram_model,
     wordpiece,
@@ -404,6 +405,43 @@ CASES: dict[str, Case] = {
         ),
         tiny.bert,
         unigram_model,
+        dtype="F32",
+    ),
+    "gpt2_slow": Case(
+        "gpt2-slow",
+        {
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_ctx": 64, "n_positions": 64, "n_embd": 32,
+            "n_head": 2, "n_layer": 1, "vocab_size": 265, "layer_norm_epsilon": 1e-5, "bos_token_id": 264,
+            "eos_token_id": 264,
+        },
+        tiny.gpt2,
+        slow(byte_level(), None),
+        dtype="F32",
+    ),
+    "qwen2_slow": Case(
+        "qwen2-slow",
+        _config(
+            "Qwen2ForCausalLM", "qwen2", tie_word_embeddings=True, rms_norm_eps=1e-6, rope_theta=1000000.0,
+            max_position_embeddings=32768, torch_dtype="bfloat16", bos_token_id=264, eos_token_id=265,
+            num_hidden_layers=1,
+        ),
+        partial(tiny.decoder, bias=("q", "k", "v"), head=False),
+        slow(
+            byte_level(specials=("<|endoftext|>", "<|im_start|>", "<|im_end|>"), plain=("<tool>",)),
+            {"tokenizer_class": "Qwen2Tokenizer", "bos_token": None, "eos_token": "<|im_end|>",
+             "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
+            {"special_tokens_map.json": '{"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"}'},
+        ),
+        pre="qwen2",
+    ),
+    "bert_slow": Case(
+        "bert-slow",
+        _config(
+            "BertModel", "bert", max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=1e-12, vocab_size=22,
+            pad_token_id=0, num_hidden_layers=1,
+        ),
+        tiny.bert,
+        slow(wordpiece, {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}),
         dtype="F32",
     ),
 }  # fmt: skip

@@ -147,6 +147,32 @@ def sentencepiece_json(config: dict[str, Any] | None = None) -> Callable[[Path],
     return write
 
 
+def slow(
+    write: Callable[[Path], None], config: dict[str, Any] | None, files: dict[str, str] | None = None
+) -> Callable[[Path], None]:
+    """The same vocabulary in a slow tokenizer's files, with `config` as tokenizer_config.json."""
+
+    def write_slow(folder: Path) -> None:
+        write(folder)
+        found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        vocab = found["model"]["vocab"] | {entry["content"]: entry["id"] for entry in found["added_tokens"]}
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+        if found["model"]["type"] == "BPE":
+            (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+            rules = "\n".join(["#version: 0.2", *found["model"]["merges"]])
+            (folder / "merges.txt").write_text(rules + "\n", encoding="utf-8")
+        else:
+            words = sorted(vocab, key=vocab.__getitem__)
+            (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+        if config is not None:
+            _write_config(folder, config)
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    return write_slow
+
+
 _UNIGRAM_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 _UNIGRAM_CONFIG = {
     "tokenizer_class": "XLMRobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>",

@@ -27,8 +27,8 @@ _FILES = {
     "sentencepiece": "tokenizer.model",
     "phi3": "tokenizer.model",
     "bpe_fallback": "tokenizer.json",
-    "bpe": "tokenizer.json",
-    "wordpiece": "tokenizer.json",
+    "bpe": "tokenizer.json (or vocab.json with merges.txt)",
+    "wordpiece": "tokenizer.json (or vocab.txt)",
     "unigram": "tokenizer.json",
 }
 
