@@ -1,8 +1,8 @@
 """Checkpoints whose weights are 8 bits wide with scales in tensors of their own: which scale belongs to which weights.
 
-`fp8` as DeepSeek and Qwen keep it (`weight_scale_inv`, a scale for each block of 128 x 128) and Mistral (`qscale_weight`),
-`fbgemm_fp8` (`weight_scale`, one for each row), compressed-tensors' `float-quantized`, `int-quantized` and
-`naive-quantized`, and modelopt's FP8. A weight is the stored number times its scale, in float32.
+`fp8` as DeepSeek and Qwen keep it (`weight_scale_inv`, a scale for each block of 128 x 128) and Mistral
+(`qscale_weight`), `fbgemm_fp8` (`weight_scale`, one for each row), compressed-tensors' `float-quantized`,
+`int-quantized` and `naive-quantized`, and modelopt's FP8. A weight is the stored number times its scale, in float32.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "python"))
 
-import ggquant as gg  # noqa: E402
-from family_cases import CASES  # noqa: E402
-from tiny_checkpoints import write  # noqa: E402
+import ggquant as gg
+from family_cases import CASES
+from tiny_checkpoints import write
 
 TOKENS = [7, 70, 9, 101, 100, 33, 8, 12, 14, 90]
 PACKED = [

@@ -78,8 +78,8 @@ def _class(config: dict[str, Any], model_config: dict[str, Any], path: Path, kno
     name = str(given).removesuffix("Fast")
     if name not in known:
         raise UnsupportedError(
-            f"{path.parent}: a folder with {path.name} and no tokenizer.json, and {name or 'no'} tokenizer class; known "
-            f"are {', '.join(known)}. Save the tokenizer with transformers, which writes a tokenizer.json",
+            f"{path.parent}: a folder with {path.name} and no tokenizer.json, and {name or 'no'} tokenizer class; "
+            f"known are {', '.join(known)}. Save the tokenizer with transformers, which writes a tokenizer.json",
             file=str(path),
         )
     return name
