@@ -13,25 +13,14 @@ INDEX_NAME = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """Scales of a tensor, stored elsewhere: where they begin (bytes), their type, and the tile that has one of them."""
-
-    file: str
-    offset: int
-    dtype: str
-    tile: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a checkpoint file: where its data begin (bytes), type, shape (row length last), and its scales."""
+    """One tensor of a checkpoint file: where its data begin (bytes), type, and shape (row length last)."""
 
     name: str
     file: str
     offset: int
     dtype: str
     shape: tuple[int, ...]
-    scale: Scale | None = None
 
 
 def index_checkpoint(source: Path) -> dict[str, StoredTensor]:

@@ -13,21 +13,6 @@ from ggquant.metadata import MetaValue
 
 
 @dataclass(frozen=True, slots=True)
-class ViewScale:
-    """Scales that a view's values are multiplied with in float32, when they are read.
-
-    Attributes:
-        scales: all scales of the stored tensor, tile by tile.
-        shape: the stored tensor's.
-        tile: how many elements along each of its axes share a scale.
-    """
-
-    scales: View
-    shape: tuple[int, ...]
-    tile: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class View:
     """A strided window on one tensor of a source file, walked in row-major order of `shape`.
 
@@ -38,7 +23,6 @@ class View:
         shape: elements along each axis of the walk; any number of axes, not only those of the output.
         strides: distance between neighbours along each axis, in elements.
         start: the first element, counted from `offset`, in elements.
-        scale: what the values are multiplied with, if anything.
     """
 
     file: str
@@ -47,7 +31,6 @@ class View:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     start: int = 0
-    scale: ViewScale | None = None
 
     @property
     def elements(self) -> int:

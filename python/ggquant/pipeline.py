@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ from ggquant.sources import load_model
 from ggquant.tensor_types import tensor_bytes
 
 if TYPE_CHECKING:
-    from ggquant.model import Model, SourceTensor, View
+    from ggquant.model import Model, SourceTensor
     from ggquant.overrides import TensorType
 
     Source = str | os.PathLike[str]
@@ -90,10 +90,6 @@ class ConversionReport:
         return [t for t in self.tensors if t.fallback is not None]
 
 
-_Place: TypeAlias = tuple[str, int, str, tuple[int, ...], tuple[int, ...], int]
-"""A view as the native engine takes it."""
-
-
 @dataclass(frozen=True, slots=True)
 class _NativeTensor:
     """A tensor as the native engine reads it: attributes by name."""
@@ -102,8 +98,7 @@ class _NativeTensor:
     shape: tuple[int, ...]
     format: str
     intermediate: str
-    views: list[_Place]
-    scales: list[tuple[_Place, tuple[int, ...], tuple[int, ...]]]
+    views: list[tuple[str, int, str, tuple[int, ...], tuple[int, ...], int]]
     ops: list[tuple[str, float]]
     inline: bytes | None
     imatrix: npt.NDArray[np.float32] | None
@@ -427,17 +422,12 @@ def _native_tensor(
         shape=source.shape,
         format=decision.format,
         intermediate=source.dtype,
-        views=[_place(view) for view in source.views],
-        scales=[(_place(s.scales), s.shape, s.tile) for s in (view.scale for view in source.views) if s is not None],
+        views=[(v.file, v.offset, v.dtype, v.shape, v.strides, v.start) for v in source.views],
         ops=list(source.ops),
         inline=_inline(source, decision),
         imatrix=importance,
         rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
     )
-
-
-def _place(view: View) -> _Place:
-    return view.file, view.offset, view.dtype, view.shape, view.strides, view.start
 
 
 def _inline(source: SourceTensor, decision: Decision) -> bytes | None:

@@ -15,7 +15,6 @@ from ggquant.errors import CheckpointError, UnsupportedError
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, Model
 from ggquant.model_card import describe
-from ggquant.scaled_weights import SCALED, join_scales
 from ggquant.tokenizers.build import vocabulary
 
 _FILE_TYPES = {"F32": 0, "BF16": 32}
@@ -46,7 +45,7 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     if isinstance(nested, dict):
         values = {**values, **nested}
     family = family_of(architecture, str(path))
-    stored = join_scales(index_checkpoint(source), values.get("quantization_config"), path)
+    stored = index_checkpoint(source)
     _refuse_packed(family, values, path)
     config = Config({**family.defaults, **values}, path, architecture)
     for prepare in family.prepare:
@@ -76,7 +75,7 @@ def architecture_of(values: dict[str, Any], path: Path) -> str:
 
 def _refuse_packed(family: Family, values: dict[str, Any], path: Path) -> None:
     quantization = values.get("quantization_config")
-    if isinstance(quantization, dict) and quantization.get("quant_method") not in (*family.packed, *SCALED):
+    if isinstance(quantization, dict) and quantization.get("quant_method") not in family.packed:
         method = quantization.get("quant_method", "an unnamed method")
         raise UnsupportedError(
             f"{path}: these weights are already quantized ({method}); convert the original model instead",

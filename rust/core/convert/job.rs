@@ -5,8 +5,7 @@ use std::path::Path;
 use super::dtype::SourceType;
 use super::gather::Gather;
 use super::packed::Packed;
-use super::plan::{OutputFile, ScaledView, Source, TensorPlan, View};
-use super::scaled::Scaled;
+use super::plan::{OutputFile, Source, TensorPlan, View};
 use super::source::SourceFiles;
 use super::step::{Step, Stored};
 use crate::block::Format;
@@ -66,8 +65,6 @@ pub(super) struct Elements<'p> {
 enum Parts {
     /// One after the other.
     Concatenated(Vec<Gather>),
-    /// One after the other, each multiplied with its scales.
-    Scaled(Vec<Scaled>),
     /// Codes and scales, woven together.
     Packed(Box<Packed>),
 }
@@ -77,7 +74,6 @@ impl Parts {
     fn first(&self) -> Option<&Gather> {
         match self {
             Self::Concatenated(views) => views.first(),
-            Self::Scaled(views) => views.first().map(Scaled::weights),
             Self::Packed(packed) => Some(packed.first()),
         }
     }
@@ -108,7 +104,6 @@ impl<'p> Job<'p> {
     pub(super) fn reads_like(&self, other: &Self) -> bool {
         let views = |job: &Self| match &job.plan.source {
             Source::Views { views, .. } => views.iter().collect(),
-            Source::Scaled { views, .. } => views.iter().flat_map(|v| [&v.weights, &v.scales]).collect(),
             Source::PackedMxfp4 { codes, scales } => vec![codes, scales],
             Source::Inline(_) => Vec::new(),
         };
@@ -152,21 +147,6 @@ impl<'p> Input<'p> {
                 }
                 (from, Parts::Concatenated(views.iter().map(open).collect::<Result<_>>()?), ops)
             }
-            Source::Scaled { views, ops } => {
-                let mut scaled = |view: &ScaledView| {
-                    let [weights, scales] = [&view.weights, &view.scales];
-                    if let Some(other) = [weights, scales].into_iter().find(|view| view.dtype.unit().0 != 1) {
-                        let what = format!("{} blocks have scales of their own and take no others", other.dtype);
-                        return Err(Error::Unsupported { at: At::file(&other.file), what });
-                    }
-                    Scaled::new((open(weights)?, weights.dtype), (open(scales)?, scales.dtype), &view.tiles)
-                };
-                if views.is_empty() {
-                    return Err(bad("the plan names no source".into()));
-                }
-                let scaled = views.iter().map(&mut scaled).collect::<Result<_>>()?;
-                (SourceType::Block(Format::F32), Parts::Scaled(scaled), ops)
-            }
             Source::PackedMxfp4 { codes, scales } => {
                 if let Some(other) = [codes, scales].into_iter().find(|view| view.dtype != SourceType::U8) {
                     let what = format!("packed MXFP4 is kept as U8, not as {}", other.dtype);
@@ -198,7 +178,6 @@ impl Elements<'_> {
         let unit = self.from.unit().0;
         let units = match &self.parts {
             Parts::Concatenated(views) => views.iter().map(Gather::units).fold(0, usize::saturating_add),
-            Parts::Scaled(views) => views.iter().map(|v| v.weights().units()).fold(0, usize::saturating_add),
             Parts::Packed(packed) => packed.blocks(),
         };
         let given = units.saturating_mul(unit);
@@ -227,7 +206,6 @@ impl Elements<'_> {
     pub(super) fn read_len(&self, quantum: usize) -> usize {
         let transposed = match &self.parts {
             Parts::Concatenated(views) => views.iter().any(Gather::is_transposed),
-            Parts::Scaled(views) => views.iter().any(|view| view.weights().is_transposed()),
             Parts::Packed(_) => false,
         };
         let bytes = if transposed { TRANSPOSED_READ_BYTES } else { READ_BYTES };
@@ -259,28 +237,22 @@ impl Elements<'_> {
         scratch: &mut Vec<u8>,
         given_up: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let unit = self.from.unit().0;
+        let views = match &self.parts {
+            Parts::Concatenated(views) => views,
+            Parts::Packed(packed) => return packed.read(first / self.from.unit().0, out, scratch, given_up),
+        };
         let last = first + self.from.elements(out.len());
         let mut start = 0;
-        let mut part = |units: usize, read: &mut dyn FnMut(usize, &mut [u8]) -> Result<()>| {
-            let end = start + units * unit;
+        for view in views {
+            let end = start + view.units() * self.from.unit().0;
             let (from, to) = (first.max(start), last.min(end));
             if from < to {
                 let bytes = self.from.bytes(from - first)..self.from.bytes(to - first);
-                read((from - start) / unit, &mut out[bytes])?;
+                view.read((from - start) / self.from.unit().0, &mut out[bytes], scratch, given_up)?;
             }
             start = end;
-            Ok(())
-        };
-        match &self.parts {
-            Parts::Concatenated(views) => views
-                .iter()
-                .try_for_each(|view| part(view.units(), &mut |first, out| view.read(first, out, scratch, given_up))),
-            Parts::Scaled(views) => views.iter().try_for_each(|view| {
-                part(view.weights().units(), &mut |first, out| view.read(first, out, scratch, given_up))
-            }),
-            Parts::Packed(packed) => packed.read(first / unit, out, scratch, given_up),
         }
+        Ok(())
     }
 }
 

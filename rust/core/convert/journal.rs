@@ -175,13 +175,6 @@ fn fingerprint(plan: &Plan) -> [u8; 32] {
                         add(op_text(*op).as_bytes());
                     }
                 }
-                Source::Scaled { views, ops } => {
-                    for view in views {
-                        add(view_text(&view.weights).as_bytes());
-                        add(format!("{} {:?}", view_text(&view.scales), view.tiles).as_bytes());
-                    }
-                    ops.iter().for_each(|op| add(op_text(*op).as_bytes()));
-                }
                 Source::PackedMxfp4 { codes, scales } => {
                     add(b"packed");
                     [codes, scales].into_iter().for_each(|view| add(view_text(view).as_bytes()));

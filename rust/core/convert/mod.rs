@@ -17,7 +17,6 @@ mod packed;
 mod pipeline;
 mod plan;
 mod progress;
-mod scaled;
 mod source;
 mod step;
 
@@ -26,7 +25,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 pub use dtype::SourceType;
-pub use plan::{ImatrixPlan, Op, OutputFile, Plan, ScaledView, Source, TensorPlan, Tiles, View, ggml_type};
+pub use plan::{ImatrixPlan, Op, OutputFile, Plan, Source, TensorPlan, View, ggml_type};
 pub use progress::{Event, Progress, Report, TensorReport};
 
 use crate::encode::{Run, thread_count};

@@ -55,14 +55,6 @@ pub enum Source {
         /// Applied to every value, in order, in `f32`.
         ops: Vec<Op>,
     },
-    /// Pieces of files that are multiplied with scales from elsewhere, as 8-bit checkpoints keep them. The values are
-    /// `F32` from there on.
-    Scaled {
-        /// Concatenated along the slowest dimension. All of one type, one element a unit.
-        views: Vec<ScaledView>,
-        /// Applied to every value, in order, in `f32`, after the scales.
-        ops: Vec<Op>,
-    },
     /// MXFP4 blocks whose codes (16 bytes a block, neighbours in one byte) and scales (1 byte) lie apart, both `U8`.
     PackedMxfp4 {
         /// The codes.
@@ -87,26 +79,6 @@ pub struct View {
     pub strides: Vec<u64>,
     /// Position of the view's first element in the tensor, in elements.
     pub start: u64,
-}
-
-/// A view with scales.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScaledView {
-    /// The weights.
-    pub weights: View,
-    /// All scales of the tensor that the view looks at, tile by tile, rows first.
-    pub scales: View,
-    /// What a scale is for.
-    pub tiles: Tiles,
-}
-
-/// How a stored tensor is cut into parts with one scale each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tiles {
-    /// Dimensions of the stored tensor, slowest first.
-    pub shape: Vec<u64>,
-    /// Elements along each dimension that share a scale; the last tile may be smaller.
-    pub tile: Vec<u64>,
 }
 
 impl View {

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use ggquant::checkpoint::Checkpoint;
 use ggquant::convert::{
-    self, Event, ImatrixPlan, Op, Options, OutputFile, Plan, Progress, ScaledView, Source, SourceType, TensorPlan,
-    Tiles, View,
+    self, Event, ImatrixPlan, Op, Options, OutputFile, Plan, Progress, Source, SourceType, TensorPlan, View,
 };
 use ggquant::encode::Run;
 use ggquant::gguf::path::shard_path;
@@ -32,9 +31,6 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// File, offset, dtype, shape, strides, start.
 type ViewParts = (String, u64, String, Vec<u64>, Vec<u64>, u64);
 
-/// The scales of a view: where they all are, the shape of the stored tensor, and the tile that has one scale.
-type ScaleParts = (ViewParts, Vec<u64>, Vec<u64>);
-
 /// The operation that weaves codes and scales into blocks; it stands alone.
 const MXFP4_REPACK: &str = "mxfp4_repack";
 
@@ -46,8 +42,6 @@ pub(crate) struct GivenTensor<'py> {
     format: String,
     intermediate: String,
     views: Vec<ViewParts>,
-    /// One for each view, or none at all.
-    scales: Vec<ScaleParts>,
     ops: Vec<(String, f32)>,
     inline: Option<Bound<'py, PyBytes>>,
     imatrix: Option<PyReadonlyArray1<'py, f32>>,
@@ -70,22 +64,8 @@ impl GivenTensor<'_> {
                         .map_err(|_| named(format!("{MXFP4_REPACK} takes codes and scales, and nothing else")))?;
                     Source::PackedMxfp4 { codes, scales }
                 } else {
-                    let scales = self.scales.into_iter();
                     let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
-                    let ops = self.ops.into_iter().map(op).collect::<PyResult<_>>()?;
-                    if scales.len() == 0 {
-                        Source::Views { views, ops }
-                    } else if scales.len() == views.len() {
-                        let scaled = |(weights, (scales, shape, tile))| {
-                            Ok(ScaledView { weights, scales: view(scales)?, tiles: Tiles { shape, tile } })
-                        };
-                        Source::Scaled {
-                            views: views.into_iter().zip(scales).map(scaled).collect::<PyResult<_>>()?,
-                            ops,
-                        }
-                    } else {
-                        return Err(named("some of its parts have scales and others have none".into()));
-                    }
+                    Source::Views { views, ops: self.ops.into_iter().map(op).collect::<PyResult<_>>()? }
                 }
             }
         };
