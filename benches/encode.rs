@@ -58,8 +58,12 @@ fn decode(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("{format}/decode"));
         let info = format.info();
         // Any bytes are blocks; these are small codes with ordinary scales.
-        let data: Vec<u8> =
-            x.iter().map(|v| v.to_bits() as u8 & 0x3f).cycle().take(WEIGHTS / info.block_len * info.block_bytes).collect();
+        let data: Vec<u8> = x
+            .iter()
+            .map(|v| v.to_bits() as u8 & 0x3f)
+            .cycle()
+            .take(WEIGHTS / info.block_len * info.block_bytes)
+            .collect();
         let mut out = vec![0.0; WEIGHTS];
         group.throughput(Throughput::Bytes(4 * WEIGHTS as u64));
         for &isa in Isa::ALL.iter().filter(|isa| isa.is_available()) {

@@ -30,7 +30,18 @@ pub(crate) fn pack_nibbles<const HALF: usize>(codes: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Undoes [`pack_nibbles`].
+/// Undoes [`pack_nibbles`]: `put(weight, code)` for every weight.
+#[inline]
+pub(crate) fn unpack_nibbles<const HALF: usize>(bytes: &[u8], mut put: impl FnMut(usize, u8)) {
+    for (i, bytes) in bytes.chunks_exact(HALF).enumerate() {
+        for j in 0..HALF {
+            put(2 * HALF * i + j, bytes[j] & 15);
+            put(2 * HALF * i + j + HALF, bytes[j] >> 4);
+        }
+    }
+}
+
+/// Undoes [`pack_nibbles`], all codes at once.
 #[inline(always)]
 pub(crate) fn nibbles<const HALF: usize, const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut codes = [0; N];
@@ -56,7 +67,13 @@ pub(crate) fn pack_pairs(codes: &[u8; 256]) -> [u8; 64] {
     packed
 }
 
-/// Undoes [`pack_pairs`].
+/// Undoes [`pack_pairs`] for one weight.
+#[inline]
+pub(crate) fn pair(bytes: &[u8; 64], weight: usize) -> u8 {
+    (bytes[weight / 128 * 32 + weight % 32] >> (weight % 128 / 32 * 2)) & 3
+}
+
+/// Undoes [`pack_pairs`], all codes at once.
 #[inline(always)]
 pub(crate) fn pairs(bytes: &[u8; 64]) -> [u8; 256] {
     let mut codes = [0; 256];
@@ -108,7 +125,7 @@ pub(crate) fn pack_fifth_bits(codes: &[u8; 32]) -> u32 {
 }
 
 /// The fifth bit of weight `j`, in place (0 or 16).
-#[inline(always)]
-pub(crate) fn fifth_bit(bits: u32, j: usize) -> i32 {
-    (((bits >> j) & 1) << 4) as i32
+#[inline]
+pub(crate) fn fifth_bit(bits: u32, j: usize) -> u8 {
+    (((bits >> j) & 1) << 4) as u8
 }

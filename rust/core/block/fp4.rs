@@ -11,6 +11,15 @@ pub(crate) fn doubled(code: u8) -> i8 {
     if code & 8 == 0 { value as i8 } else { -(value as i8) }
 }
 
+/// The values of [`DOUBLED`], rising, zero once.
+pub(crate) const RISING: [i8; 15] = [-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12];
+
+/// The code of a place in [`RISING`].
+#[inline]
+pub(crate) fn code_of_rank(rank: u8) -> u8 {
+    if rank < 7 { 15 - rank } else { rank - 7 }
+}
+
 /// The code whose value times `scale` (half the block's scale) is nearest to `x`, the first of equals. Code 8, negative
 /// zero, is never chosen.
 #[inline]

@@ -7,7 +7,7 @@ use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks,
 use super::signs::{iq2_magnitude, levels8, signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
-use crate::kernel::grid::{self as books, Book};
+use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::codewords;
 use crate::reference::grid;
@@ -105,7 +105,7 @@ impl Codebook<8, 32> for IQ2_XXS {
         candidates()
     }
 
-    fn book() -> &'static Book<8> {
+    fn book() -> &'static Neighbours<8> {
         &books::IQ2_XXS
     }
 

@@ -8,7 +8,7 @@ use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::{levels4, signed};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
-use crate::kernel::grid::{self as books, Book};
+use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::{self, codewords};
 use crate::reference::importance::{sum_of_squares, weigh};
@@ -123,7 +123,7 @@ impl Codebook<4, 32> for IQ3_S {
         candidates()
     }
 
-    fn book() -> &'static Book<4> {
+    fn book() -> &'static Neighbours<4> {
         &books::IQ3_S
     }
 

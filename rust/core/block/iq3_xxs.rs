@@ -8,7 +8,7 @@ use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::{iq3_xxs_magnitude, levels4, signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
-use crate::kernel::grid::{self as books, Book};
+use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::codewords;
 use crate::reference::grid;
@@ -115,7 +115,7 @@ impl Codebook<4, 32> for IQ3_XXS {
         candidates()
     }
 
-    fn book() -> &'static Book<4> {
+    fn book() -> &'static Neighbours<4> {
         &books::IQ3_XXS
     }
 

@@ -3,7 +3,8 @@
 //! `x = d * VALUES[code]`; the table is denser around zero, as weights are.
 
 use super::bits::{pack_nibbles, nibbles};
-use super::layout::{Layout, block_layout, decode_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
+use super::scalar::ScalarCodes;
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::nonlinear::NonLinear;
@@ -90,5 +91,20 @@ impl BlockFormat for IQ4_NL {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for IQ4_NL {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &VALUES;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = pack(group(codes, 0));
+        own.write(block);
     }
 }

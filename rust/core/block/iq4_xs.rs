@@ -2,13 +2,14 @@
 //!
 //! `x = d * (s - 32) * VALUES[code]`, where `s` is a 6-bit code for each sub-block of 32.
 
+use super::scalar::ScalarCodes;
 use super::iq4_nl::{pack, unpack};
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::nonlinear::NonLinear;
 use crate::reference::importance::{sum_of_squares, weigh};
-use crate::reference::nonlinear::{best_scale, codes};
+use crate::reference::nonlinear::{VALUES, best_scale, codes};
 use crate::reference::rounding::{nearest_int, to_half};
 use half::f16;
 
@@ -25,6 +26,16 @@ block_layout! {
         scales_l: [u8; 4],
         /// Codes, packed within a sub-block as in `IQ4_NL`.
         qs: [[u8; 16]; 8],
+    }
+}
+
+impl Block {
+    /// Scale of sub-block `ib`.
+    #[inline]
+    fn scale(&self, ib: usize) -> f32 {
+        let low = i32::from(self.scales_l[ib / 2] >> (ib % 2 * 4) & 15);
+        let high = i32::from(self.scales_h >> (2 * ib) & 3);
+        self.d.to_f32() * ((low | high << 4) - 32) as f32
     }
 }
 
@@ -68,11 +79,8 @@ fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
 
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let low = i32::from(block.scales_l[ib / 2] >> (ib % 2 * 4) & 15);
-        let high = i32::from(block.scales_h >> (2 * ib) & 3);
-        unpack(&block.qs[ib], d * ((low | high << 4) - 32) as f32, out);
+        unpack(&block.qs[ib], block.scale(ib), out);
     }
 }
 
@@ -113,5 +121,23 @@ impl BlockFormat for IQ4_XS {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for IQ4_XS {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &VALUES;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        let own = Block::read(block);
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = own.scale(j);
+        }
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = std::array::from_fn(|j| pack(group(codes, j)));
+        own.write(block);
     }
 }

@@ -4,8 +4,12 @@
 //! The exponent is that of the largest magnitude less 2. An importance matrix changes nothing.
 
 use super::bits::{pack_nibbles, nibbles};
+}
+
+use super::scalar::ScalarCodes;
+use super::bits::{pack_nibbles, unpack_nibbles};
 use super::fp4;
-use super::layout::{block_layout, decode_blocks, encode_blocks, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::plain::{self, Plain};
 use crate::lanes::F32Lanes;
@@ -22,7 +26,7 @@ block_layout! {
 }
 
 /// Half of `2^(e - 127)`.
-fn half_scale(e: u8) -> f32 {
+pub(crate) fn half_scale(e: u8) -> f32 {
     // The two smallest are subnormal.
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
 }
@@ -89,5 +93,21 @@ impl BlockFormat for MXFP4 {
         validate_blocks(data, |block: &Block| {
             if block.e == 255 { Err("exponent e is 255, which stands for NaN".into()) } else { Ok(()) }
         })
+    }
+}
+
+impl ScalarCodes for MXFP4 {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &fp4::RISING;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = half_scale(Block::read(block).e);
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        let codes: &[u8; 32] = group(codes, 0);
+        pack_nibbles::<16>(&codes.map(fp4::code_of_rank), &mut own.qs);
+        own.write(block);
     }
 }

@@ -5,8 +5,12 @@
 //! at 2^-9, so tensors are expected to be brought into range by a factor kept beside them.
 
 use super::bits::{pack_nibbles, nibbles};
+}
+
+use super::scalar::ScalarCodes;
+use super::bits::{pack_nibbles, unpack_nibbles};
 use super::fp4;
-use super::layout::{block_layout, decode_blocks, encode_blocks, group};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::plain::{self, Plain};
 use crate::lanes::F32Lanes;
@@ -44,7 +48,7 @@ fn to_ue4m3(x: f32) -> u8 {
 }
 
 /// Half of a UE4M3 number. 0x7f, NaN, counts as 0, and the eighth bit as nothing.
-fn half_scale(ue4m3: u8) -> f32 {
+pub(crate) fn half_scale(ue4m3: u8) -> f32 {
     let (exponent, mantissa) = (u32::from(ue4m3 >> 3) & 15, f32::from(ue4m3 & 7));
     match (ue4m3, exponent) {
         (0x7f, _) => 0.0,
@@ -119,5 +123,21 @@ impl BlockFormat for NVFP4 {
         // Every byte is a valid scale, 0x7f included.
         let _ = data;
         Ok(())
+    }
+}
+
+impl ScalarCodes for NVFP4 {
+    const SUB_LEN: usize = 16;
+    const TABLE: &'static [i8] = &fp4::RISING;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale.copy_from_slice(&Block::read(block).d.map(half_scale));
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        let codes: &[u8; 64] = group(codes, 0);
+        pack_nibbles::<8>(&codes.map(fp4::code_of_rank), &mut own.qs);
+        own.write(block);
     }
 }

@@ -5,7 +5,8 @@
 
 use half::f16;
 
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::plain::{self, Plain};
 use crate::lanes::F32Lanes;
@@ -84,5 +85,20 @@ impl BlockFormat for Q2_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for Q2_0 {
+    const SUB_LEN: usize = 64;
+    const TABLE: &'static [i8] = &steps::<4>(-1);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = std::array::from_fn(|i| (0..4).fold(0, |byte, k| byte | codes[4 * i + k] << (2 * k)));
+        own.write(block);
     }
 }

@@ -6,7 +6,8 @@
 use half::f16;
 
 use super::bits::{pack_nibbles, nibbles};
-use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::rounding::to_half;
@@ -91,5 +92,20 @@ impl BlockFormat for Q4_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for Q4_0 {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &steps::<16>(-HALF);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        pack_nibbles::<16>(codes, &mut own.qs);
+        own.write(block);
     }
 }

@@ -7,7 +7,8 @@
 use half::f16;
 
 use super::bits::{pack_nibbles, nibbles};
-use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::affine::{self, Cost, Fit, WEIGHTED_GRID};
@@ -94,5 +95,22 @@ impl BlockFormat for Q4_1 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d).and(finite("minimum m", block.m)))
+    }
+}
+
+impl ScalarCodes for Q4_1 {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &steps::<16>(0);
+    const OFFSET: bool = true;
+
+    fn grid(block: &[u8], scale: &mut [f32], offset: &mut [f32]) {
+        let own = Block::read(block);
+        (scale[0], offset[0]) = (own.d.to_f32(), own.m.to_f32());
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        pack_nibbles::<16>(codes, &mut own.qs);
+        own.write(block);
     }
 }

@@ -6,8 +6,9 @@
 
 use half::f16;
 
-use super::bits::{fifth_bit, pack_fifth_bits, pack_nibbles, nibbles};
-use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::bits::{pack_fifth_bits, pack_nibbles, nibbles};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::affine::{self, Cost, Fit, WEIGHTED_GRID};
@@ -52,7 +53,7 @@ fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
 fn decode(block: &Block, out: &mut [f32; 32]) {
     let (d, m, codes) = (block.d.to_f32(), block.m.to_f32(), nibbles::<16, 32>(&block.qs));
     for i in 0..32 {
-        out[i] = (i32::from(codes[i]) | fifth_bit(block.qh, i)) as f32 * d + m;
+        out[i] = (i32::from(codes[i]) | ((block.qh >> i) & 1) as i32 * 16) as f32 * d + m;
     }
 }
 
@@ -99,5 +100,24 @@ impl BlockFormat for Q5_1 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d).and(finite("minimum m", block.m)))
+    }
+}
+
+impl ScalarCodes for Q5_1 {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &steps::<32>(0);
+    const OFFSET: bool = true;
+
+    fn grid(block: &[u8], scale: &mut [f32], offset: &mut [f32]) {
+        let own = Block::read(block);
+        (scale[0], offset[0]) = (own.d.to_f32(), own.m.to_f32());
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        let codes: &[u8; 32] = group(codes, 0);
+        pack_nibbles::<16>(&codes.map(|code| code & 15), &mut own.qs);
+        own.qh = pack_fifth_bits(codes);
+        own.write(block);
     }
 }

@@ -6,7 +6,8 @@
 
 use half::f16;
 
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::plain::{self, Plain};
 use crate::lanes::F32Lanes;
@@ -52,7 +53,7 @@ fn pack(d: f16, codes: &[u8; 256]) -> Block {
 
 /// Trit `n` of a byte.
 #[inline(always)]
-fn trit(byte: u8, n: usize) -> u8 {
+pub(crate) fn trit(byte: u8, n: usize) -> u8 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as u8
 }
@@ -118,5 +119,18 @@ impl BlockFormat for TQ1_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for TQ1_0 {
+    const SUB_LEN: usize = 256;
+    const TABLE: &'static [i8] = &steps::<3>(-1);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        pack(Block::read(block).d, group(codes, 0)).write(block);
     }
 }

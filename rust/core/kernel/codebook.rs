@@ -6,7 +6,7 @@ mod search;
 
 use std::marker::PhantomData;
 
-use super::grid::Book;
+use super::grid::Neighbours;
 use super::{BATCH, BatchEncoder};
 use crate::block::layout::Layout;
 use crate::lanes::F32Lanes;
@@ -50,7 +50,7 @@ pub(crate) trait Codebook<const N: usize, const W: usize> {
     /// Candidates and codebook.
     fn search() -> Search<'static, N>;
     /// The same codebook for kernels.
-    fn book() -> &'static Book<N>;
+    fn book() -> &'static Neighbours<N>;
     /// Packs sub-blocks, `None` for those that are stored as zeros.
     fn pack(found: &[Option<Found>]) -> Self::Block;
     /// The scalar reference.

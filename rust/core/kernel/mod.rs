@@ -166,12 +166,12 @@ mod tests {
         check::<one_bit::Encoder, _, _>(Format::Q1_0);
         check::<nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>, _, _>(Format::IQ4_NL);
         check::<nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>, _, _>(Format::IQ4_XS);
+        check::<ternary::Encoder<iq1_s::IQ1_S, 32>, _, _>(Format::IQ1_S);
+        check::<ternary::Encoder<iq1_m::IQ1_M, 16>, _, _>(Format::IQ1_M);
         check::<codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>, _, _>(Format::IQ2_XXS);
         check::<codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>, _, _>(Format::IQ2_XS);
         check::<codebook::Encoder<iq2_s::IQ2_S, 8, 16>, _, _>(Format::IQ2_S);
         check::<codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>, _, _>(Format::IQ3_XXS);
         check::<codebook::Encoder<iq3_s::IQ3_S, 4, 32>, _, _>(Format::IQ3_S);
-        check::<ternary::Encoder<iq1_s::IQ1_S, 32>, _, _>(Format::IQ1_S);
-        check::<ternary::Encoder<iq1_m::IQ1_M, 16>, _, _>(Format::IQ1_M);
     }
 }

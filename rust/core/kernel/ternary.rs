@@ -5,8 +5,8 @@ mod split;
 
 use std::marker::PhantomData;
 
-use super::grid::nearest::{Distances, nearest};
-use super::grid::{self, MAX_LIST, Neighbours, Spot, extend_key};
+use super::grid::nearest::{Target, nearest};
+use super::grid::{self, Neighbours, Spot, extend_key};
 use super::tile::{self, sums_of_squares};
 use super::{BATCH, BatchEncoder};
 use crate::block::layout::Layout;
@@ -65,9 +65,8 @@ impl<T: Ternary<W>, const W: usize> BatchEncoder<256> for Encoder<T, W> {
         let weight_rows: [&[f32; 256]; BATCH] = std::array::from_fn(|b| &weights[b]);
         let mut found = [[None; 16]; BATCH];
         let mut scratch: Scratch<F> = Scratch::new();
-        let mut distances = [0.0; MAX_LIST];
         for first in (0..BATCH * 256 / W).step_by(F::LEN) {
-            let lanes = search::<F, W>(x, &weight_rows, first, T::EPSILON, &mut scratch, &mut distances);
+            let lanes = search::<F, W>(x, &weight_rows, first, T::EPSILON, &mut scratch);
             for lane in 0..F::LEN {
                 let (b, j) = ((first + lane) / (256 / W), (first + lane) % (256 / W));
                 found[b][j] = match lanes[lane] {
@@ -117,9 +116,8 @@ fn search<F: F32Lanes, const W: usize>(
     first: usize,
     epsilon: f32,
     scratch: &mut Scratch<F>,
-    distances: &mut Distances,
 ) -> [Outcome; MAX_LANES] {
-    let neighbours = grid::IQ1.for_lanes(F::LEN);
+    let neighbours = &*grid::IQ1;
     let x = tile::load::<F, 256, W, 1>(blocks, first);
     let weights = tile::load::<F, 256, W, 1>(weight_blocks, first);
     let mut largest = x[0][0].abs();
@@ -129,7 +127,7 @@ fn search<F: F32Lanes, const W: usize>(
     let zeros = largest.lt(F::splat(epsilon)).bits();
     let splits = split::best::<F, W>(&x, &weights, scratch);
     let (clear, scale) = (splits.clear.bits() & largest.lt(F::splat(split::HUGE)).bits(), splits.scale);
-    let words = points::<F, W>(neighbours, blocks, weight_blocks, first, &splits, clear & !zeros, distances);
+    let words = points::<F, W>(neighbours, blocks, weight_blocks, first, &splits, clear & !zeros);
     let scale = refit::<F, W>(&x, &weights, &splits, &words, scale);
     let mut scales = [0.0; MAX_LANES];
     scale.store(&mut scales);
@@ -165,7 +163,6 @@ fn points<F: F32Lanes, const W: usize>(
     first: usize,
     splits: &Splits<F>,
     searched: u32,
-    distances: &mut Distances,
 ) -> Words {
     let mut found = Words { words: [[0; MAX_LANES]; VECTORS], off_grid: 0 };
     let mut scales = [0.0; MAX_LANES];
@@ -189,7 +186,8 @@ fn points<F: F32Lanes, const W: usize>(
                     let (b, at) = ((first + lane) / (256 / W), (first + lane) % (256 / W) * W + 8 * k);
                     let values = if splits.down[k % 2] >> lane & 1 == 1 { down } else { up };
                     let (x, weight) = (head(&blocks[b][at..]), head(&weight_blocks[b][at..]));
-                    nearest::<F, 8>(list, x, weight, scales[lane], values, 0.0, distances).word
+                    let target = Target { x, weight, values };
+                    nearest::<F, 8>(list, &target, scales[lane], 0.0).word
                 }
             };
             found.words[k][lane] = i32::from(word);

@@ -12,11 +12,11 @@ pub(crate) mod nearest;
 
 use std::sync::LazyLock;
 
-use crate::lanes::F32Lanes;
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
 use crate::reference::grid::{self, Grid, Place};
 
-/// The most neighbours a vector has in any codebook, filled up to whole vectors.
-pub(crate) const MAX_LIST: usize = 304;
+/// Lists of neighbours are filled up to whole chunks: the widest vectors, or two narrower ones.
+pub(crate) const CHUNK: usize = MAX_LANES;
 
 /// Bits of a level in a word.
 pub(crate) const fn bits<const N: usize>() -> u32 {
@@ -55,7 +55,7 @@ pub(crate) fn look_up<F: F32Lanes, const N: usize>(table: F, words: F::Int) -> F
 
 /// Words without their lowest level.
 #[inline(always)]
-pub(crate) fn next_level<I: crate::lanes::I32Lanes, const N: usize>(words: I) -> I {
+pub(crate) fn next_level<I: I32Lanes, const N: usize>(words: I) -> I {
     if N == 8 { words.shr::<2>() } else { words.shr::<3>() }
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn next_level<I: crate::lanes::I32Lanes, const N: usize>(words: I) ->
 #[inline(always)]
 pub(crate) fn odd_numbers<F: F32Lanes, const N: usize>() -> F {
     let levels = 1 << bits::<N>();
-    let table: [f32; crate::lanes::MAX_LANES] = std::array::from_fn(|i| (2 * (i % levels) + 1) as f32);
+    let table: [f32; MAX_LANES] = std::array::from_fn(|i| (2 * (i % levels) + 1) as f32);
     F::load(&table)
 }
 
@@ -79,28 +79,43 @@ pub(crate) enum Spot<'n> {
 /// The neighbours of a vector.
 #[derive(Clone, Copy)]
 pub(crate) struct List<'n> {
-    /// Their words in order, and then more of them until the number is one of whole vectors.
-    pub(crate) words: &'n [u16],
+    /// Their words in order, the last one repeated until the number is one of whole chunks.
+    pub(crate) words: &'n [[u16; CHUNK]],
     /// How many there are.
     pub(crate) count: usize,
 }
 
+/// An entry of a codebook's table: the number of neighbours in the lower half and the chunk at which they start in the
+/// upper; for points of the codebook 0 and their word.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot(u32);
+
+impl Slot {
+    /// How many neighbours there are; 0 for a point of the codebook.
+    #[inline(always)]
+    pub(crate) fn count(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+
+    /// The word of a point of the codebook.
+    #[inline(always)]
+    pub(crate) fn word(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+}
+
 /// A codebook's points and neighbour lists by key.
 pub(crate) struct Neighbours<const N: usize> {
-    /// For each key, the number of neighbours in the lower half and the group at which they start in the upper; for points
-    /// of the codebook 0 and their word.
-    slots: Vec<u32>,
+    slots: Vec<Slot>,
     /// Index of the point with this key.
     indices: Vec<u16>,
-    words: Vec<u16>,
-    lanes: usize,
+    words: Vec<[u16; CHUNK]>,
 }
 
 impl<const N: usize> Neighbours<N> {
-    /// Lists for vectors of `lanes` lanes.
-    fn new(grid: &Grid<N>, lanes: usize) -> Self {
+    fn new(grid: &Grid<N>) -> Self {
         let keys = base::<N>().pow(N as u32);
-        let mut all = Self { slots: Vec::with_capacity(keys), indices: vec![0; keys], words: Vec::new(), lanes };
+        let mut all = Self { slots: Vec::with_capacity(keys), indices: vec![0; keys], words: Vec::new() };
         let pack =
             |levels: &[u8; N]| (0..N).fold(0, |word, i| word | u16::from(levels[i]) << (bits::<N>() as usize * i));
         for key in 0..keys {
@@ -108,29 +123,39 @@ impl<const N: usize> Neighbours<N> {
             all.slots.push(match grid.place(&levels) {
                 Place::OnGrid(index) => {
                     all.indices[key] = index;
-                    u32::from(pack(&levels)) << 16
+                    Slot(u32::from(pack(&levels)) << 16)
                 }
                 Place::Near(list) => {
-                    let start = all.words.len() / lanes;
-                    all.words.extend(list.iter().map(|&index| pack(grid.point(index))));
-                    let filled = all.words.len().next_multiple_of(lanes);
-                    all.words.resize(filled, pack(grid.point(list[0])));
-                    (start as u32) << 16 | list.len() as u32
+                    let start = all.words.len() as u32;
+                    for indices in list.chunks(CHUNK) {
+                        let index = |i: usize| *indices.get(i).unwrap_or(&list[list.len() - 1]);
+                        all.words.push(std::array::from_fn(|i| pack(grid.point(index(i)))));
+                    }
+                    Slot(start << 16 | list.len() as u32)
                 }
             });
         }
         all
     }
 
+    /// The entry of a rounded vector.
+    #[inline(always)]
+    pub(crate) fn slot(&self, key: usize) -> Slot {
+        self.slots[key]
+    }
+
+    /// The neighbours that an entry stands for.
+    #[inline(always)]
+    pub(crate) fn list(&self, slot: Slot) -> List<'_> {
+        let chunks = &self.words[usize::from(slot.word())..][..slot.count().div_ceil(CHUNK)];
+        List { words: chunks, count: slot.count() }
+    }
+
     /// Looks up a rounded vector.
     #[inline(always)]
     pub(crate) fn spot(&self, key: usize) -> Spot<'_> {
-        let slot = self.slots[key];
-        let (start, count) = ((slot >> 16) as usize, (slot & 0xffff) as usize);
-        if count == 0 {
-            return Spot::OnGrid(start as u16);
-        }
-        Spot::Near(List { words: &self.words[start * self.lanes..][..count.next_multiple_of(self.lanes)], count })
+        let slot = self.slot(key);
+        if slot.count() == 0 { Spot::OnGrid(slot.word()) } else { Spot::Near(self.list(slot)) }
     }
 
     /// Index of the point with this word.
@@ -140,23 +165,10 @@ impl<const N: usize> Neighbours<N> {
     }
 }
 
-/// The lists of a codebook for each width of vectors, made when first needed.
-pub(crate) struct Book<const N: usize>([LazyLock<Neighbours<N>>; 2]);
-
-impl<const N: usize> Book<N> {
-    /// The lists for vectors of `lanes` lanes, 8 or 16.
-    pub(crate) fn for_lanes(&self, lanes: usize) -> &Neighbours<N> {
-        &self.0[usize::from(lanes > 8)]
-    }
-}
-
 macro_rules! books {
     ($($name:ident: $n:literal),+) => {$(
         #[doc = concat!("The codebook of `", stringify!($name), "`.")]
-        pub(crate) static $name: Book<$n> = Book([
-            LazyLock::new(|| Neighbours::new(&grid::$name, 8)),
-            LazyLock::new(|| Neighbours::new(&grid::$name, 16)),
-        ]);
+        pub(crate) static $name: LazyLock<Neighbours<$n>> = LazyLock::new(|| Neighbours::new(&grid::$name));
     )+};
 }
 
@@ -166,23 +178,20 @@ books!(IQ2_XXS: 8, IQ2_XS: 8, IQ2_S: 8, IQ1: 8, IQ3_XXS: 4, IQ3_S: 4);
 mod tests {
     use super::*;
 
-    fn check<const N: usize>(grid: &Grid<N>, book: &Book<N>) {
-        for lanes in [8, 16] {
-            let neighbours = book.for_lanes(lanes);
-            for key in 0..base::<N>().pow(N as u32) {
-                let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
-                match (grid.place(&levels), neighbours.spot(key)) {
-                    (Place::OnGrid(index), Spot::OnGrid(word)) => {
-                        assert_eq!(key_of_word::<N>(word), key);
-                        assert_eq!(neighbours.index(word), index);
-                    }
-                    (Place::Near(expected), Spot::Near(list)) => {
-                        let indices = list.words.iter().map(|&word| neighbours.index(word));
-                        assert!(indices.take(list.count).eq(expected.iter().copied()));
-                        assert!(list.words.len().is_multiple_of(lanes) && list.words.len() <= MAX_LIST);
-                    }
-                    _ => panic!("{levels:?} is on one grid only"),
+    fn check<const N: usize>(grid: &Grid<N>, neighbours: &Neighbours<N>) {
+        for key in 0..base::<N>().pow(N as u32) {
+            let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
+            match (grid.place(&levels), neighbours.spot(key)) {
+                (Place::OnGrid(index), Spot::OnGrid(word)) => {
+                    assert_eq!(key_of_word::<N>(word), key);
+                    assert_eq!(neighbours.index(word), index);
                 }
+                (Place::Near(expected), Spot::Near(list)) => {
+                    let indices = list.words.as_flattened().iter().map(|&word| neighbours.index(word));
+                    assert!(indices.take(list.count).eq(expected.iter().copied()));
+                    assert_eq!(list.words.len(), expected.len().div_ceil(CHUNK));
+                }
+                _ => panic!("{levels:?} is on one grid only"),
             }
         }
     }
