@@ -24,7 +24,7 @@ from ggquant.runtime.ops import Floats, negative_log_likelihood
 if TYPE_CHECKING:
     import os
 
-    from ggquant.runtime.model import Activations
+    from ggquant.product import Activations
 
     Source = str | os.PathLike[str]
     Report = Callable[[int, int, str], object]
