@@ -8,30 +8,25 @@ from pathlib import Path
 from ggquant import _native
 from ggquant.bounded_json import read_object
 from ggquant.errors import CheckpointError, MalformedFileError
+from ggquant.model import PackedMatrix
 
 INDEX_NAME = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """Scales of a tensor, stored elsewhere: where they begin (bytes), their type, and the tile that has one of them."""
-
-    file: str
-    offset: int
-    dtype: str
-    tile: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a checkpoint file: where its data begin (bytes), type, shape (row length last), and its scales."""
+    """One tensor of a checkpoint file: where its data begin (bytes), type, and shape (row length last).
+
+    A matrix of packed integers is one tensor, too: its type and shape are those of its values, `packed` says where they
+    come from.
+    """
 
     name: str
     file: str
     offset: int
     dtype: str
     shape: tuple[int, ...]
-    scale: Scale | None = None
+    packed: PackedMatrix | None = None
 
 
 def index_checkpoint(source: Path) -> dict[str, StoredTensor]:

@@ -3,6 +3,5 @@
 mod encoding;
 mod failures;
 mod progress;
-mod scaled;
 mod support;
 mod views;

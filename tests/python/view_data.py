@@ -11,13 +11,7 @@ import numpy.typing as npt
 
 from ggquant.model import SourceTensor, View
 
-_TYPES = {
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "U8": np.uint8,
-}
+_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
 
 
 def walk(view: View) -> npt.NDArray[Any]:
@@ -40,25 +34,9 @@ def tensor_data(tensor: SourceTensor) -> bytes:
         elements[:, 0::2], elements[:, 1::2] = codes & 15, codes >> 4
         packed = elements[:, :16] | elements[:, 16:] << 4
         return np.concatenate([scales.reshape(-1, 1), packed], axis=1).tobytes()
-    values = np.concatenate([walk(view).astype(np.float32).reshape(-1) * _scales(view) for view in tensor.views])
+    values = np.concatenate([walk(view).astype(np.float32).reshape(-1) for view in tensor.views])
     assert values.size == tensor.elements
     for name, constant in tensor.ops:
         assert name in ("add", "round_f16")
         values = values + np.float32(constant) if name == "add" else values.astype(np.float16).astype(np.float32)
     return values.astype(_TYPES[tensor.dtype]).tobytes()
-
-
-def _scales(view: View) -> npt.NDArray[np.float32] | np.float32:
-    """The scale of each element of a view."""
-    if view.scale is None:
-        return np.float32(1)
-    shape, tile = view.scale.shape, view.scale.tile
-    scales = walk(view.scale.scales).astype(np.float32)
-    places = np.full(view.shape, view.start)
-    for axis, (count, stride) in enumerate(zip(view.shape, view.strides, strict=True)):
-        places += (np.arange(count) * stride).reshape([-1 if i == axis else 1 for i in range(len(view.shape))])
-    tiles = np.unravel_index(places.reshape(-1), shape)
-    counts = [-(-n // size) for n, size in zip(shape, tile, strict=True)]
-    index = np.ravel_multi_index([at // size for at, size in zip(tiles, tile, strict=True)], counts)
-    found: npt.NDArray[np.float32] = scales[index]
-    return found

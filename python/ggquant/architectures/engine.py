@@ -13,8 +13,7 @@ from ggquant.checkpoint_index import StoredTensor
 from ggquant.errors import CheckpointError
 from ggquant.model import SourceTensor
 
-_FLOATS = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")
-_FIT_BF16 = ("BF16", "F8_E4M3", "F8_E5M2")
+_FLOATS = ("BF16", "F16", "F32")
 PACKED = "MXFP4"
 """The block format of experts that come packed and stay as they are."""
 
@@ -70,9 +69,8 @@ def build_tensors(
 
 def intermediate_type(checkpoint: dict[str, StoredTensor]) -> str:
     """BF16 where it holds every matrix exactly, else F32: the file that llama.cpp would quantize from."""
-    matrices = [t for t in checkpoint.values() if len(t.shape) >= 2 and (t.dtype in _FLOATS or t.scale is not None)]
-    exact = all(tensor.dtype in _FIT_BF16 and tensor.scale is None for tensor in matrices)
-    return "BF16" if matrices and exact else "F32"
+    matrices = [t.dtype for t in checkpoint.values() if len(t.shape) >= 2 and t.dtype in _FLOATS]
+    return "BF16" if matrices and all(dtype == "BF16" for dtype in matrices) else "F32"
 
 
 def _renamed(
@@ -212,7 +210,7 @@ class _Assembly:
         return self.intermediate
 
     def _check(self, rule: Rule, tensor: StoredTensor) -> None:
-        if tensor.scale is None and tensor.dtype not in (("U8",) if rule.combine == "mxfp4" else _FLOATS):
+        if tensor.dtype not in (("U8",) if rule.combine == "mxfp4" else _FLOATS):
             raise self._error(
                 f"tensor {tensor.name} is stored as {tensor.dtype}, which cannot be converted",
                 tensor.name,

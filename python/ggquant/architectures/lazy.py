@@ -7,7 +7,7 @@ from math import prod
 
 from ggquant.checkpoint_index import StoredTensor
 from ggquant.errors import CheckpointError
-from ggquant.model import View, ViewScale
+from ggquant.model import View
 
 Axis = tuple[tuple[int, int], ...]
 """One axis as nested (size, stride) loops, outermost first; strides in elements."""
@@ -101,7 +101,7 @@ class LazyTensor:
             shape=tuple(size for size, _ in loops),
             strides=tuple(stride for _, stride in loops),
             start=self.start,
-            scale=_view_scale(self.stored),
+            packed=self.stored.packed,
         )
 
     def _single(self, axis: int) -> tuple[int, int]:
@@ -117,14 +117,6 @@ class LazyTensor:
             file=stored.file,
             tensor=stored.name,
         )
-
-
-def _view_scale(stored: StoredTensor) -> ViewScale | None:
-    scale = stored.scale
-    if scale is None:
-        return None
-    count = prod(-(-n // tile) for n, tile in zip(stored.shape, scale.tile, strict=True))
-    return ViewScale(View(scale.file, scale.offset, scale.dtype, (count,), (1,)), stored.shape, scale.tile)
 
 
 def _coalesce(loops: Axis) -> Axis:

@@ -6,6 +6,7 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::ternary::{Found, Ternary};
 use crate::reference::codebook::{max, scale_codes};
 use crate::reference::grid::{self, codewords, level};
 use crate::reference::importance::{sum_of_squares, weigh};
@@ -37,13 +38,6 @@ block_layout! {
 
 /// Whether the shift of each half of a sub-block is down.
 type Shifts = [bool; 2];
-
-/// What a search found for a sub-block.
-struct Found {
-    scale: f32,
-    points: [u16; 2],
-    down: Shifts,
-}
 
 fn values(down: bool) -> &'static [f32; 3] {
     if down { &DOWN } else { &UP }
@@ -101,12 +95,13 @@ fn search(row: &[f32], weights: &[f32; 16]) -> Option<Found> {
         down = down.map(|d| !d);
     }
     let mut all_on_grid = true;
-    let points: [u16; 2] = std::array::from_fn(|k| {
+    let mut points = [0; 4];
+    for k in 0..2 {
         let (levels, weights) = (group(&levels, k), group(weights, k));
         let (point, on_grid) = snap(&grid::IQ1, levels, &row[8 * k..], weights, scale, values(down[k]));
         all_on_grid &= on_grid;
-        point
-    });
+        points[k] = point;
+    }
     if !all_on_grid {
         let mut sums = (0.0, 0.0);
         for k in 0..2 {
@@ -131,17 +126,22 @@ fn encode(row: &[f32], imatrix: Option<&[f32; 256]>) -> Block {
             None => x.map(|v| v * v),
         }
     });
+    let found: [Option<Found>; 16] = std::array::from_fn(|ib| search(&row[16 * ib..], &weights[ib]));
+    pack(x, weights.as_flattened(), &found)
+}
+
+/// Rounds the scales, fits the common one again, and packs everything.
+fn pack(x: &[f32; 256], weights: &[f32], found: &[Option<Found>]) -> Block {
     // What sub-blocks stored as zeros keep: index 0, both shifts up.
-    let mut found: [Found; 16] = std::array::from_fn(|_| Found { scale: 0.0, points: [0; 2], down: [false; 2] });
+    let zeros = Found { scale: 0.0, points: [0; 4], down: [false; 2] };
+    let found: [Found; 16] = std::array::from_fn(|ib| found[ib].unwrap_or(zeros));
     let mut max_scale = 0.0;
-    for ib in 0..16 {
-        let Some(best) = search(&row[16 * ib..], &weights[ib]) else { continue };
-        max_scale = max(max_scale, best.scale);
-        found[ib] = best;
+    for found in &found {
+        max_scale = max(max_scale, found.scale);
     }
     let mut block = Block { qs: [[0; 2]; 16], qh: [0; 16], scales: [0; 4] };
     for (ib, Found { points, .. }) in found.iter().enumerate() {
-        block.qs[ib] = points.map(|point| point as u8);
+        block.qs[ib] = [points[0] as u8, points[1] as u8];
         block.qh[ib] = (points[0] >> 8 | points[1] >> 8 << 4) as u8;
     }
     if max_scale == 0.0 {
@@ -160,7 +160,7 @@ fn encode(row: &[f32], imatrix: Option<&[f32; 256]>) -> Block {
         let unit = f32::from(2 * codes[ib] + 1);
         for k in 0..2 {
             let value = |level: u8| values(down[k])[usize::from(level)] * unit;
-            add_sums(grid::IQ1.point(points[k]), group(x, 2 * ib + k), group(&weights[ib], k), value, &mut sums);
+            add_sums(grid::IQ1.point(points[k]), group(x, 2 * ib + k), group(weights, 2 * ib + k), value, &mut sums);
         }
     }
     if sums.1 > 0.0 {
@@ -174,7 +174,7 @@ fn encode(row: &[f32], imatrix: Option<&[f32; 256]>) -> Block {
 }
 
 /// The super-block's scale, gathered from the words it is scattered over.
-fn super_scale(block: &Block) -> f16 {
+pub(crate) fn super_scale(block: &Block) -> f16 {
     f16::from_bits(block.scales.iter().enumerate().fold(0, |bits, (i, word)| bits | (word >> 12) << (4 * i)))
 }
 
@@ -189,6 +189,19 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
                 out[8 * k + j] = scale * values(high & 8 != 0)[level::<8>(point, j)];
             }
         }
+    }
+}
+
+impl Ternary<16> for IQ1_M {
+    type Block = Block;
+    const EPSILON: f32 = EPSILON;
+
+    fn search(row: &[f32], weights: &[f32; 16]) -> Option<Found> {
+        search(row, weights)
+    }
+
+    fn pack(x: &[f32; 256], weights: &[f32; 256], found: &[Option<Found>]) -> Block {
+        pack(x, weights, found)
     }
 }
 

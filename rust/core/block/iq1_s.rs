@@ -5,6 +5,7 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::ternary::{Found, Ternary};
 use crate::reference::codebook::{max, scale_codes};
 use crate::reference::grid::{self, codewords, level};
 use crate::reference::importance::{sum_of_squares, weigh};
@@ -30,13 +31,6 @@ block_layout! {
         /// For each sub-block: high 3 bits of four indices, then the scale code, then a set bit for a shift down.
         qh: [u16; 8],
     }
-}
-
-/// What a search found for a sub-block.
-struct Found {
-    scale: f32,
-    points: [u16; 4],
-    down: bool,
 }
 
 /// The two shifts in the order in which splits are offered.
@@ -99,26 +93,34 @@ fn search(row: &[f32], weights: &[f32; 32]) -> Option<Found> {
             scale = sums.0 / sums.1;
         }
     }
-    (!scale.is_nan()).then_some(Found { scale, points, down })
+    (!scale.is_nan()).then_some(Found { scale, points, down: [down; 2] })
 }
 
 /// Encodes the super-block that `row`, the rest of the row, starts with.
 fn encode(row: &[f32], imatrix: &[f32; 256]) -> Block {
     let x: &[f32; 256] = group(row, 0);
     let sigma2 = 2.0 * sum_of_squares(x) / 256.0;
+    let found: [Option<Found>; 8] = std::array::from_fn(|ib| {
+        let weights = weigh(group(x, ib), group(imatrix, ib), sigma2);
+        search(&row[32 * ib..], &weights)
+    });
+    pack(&found)
+}
+
+/// Rounds the scales and packs everything.
+fn pack(found: &[Option<Found>]) -> Block {
     let mut block = Block { d: f16::ZERO, qs: [[0; 4]; 8], qh: [0; 8] };
     let mut scales = [0.0; 8];
     let mut max_scale = 0.0;
     let mut down = [false; 8];
-    for ib in 0..8 {
-        let weights = weigh(group(x, ib), group(imatrix, ib), sigma2);
-        let Some(found) = search(&row[32 * ib..], &weights) else { continue };
+    for (ib, found) in found.iter().enumerate() {
+        let Some(found) = found else { continue };
         for k in 0..4 {
             block.qs[ib][k] = found.points[k] as u8;
             block.qh[ib] |= (found.points[k] >> 8) << (3 * k);
         }
         scales[ib] = found.scale;
-        down[ib] = found.down;
+        down[ib] = found.down[0];
         max_scale = max(max_scale, found.scale);
     }
     if max_scale == 0.0 {
@@ -145,6 +147,19 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
                 out[8 * k + j] = scale * values[level::<8>(point, j)];
             }
         }
+    }
+}
+
+impl Ternary<32> for IQ1_S {
+    type Block = Block;
+    const EPSILON: f32 = EPSILON;
+
+    fn search(row: &[f32], weights: &[f32; 32]) -> Option<Found> {
+        search(row, weights)
+    }
+
+    fn pack(_: &[f32; 256], _: &[f32; 256], found: &[Option<Found>]) -> Block {
+        pack(found)
     }
 }
 

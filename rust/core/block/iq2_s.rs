@@ -7,7 +7,9 @@ use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::signed;
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::reference::codebook::{Fit, Revisit, Search, Signs, SubBlock, max, scale_codes};
+use crate::kernel::codebook::{Codebook, Found};
+use crate::kernel::grid::{self as books, Neighbours};
+use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::codewords::{self, IQ2_MAGNITUDES};
 use crate::reference::grid::{self, level};
 use crate::reference::importance::{sum_of_squares, weigh};
@@ -38,38 +40,49 @@ block_layout! {
     }
 }
 
-/// Best fit of a sub-block and its signs; `None` if it is stored as zeros.
-fn search(x: &[f32; 16], weights: [f32; 16]) -> Option<(Fit, [u8; 2])> {
+fn candidates() -> Search<'static, 8> {
+    Search { grid: &grid::IQ2_S, reach: 9, step: 0.1, revisit: Revisit::OffGrid }
+}
+
+/// Scale, codebook indices and signs of a sub-block; `None` if it is stored as zeros.
+fn search(x: &[f32; 16], weights: [f32; 16]) -> Option<Found> {
     let mut block = SubBlock::new(x, weights, Signs::Any);
     let largest = block.max();
     if largest < EPSILON {
         return None;
     }
-    let search = Search { grid: &grid::IQ2_S, reach: 9, step: 0.1, revisit: Revisit::OffGrid };
-    let fit = search.run(&mut block, largest, largest / 5.0)?;
-    Some((fit, [block.signs(0), block.signs(1)]))
+    let fit = candidates().run(&mut block, largest, largest / 5.0)?;
+    Some(Found::new(&fit, &block))
 }
 
 fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
     let sigma2 = 2.0 * sum_of_squares(x) / 256.0;
-    let mut block = Block { d: f16::ZERO, qs: [0; 32], signs: [0; 32], qh: [0; 8], scales: [0; 8] };
-    let mut scales = [0.0; 16];
-    let mut max_scale = 0.0;
-    for ib in 0..16 {
+    let found: [Option<Found>; 16] = std::array::from_fn(|ib| {
         let x: &[f32; 16] = group(x, ib);
         let weights = match imatrix {
             Some(imatrix) => weigh(x, group(imatrix, ib), sigma2),
             None => x.map(|v| 0.25 * sigma2 + v * v),
         };
-        let Some((fit, signs)) = search(x, weights) else { continue };
+        search(x, weights)
+    });
+    pack(&found)
+}
+
+/// Rounds the scales and packs everything.
+fn pack(found: &[Option<Found>]) -> Block {
+    let mut block = Block { d: f16::ZERO, qs: [0; 32], signs: [0; 32], qh: [0; 8], scales: [0; 8] };
+    let mut scales = [0.0; 16];
+    let mut max_scale = 0.0;
+    for (ib, found) in found.iter().enumerate() {
+        let Some(Found { scale, points, signs }) = found else { continue };
         for k in 0..2 {
             let vector = 2 * ib + k;
-            block.qs[vector] = fit.points[k] as u8;
-            block.qh[vector / 4] |= ((fit.points[k] >> 8) << (2 * (vector % 4))) as u8;
+            block.qs[vector] = points[k] as u8;
+            block.qh[vector / 4] |= ((points[k] >> 8) << (2 * (vector % 4))) as u8;
             block.signs[vector] = signs[k];
         }
-        scales[ib] = fit.scale;
-        max_scale = max(max_scale, fit.scale);
+        scales[ib] = *scale;
+        max_scale = max(max_scale, *scale);
     }
     if max_scale == 0.0 {
         // The codes found under a scale of zero stay.
@@ -91,6 +104,31 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
         for j in 0..8 {
             out[j] = signed(scale * IQ2_MAGNITUDES[level::<8>(point, j)], block.signs[k], j);
         }
+    }
+}
+
+impl Codebook<8, 16> for IQ2_S {
+    type Block = Block;
+    const SIGNS: Signs = Signs::Any;
+    const EPSILON: f32 = EPSILON;
+    const SIGMA: f32 = 2.0;
+    const PLAIN_SHARE: f32 = 0.25;
+    const GUESSED: bool = false;
+
+    fn search() -> Search<'static, 8> {
+        candidates()
+    }
+
+    fn book() -> &'static Neighbours<8> {
+        &books::IQ2_S
+    }
+
+    fn pack(found: &[Option<Found>]) -> Block {
+        pack(found)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        encode(x, imatrix)
     }
 }
 

@@ -6,6 +6,8 @@
 use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::signs::{signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::codebook::{Codebook, Found};
+use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::GROUP_EPSILON;
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::codewords::{self, IQ2_MAGNITUDES};
@@ -28,31 +30,38 @@ block_layout! {
     }
 }
 
-/// Scale and the two words of a sub-block; `None` if it is stored as zeros.
-fn search(x: &[f32; 16], imatrix: &[f32; 16], sigma2: f32) -> Option<(f32, [u16; 2])> {
+fn candidates() -> Search<'static, 8> {
+    Search { grid: &grid::IQ2_XS, reach: 9, step: 0.1, revisit: Revisit::OffGrid }
+}
+
+/// Scale, codebook indices and signs of a sub-block; `None` if it is stored as zeros.
+fn search(x: &[f32; 16], imatrix: &[f32; 16], sigma2: f32) -> Option<Found> {
     let mut block = SubBlock::new(x, weigh(x, imatrix, sigma2), Signs::Even);
     let largest = block.max();
     if largest < GROUP_EPSILON {
         return None;
     }
-    let fit = Search { grid: &grid::IQ2_XS, reach: 9, step: 0.1, revisit: Revisit::OffGrid }.run(
-        &mut block,
-        largest,
-        largest / 5.0,
-    )?;
-    Some((fit.scale, std::array::from_fn(|k| fit.points[k] | u16::from(block.signs(k)) << 9)))
+    let fit = candidates().run(&mut block, largest, largest / 5.0)?;
+    Some(Found::new(&fit, &block))
 }
 
 fn encode(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     let sigma2 = sum_of_squares(x) / 256.0;
+    pack(&std::array::from_fn::<_, 16, _>(|ib| search(group(x, ib), group(imatrix, ib), sigma2)))
+}
+
+/// Rounds the scales and packs everything.
+fn pack(found: &[Option<Found>]) -> Block {
     let mut block = Block { d: f16::ZERO, qs: [0; 32], scales: [0; 8] };
     let mut scales = [0.0; 16];
     let mut max_scale = 0.0;
-    for ib in 0..16 {
-        let Some((scale, words)) = search(group(x, ib), group(imatrix, ib), sigma2) else { continue };
-        block.qs[2 * ib..][..2].copy_from_slice(&words);
-        scales[ib] = scale;
-        max_scale = max(max_scale, scale);
+    for (ib, found) in found.iter().enumerate() {
+        let Some(Found { scale, points, signs }) = found else { continue };
+        for k in 0..2 {
+            block.qs[2 * ib + k] = points[k] | u16::from(signs[k]) << 9;
+        }
+        scales[ib] = *scale;
+        max_scale = max(max_scale, *scale);
     }
     if max_scale == 0.0 {
         return Block { d: f16::ZERO, qs: [0; 32], scales: [0; 8] };
@@ -73,6 +82,31 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
         for j in 0..8 {
             out[j] = signed(scale * IQ2_MAGNITUDES[level::<8>(point, j)], signs, j);
         }
+    }
+}
+
+impl Codebook<8, 16> for IQ2_XS {
+    type Block = Block;
+    const SIGNS: Signs = Signs::Even;
+    const EPSILON: f32 = GROUP_EPSILON;
+    const SIGMA: f32 = 1.0;
+    const PLAIN_SHARE: f32 = 0.0;
+    const GUESSED: bool = false;
+
+    fn search() -> Search<'static, 8> {
+        candidates()
+    }
+
+    fn book() -> &'static Neighbours<8> {
+        &books::IQ2_XS
+    }
+
+    fn pack(found: &[Option<Found>]) -> Block {
+        pack(found)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        encode(x, imatrix.expect("IQ2_XS is only encoded with an importance matrix"))
     }
 }
 

@@ -6,6 +6,8 @@
 use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::signs::{signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::codebook::{Codebook, Found};
+use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::codewords::{self, IQ2_MAGNITUDES};
 use crate::reference::grid::{self, level};
@@ -26,8 +28,12 @@ block_layout! {
     }
 }
 
-/// Scale and the two words of a sub-block, the scale code left open; `None` if it is stored as zeros.
-fn search(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Option<(f32, [u32; 2])> {
+fn candidates() -> Search<'static, 8> {
+    Search { grid: &grid::IQ2_XXS, reach: 6, step: 0.1, revisit: Revisit::Always }
+}
+
+/// Scale, codebook indices and signs of a sub-block; `None` if it is stored as zeros.
+fn search(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Option<Found> {
     let mut block = SubBlock::new(x, weigh(x, imatrix, sigma2), Signs::Even);
     if block.max() < GROUP_EPSILON {
         return None;
@@ -38,25 +44,28 @@ fn search(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Option<(f32, [u32;
     if width <= 0.0 {
         return None;
     }
-    let fit = Search { grid: &grid::IQ2_XXS, reach: 6, step: 0.1, revisit: Revisit::Always }.run(&mut block, width, scale)?;
-    let mut words = [0; 2];
-    for k in 0..4 {
-        words[0] |= u32::from(fit.points[k]) << (8 * k);
-        words[1] |= u32::from(block.signs(k)) << (7 * k);
-    }
-    Some((fit.scale, words))
+    let fit = candidates().run(&mut block, width, scale)?;
+    Some(Found::new(&fit, &block))
 }
 
 fn encode(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     let sigma2 = sum_of_squares(x) / 256.0;
+    pack(&std::array::from_fn::<_, 8, _>(|ib| search(group(x, ib), group(imatrix, ib), sigma2)))
+}
+
+/// Rounds the scales and packs everything.
+fn pack(found: &[Option<Found>]) -> Block {
     let mut block = Block { d: f16::ZERO, qs: [[0; 2]; 8] };
     let mut scales = [0.0; 8];
     let mut max_scale = 0.0;
-    for ib in 0..8 {
-        let Some((scale, words)) = search(group(x, ib), group(imatrix, ib), sigma2) else { continue };
-        block.qs[ib] = words;
-        scales[ib] = scale;
-        max_scale = max(max_scale, scale);
+    for (ib, found) in found.iter().enumerate() {
+        let Some(Found { scale, points, signs }) = found else { continue };
+        for k in 0..4 {
+            block.qs[ib][0] |= u32::from(points[k]) << (8 * k);
+            block.qs[ib][1] |= u32::from(signs[k]) << (7 * k);
+        }
+        scales[ib] = *scale;
+        max_scale = max(max_scale, *scale);
     }
     if max_scale == 0.0 {
         return Block { d: f16::ZERO, qs: [[0; 2]; 8] };
@@ -80,6 +89,31 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
                 out[8 * k + j] = signed(scale * IQ2_MAGNITUDES[level::<8>(point, j)], signs, j);
             }
         }
+    }
+}
+
+impl Codebook<8, 32> for IQ2_XXS {
+    type Block = Block;
+    const SIGNS: Signs = Signs::Even;
+    const EPSILON: f32 = GROUP_EPSILON;
+    const SIGMA: f32 = 1.0;
+    const PLAIN_SHARE: f32 = 0.0;
+    const GUESSED: bool = true;
+
+    fn search() -> Search<'static, 8> {
+        candidates()
+    }
+
+    fn book() -> &'static Neighbours<8> {
+        &books::IQ2_XXS
+    }
+
+    fn pack(found: &[Option<Found>]) -> Block {
+        pack(found)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        encode(x, imatrix.expect("IQ2_XXS is only encoded with an importance matrix"))
     }
 }
 

@@ -7,7 +7,9 @@ use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::signed;
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::reference::codebook::{Fit, Revisit, Search, Signs, SubBlock, max, scale_codes};
+use crate::kernel::codebook::{Codebook, Found};
+use crate::kernel::grid::{self as books, Neighbours};
+use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::{self, codewords, level};
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
@@ -34,41 +36,52 @@ block_layout! {
     }
 }
 
-/// Best fit of a sub-block and its signs; `None` if all its weights are zero.
-fn search(x: &[f32; 32], weights: [f32; 32]) -> Option<(Fit, [u8; 4])> {
+fn candidates() -> Search<'static, 4> {
+    Search { grid: &grid::IQ3_S, reach: 9, step: 0.2, revisit: Revisit::AllIfAnyOffGrid }
+}
+
+/// Scale, codebook indices and signs of a sub-block; `None` if all its weights are zero.
+fn search(x: &[f32; 32], weights: [f32; 32]) -> Option<Found> {
     let mut block = SubBlock::new(x, weights, Signs::Any);
     let largest = block.max();
     if largest == 0.0 {
         return None;
     }
-    let search = Search { grid: &grid::IQ3_S, reach: 9, step: 0.2, revisit: Revisit::AllIfAnyOffGrid };
-    let fit = search.run(&mut block, largest, largest / 15.0)?;
-    Some((fit, std::array::from_fn(|k| block.signs(k))))
+    let fit = candidates().run(&mut block, largest, largest / 15.0)?;
+    Some(Found::new(&fit, &block))
 }
 
 fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
     let sigma2 = 2.0 * sum_of_squares(x) / 256.0;
+    let found: [Option<Found>; 8] = std::array::from_fn(|ib| {
+        let x: &[f32; 32] = group(x, ib);
+        let weights = match imatrix {
+            Some(imatrix) => weigh(x, group(imatrix, ib), sigma2),
+            None => x.map(|v| v * v),
+        };
+        search(x, weights)
+    });
+    pack(&found)
+}
+
+/// Rounds the scales and packs everything.
+fn pack(found: &[Option<Found>]) -> Block {
     let mut block = Block { d: f16::ZERO, qs: [[0; 8]; 8], qh: [0; 8], signs: [[0; 4]; 8], scales: [0; 4] };
     let mut scales = [0.0; 8];
     let mut max_scale = 0.0;
     // Low index bits and signs are stored one after the other for the sub-blocks that are not all zero, so that a zero
     // sub-block shifts those behind it. The reference encoder does this, though decoders know nothing of it.
     let mut stored = 0;
-    for ib in 0..8 {
-        let x: &[f32; 32] = group(x, ib);
-        let weights = match imatrix {
-            Some(imatrix) => weigh(x, group(imatrix, ib), sigma2),
-            None => x.map(|v| v * v),
-        };
-        let Some((fit, signs)) = search(x, weights) else { continue };
+    for (ib, found) in found.iter().enumerate() {
+        let Some(Found { scale, points, signs }) = found else { continue };
         for k in 0..8 {
-            block.qs[stored][k] = fit.points[k] as u8;
-            block.qh[ib] |= ((fit.points[k] >> 8) << k) as u8;
+            block.qs[stored][k] = points[k] as u8;
+            block.qh[ib] |= ((points[k] >> 8) << k) as u8;
         }
-        block.signs[stored] = signs;
+        block.signs[stored] = *signs;
         stored += 1;
-        scales[ib] = fit.scale;
-        max_scale = max(max_scale, fit.scale);
+        scales[ib] = *scale;
+        max_scale = max(max_scale, *scale);
     }
     if max_scale == 0.0 {
         // The codes found under a scale of zero stay.
@@ -93,6 +106,31 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
                 out[4 * k + j] = signed(scale * magnitude, block.signs[ib][k / 2], k % 2 * 4 + j);
             }
         }
+    }
+}
+
+impl Codebook<4, 32> for IQ3_S {
+    type Block = Block;
+    const SIGNS: Signs = Signs::Any;
+    const EPSILON: f32 = f32::from_bits(1);
+    const SIGMA: f32 = 2.0;
+    const PLAIN_SHARE: f32 = 0.0;
+    const GUESSED: bool = false;
+
+    fn search() -> Search<'static, 4> {
+        candidates()
+    }
+
+    fn book() -> &'static Neighbours<4> {
+        &books::IQ3_S
+    }
+
+    fn pack(found: &[Option<Found>]) -> Block {
+        pack(found)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        encode(x, imatrix)
     }
 }
 

@@ -7,6 +7,8 @@ use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::{signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::codebook::{Codebook, Found};
+use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
 use crate::reference::grid::codewords::{self, IQ3_XXS_MAGNITUDES};
 use crate::reference::grid::{self, level};
@@ -34,35 +36,45 @@ block_layout! {
     }
 }
 
+fn candidates() -> Search<'static, 4> {
+    Search { grid: &grid::IQ3_XXS, reach: 15, step: 0.2, revisit: Revisit::OffGrid }
+}
+
 /// Scale, codebook indices and signs of a sub-block; `None` if it is stored as zeros.
-fn search(x: &[f32; 32], weights: [f32; 32]) -> Option<(f32, [u8; 8], u32)> {
+fn search(x: &[f32; 32], weights: [f32; 32]) -> Option<Found> {
     let mut block = SubBlock::new(x, weights, Signs::Even);
     let largest = block.max();
     if largest < EPSILON {
         return None;
     }
-    let search = Search { grid: &grid::IQ3_XXS, reach: 15, step: 0.2, revisit: Revisit::OffGrid };
-    let fit = search.run(&mut block, largest, largest / 15.0)?;
-    let signs = (0..4).fold(0, |bits, k| bits | u32::from(block.signs(k)) << (7 * k));
-    Some((fit.scale, fit.points.map(|point| point as u8), signs))
+    let fit = candidates().run(&mut block, largest, largest / 15.0)?;
+    Some(Found::new(&fit, &block))
 }
 
 fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
     let sigma2 = 2.0 * sum_of_squares(x) / 256.0;
-    let mut block = Block { d: f16::ZERO, qs: [[0; 8]; 8], signs_and_scales: [0; 8] };
-    let mut scales = [0.0; 8];
-    let mut max_scale = 0.0;
-    for ib in 0..8 {
+    let found: [Option<Found>; 8] = std::array::from_fn(|ib| {
         let x: &[f32; 32] = group(x, ib);
         let weights = match imatrix {
             Some(imatrix) => weigh(x, group(imatrix, ib), sigma2),
             None => x.map(|v| v * v),
         };
-        let Some((scale, points, signs)) = search(x, weights) else { continue };
-        block.qs[ib] = points;
-        block.signs_and_scales[ib] = signs;
-        scales[ib] = scale;
-        max_scale = max(max_scale, scale);
+        search(x, weights)
+    });
+    pack(&found)
+}
+
+/// Rounds the scales and packs everything.
+fn pack(found: &[Option<Found>]) -> Block {
+    let mut block = Block { d: f16::ZERO, qs: [[0; 8]; 8], signs_and_scales: [0; 8] };
+    let mut scales = [0.0; 8];
+    let mut max_scale = 0.0;
+    for (ib, found) in found.iter().enumerate() {
+        let Some(Found { scale, points, signs }) = found else { continue };
+        block.qs[ib] = points.map(|point| point as u8);
+        block.signs_and_scales[ib] = (0..4).fold(0, |bits, k| bits | u32::from(signs[k]) << (7 * k));
+        scales[ib] = *scale;
+        max_scale = max(max_scale, *scale);
     }
     if max_scale == 0.0 {
         return Block { d: f16::ZERO, qs: [[0; 8]; 8], signs_and_scales: [0; 8] };
@@ -87,6 +99,31 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
                 out[4 * k + j] = signed(scale * IQ3_XXS_MAGNITUDES[level::<4>(point, j)], signs, k % 2 * 4 + j);
             }
         }
+    }
+}
+
+impl Codebook<4, 32> for IQ3_XXS {
+    type Block = Block;
+    const SIGNS: Signs = Signs::Even;
+    const EPSILON: f32 = EPSILON;
+    const SIGMA: f32 = 2.0;
+    const PLAIN_SHARE: f32 = 0.0;
+    const GUESSED: bool = false;
+
+    fn search() -> Search<'static, 4> {
+        candidates()
+    }
+
+    fn book() -> &'static Neighbours<4> {
+        &books::IQ3_XXS
+    }
+
+    fn pack(found: &[Option<Found>]) -> Block {
+        pack(found)
+    }
+
+    fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
+        encode(x, imatrix)
     }
 }
 

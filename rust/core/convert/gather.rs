@@ -34,18 +34,12 @@ struct Dim {
     dst: usize,
 }
 
-/// A single unit.
-const ONE: Dim = Dim { len: 1, src: 0, dst: 0 };
-
 /// A checked view of an open file.
 #[derive(Debug)]
 pub(super) struct Gather {
     file: Arc<SourceFile>,
     /// Byte offset of the view's first unit.
     start: u64,
-    /// The view's first unit and its last, counted from the start of the tensor.
-    first_unit: usize,
-    last_unit: usize,
     unit_bytes: usize,
     units: usize,
     /// Slowest first; neighbours that can be walked as one are merged. `dst` is the distance in the whole view.
@@ -98,32 +92,13 @@ impl Gather {
             }
             Some(_) => {}
         }
-        let first_unit = usize::try_from(start).map_err(|_| overflow())?;
-        let last_unit = last.map_or(0, |last| last as usize); // fits, see above
         let start = at(start).ok_or_else(overflow)?;
-        Ok(Self { file, start, first_unit, last_unit, unit_bytes, units, dims })
+        Ok(Self { file, start, unit_bytes, units, dims })
     }
 
     /// Units in the view.
     pub(super) fn units(&self) -> usize {
         self.units
-    }
-
-    /// The unit that lies last in the file, counted from the start of the tensor.
-    pub(super) fn last_unit(&self) -> usize {
-        self.last_unit
-    }
-
-    /// Visits units `first..first + count` in runs along the view's fastest dimension: where a run starts in the tensor,
-    /// how far its units are apart there, where it starts among the units visited, and how many they are.
-    pub(super) fn runs(&self, first: usize, count: usize, visit: &mut dyn FnMut(usize, usize, usize, usize)) {
-        let (src, last) = (self.first_unit, first + count);
-        let never = split_range(&self.dims, first, last, src, 0, &mut |dims, src, dst| {
-            let (run, outer) = dims.split_last().map_or((ONE, dims), |(run, outer)| (*run, outer));
-            walk(outer, src, dst, &mut |src, dst| visit(src, run.src, dst, run.len));
-            Ok(())
-        });
-        debug_assert!(never.is_ok(), "nothing here can fail");
     }
 
     /// The file and the byte offset at which the view starts.
@@ -274,6 +249,7 @@ fn copy_box(dims: &[Dim], unit: usize, src: &[u8], dst: &mut [u8]) {
 fn copy_elements<const N: usize>(dims: &[Dim], src: &[u8], dst: &mut [u8]) {
     let (src, dst) = (src.as_chunks::<N>().0, dst.as_chunks_mut::<N>().0);
     let mut dims = dims.to_vec();
+    const ONE: Dim = Dim { len: 1, src: 0, dst: 0 };
     let columns = dims.pop().unwrap_or(ONE);
     let rows = match (0..dims.len()).min_by_key(|&at| dims[at].src) {
         Some(at) => dims.remove(at),

@@ -10,6 +10,7 @@ use super::layout::{Layout, TensorSpec};
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
 use crate::gguf::atomic::AtomicFile;
+use crate::gguf::hidden::folder;
 
 /// Bytes copied at a time from the spool to the file.
 const COPY_CHUNK: usize = 1 << 20;
@@ -34,11 +35,7 @@ impl SpoolWriter {
         let target = target.as_ref().to_owned();
         // Made and dropped at once: it finds out now, and not after the work, whether the target can be written.
         drop(AtomicFile::create(&target, overwrite)?);
-        let folder = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let spool = tempfile::tempfile_in(folder).map_err(|e| Error::io(&target, "create a spool file", e))?;
+        let spool = tempfile::tempfile_in(folder(&target)).map_err(|e| Error::io(&target, "create a spool file", e))?;
         Ok(Self { target, overwrite, spool: BufWriter::new(spool), tensors: Vec::new(), names: HashSet::new() })
     }
 

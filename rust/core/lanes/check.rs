@@ -72,6 +72,8 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.to_float(),
         (i ^ j).as_float(),
         a.abs().lesser(F::splat(4e6)).nearest_code(-4.0, 3.0),
+        c.look_up_4(i),
+        (i & F::Int::splat(15)).look_up_16(&std::array::from_fn(|i| i as f32 + 0.25)),
     ];
     let int = [
         F::Int::splat(-7),
@@ -85,7 +87,9 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.clamp(-5, 1_000_000),
         i.shl::<8>(),
         F::Int::select(mask, j, k),
+        F::Int::minus_one(mask),
         a.nearest_int(),
+        a.truncate(),
     ];
     let masks = [a.lt(b), a.gt(b), a.eq(b), i.eq(j), a.lt(b) & b.lt(c), a.lt(b) | b.lt(c), a.lt(b) ^ b.lt(c), !mask];
     let any = masks.map(|mask| u32::from(mask.any()));
@@ -102,6 +106,18 @@ pub(crate) fn operations<F: F32Lanes, const N: usize>() {
             let (a, b, c) = (turned(first), turned(second), turned(first + 2 * second + 1));
             assert_eq!(results::<F>(&a, &b, &c), results::<Floats<N>>(&a, &b, &c), "{a:?} {b:?} {c:?}");
         }
+    }
+}
+
+/// Operations whose results are not lanes.
+pub(crate) fn conversions<F: F32Lanes>() {
+    for (turn, &value) in VALUES.iter().enumerate() {
+        assert_eq!(F::to_half(value).to_bits(), crate::reference::rounding::to_half(value).to_bits(), "{value}");
+        let words: Vec<i32> = (0..32).map(|i| VALUES[(i + turn) % VALUES.len()].to_bits() as i32 >> i).collect();
+        let vectors: Vec<F::Int> = words.chunks(F::LEN).map(F::Int::load).collect();
+        let mut bytes = [0; 32];
+        F::Int::store_bytes(&vectors, &mut bytes);
+        assert!(bytes.iter().zip(&words).all(|(byte, word)| *byte == *word as u8), "{words:?}");
     }
 }
 

@@ -1,9 +1,11 @@
 //! Lanes in plain Rust, any number of them: what each operation means, and a way to run kernels at the width of
 //! instruction sets that this machine lacks.
 
+use half::f16;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Not, Sub};
 
 use super::{F32Lanes, I32Lanes, Mask};
+use crate::reference::rounding;
 
 /// `N` floats.
 #[derive(Clone, Copy)]
@@ -60,6 +62,14 @@ impl<const N: usize> I32Lanes for Ints<N> {
         Self([value; N])
     }
 
+    fn load(from: &[i32]) -> Self {
+        Self(std::array::from_fn(|i| from[i]))
+    }
+
+    fn load_u16(from: &[u16]) -> Self {
+        Self(std::array::from_fn(|i| i32::from(from[i])))
+    }
+
     fn store(self, to: &mut [i32]) {
         to[..N].copy_from_slice(&self.0);
     }
@@ -76,6 +86,10 @@ impl<const N: usize> I32Lanes for Ints<N> {
         Self(self.0.map(|value| value << BY))
     }
 
+    fn shr<const BY: u32>(self) -> Self {
+        Self(self.0.map(|value| (value as u32 >> BY) as i32))
+    }
+
     fn eq(self, other: Self) -> Bools<N> {
         Bools(zip(self.0, other.0, |a, b| a == b))
     }
@@ -90,6 +104,20 @@ impl<const N: usize> I32Lanes for Ints<N> {
 
     fn as_float(self) -> Floats<N> {
         Floats(self.0.map(|value| f32::from_bits(value as u32)))
+    }
+
+    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
+        for (to, value) in to.iter_mut().zip(vectors.iter().flat_map(|vector| vector.0)) {
+            *to = value as u8;
+        }
+    }
+
+    fn minus_one(mask: Bools<N>) -> Self {
+        Self(mask.0.map(|value| -i32::from(value)))
+    }
+
+    fn look_up_16(self, table: &[f32; 16]) -> Floats<N> {
+        Floats(self.0.map(|value| table[value as usize]))
     }
 }
 
@@ -140,6 +168,26 @@ impl<const N: usize> F32Lanes for Floats<N> {
 
     fn as_int(self) -> Ints<N> {
         Ints(self.0.map(|value| value.to_bits() as i32))
+    }
+
+    fn truncate(self) -> Ints<N> {
+        Ints(self.0.map(rounding::truncate))
+    }
+
+    fn to_half(value: f32) -> f16 {
+        rounding::to_half(value)
+    }
+
+    fn least(self) -> f32 {
+        self.0.into_iter().fold(f32::INFINITY, f32::min)
+    }
+
+    fn look_up_4(self, index: Ints<N>) -> Self {
+        Self(std::array::from_fn(|i| self.0[i / 4 * 4 + (index.0[i] & 3) as usize]))
+    }
+
+    fn look_up_8(self, index: Ints<N>) -> Self {
+        Self(std::array::from_fn(|i| self.0[i / 8 * 8 + (index.0[i] & 7) as usize]))
     }
 
     fn transpose(square: &mut [Self]) {
