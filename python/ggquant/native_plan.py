@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ggquant.errors import UnsupportedError
+from ggquant.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,7 @@ class NativeTensor:
     Attributes:
         packed: instead of `views`, for packed weights.
         keeps_codes: whether packed codes go into blocks as they are.
+        lattice: whether blocks on the format's own grid get their codes back: "off", "auto", "only".
     """
 
     name: str
@@ -60,6 +61,7 @@ class NativeTensor:
     inline: bytes | None
     imatrix: npt.NDArray[np.float32] | None
     rows_per_expert: int
+    lattice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,13 @@ def native_tensor(
     importance: npt.NDArray[np.float32] | None,
     *,
     keeps_codes: bool = False,
+    lattice: str = "off",
 ) -> NativeTensor:
     """A tensor of the plan.
 
     Args:
         keeps_codes: its packed codes go into the blocks of `decision.format` as they are.
+        lattice: "auto" gives blocks that are on the format's own grid their codes back, "only" allows no others.
 
     Raises:
         UnsupportedError: a computed tensor in another type than its own, or one that is packed in part.
@@ -108,6 +112,7 @@ def native_tensor(
         inline=source.inline,
         imatrix=importance,
         rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
+        lattice=lattice,
     )
 
 
@@ -143,3 +148,29 @@ def native_packed(view: View) -> NativePacked:
 def view_parts(view: View) -> ViewParts:
     """A view as a tuple."""
     return (view.file, view.offset, view.dtype, view.shape, view.strides, view.start)
+
+
+def ready_tensor(view: View, decision: Decision) -> NativeTensor:
+    """A tensor that is in its format already, and is copied as it is.
+
+    Raises:
+        UsageError: the plan wants another format or shape.
+    """
+    if view.dtype != decision.format or view.shape != decision.shape:
+        raise UsageError(
+            f"tensor '{decision.name}' is ready as {view.dtype} of shape {view.shape}, "
+            f"but the plan wants {decision.format} of shape {decision.shape}"
+        )
+    return NativeTensor(
+        name=decision.name,
+        shape=view.shape,
+        format=view.dtype,
+        intermediate=view.dtype,
+        views=[(view.file, view.offset, view.dtype, view.shape, view.strides, view.start)],
+        packed=[],
+        keeps_codes=False,
+        ops=[],
+        inline=None,
+        imatrix=None,
+        rows_per_expert=1,
+    )
