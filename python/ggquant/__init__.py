@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from ggquant.evaluation.tensors import Comparison, TensorDifference, compare
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
+    from ggquant.methods.awq import awq_scales
+    from ggquant.methods.solver import gptq
     from ggquant.pipeline import ConversionReport, convert, plan
     from ggquant.planned import Plan, PlannedTensor
     from ggquant.policy import Options, variants
@@ -66,6 +68,8 @@ _LAZY = {
     "PlannedTensor": "planned",
     "Progress": "progress",
     "convert": "pipeline",
+    "awq_scales": "methods.awq",
+    "gptq": "methods.solver",
     "load_imatrix": "imatrix",
     "merge": "files",
     "plan": "pipeline",
@@ -107,11 +111,13 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "awq_scales",
     "compare",
     "convert",
     "dequantize",
     "evaluate",
     "formats",
+    "gptq",
     "isa",
     "load_imatrix",
     "matmul",
