@@ -1,8 +1,8 @@
 """AWQ: columns that carry large activations are scaled up before rounding, and what feeds them is scaled down.
 
 Reference: Lin et al. 2023, "AWQ" (arXiv 2306.00978). With `s > 0` for each column, `(W diag(s)) (diag(s)^-1 x)` is the
-same product; rounding `W diag(s)` instead of `W` moves error from columns with a large `s` to those with a small one. The
-reciprocal is folded into whatever makes x, such as the weight of the norm before it.
+same product; rounding `W diag(s)` instead of `W` moves error from columns with a large `s` to those with a small one.
+The reciprocal is folded into whatever makes x, such as the weight of the norm before it.
 """
 
 from __future__ import annotations
