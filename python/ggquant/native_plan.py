@@ -47,6 +47,7 @@ class NativeTensor:
     Attributes:
         packed: instead of `views`, for packed weights.
         keeps_codes: whether packed codes go into blocks as they are.
+        lattice: whether blocks on the format's own grid get their codes back: "off", "auto", "only".
     """
 
     name: str
@@ -60,6 +61,7 @@ class NativeTensor:
     inline: bytes | None
     imatrix: npt.NDArray[np.float32] | None
     rows_per_expert: int
+    lattice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,13 @@ def native_tensor(
     importance: npt.NDArray[np.float32] | None,
     *,
     keeps_codes: bool = False,
+    lattice: str = "off",
 ) -> NativeTensor:
     """A tensor of the plan.
 
     Args:
         keeps_codes: its packed codes go into the blocks of `decision.format` as they are.
+        lattice: "auto" gives blocks that are on the format's own grid their codes back, "only" allows no others.
 
     Raises:
         UnsupportedError: a computed tensor in another type than its own, or one that is packed in part.
@@ -108,6 +112,7 @@ def native_tensor(
         inline=source.inline,
         imatrix=importance,
         rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
+        lattice=lattice,
     )
 
 

@@ -20,7 +20,7 @@ from ggquant.manifest import manifest as describe
 from ggquant.manifest import manifest_path, write_manifest
 from ggquant.metadata import Metadata, MetaValue, to_native
 from ggquant.native_plan import NativeModel, NativeTensor, native_tensor, ready_tensor
-from ggquant.packed.transcode import transcoding
+from ggquant.packed.transcode import TARGETS, transcoding
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
     Category,
@@ -69,6 +69,7 @@ class ConversionReport:
         isa: instruction set that encoded.
         warnings: what the user should know.
         reused_bytes: bytes of tensor data taken over from an interrupted run.
+        on_grid: of the tensors in which blocks on the format's own grid were looked for, how many were found.
         also: the reports of the other variants that were made of the same reading, by name.
     """
 
@@ -80,6 +81,7 @@ class ConversionReport:
     isa: str
     warnings: list[str] = field(default_factory=list)
     reused_bytes: int = 0
+    on_grid: dict[str, int] = field(default_factory=dict)
     also: dict[str, ConversionReport] = field(default_factory=dict)
 
     @property
@@ -227,9 +229,9 @@ def convert(
             progress(Progress(tensor, format, finished, total, done, of, time.monotonic() - started))
 
     limit = None if max_buffer_size is None else max_buffer_size << 20
-    written, _, reused = _native.convert_models(models, threads, overwrite, resume, limit, report)
+    written, _, reused, on_grid = _native.convert_models(models, threads, overwrite, resume, limit, report)
     reports = []
-    for job, target, files in zip(jobs, targets, written, strict=True):
+    for job, target, files, found in zip(jobs, targets, written, on_grid, strict=True):
         if manifest:
             write_manifest(target, describe(job.plan, job.inputs, job.imatrix, opts), overwrite=overwrite)
         reports.append(
@@ -242,6 +244,7 @@ def convert(
                 isa=_native.isa(),
                 warnings=job.plan.warnings,
                 reused_bytes=reused,
+                on_grid=dict(found),
             )
         )
     reports[0].also = dict(zip(others, reports[1:], strict=True))
@@ -298,8 +301,9 @@ def _prepare(
     planned, native = [], []
     for decision in decisions:
         source = sources[decision.source]
-        kept = transcoding(source, decision.format)
+        kept = transcoding(source, decision.format, encode=options.encoder == "ordinary")
         keeps_codes = kept is not None and kept.keeps_codes
+        lattice = {"auto": "auto", "lattice": "only"}.get(options.encoder, "off")
         importance = None if keeps_codes else _importance(matrix, decision, said)
         planned.append(
             PlannedTensor(
@@ -319,7 +323,8 @@ def _prepare(
         if view is not None:
             native.append(ready_tensor(view, decision))
         else:
-            native.append(native_tensor(source, decision, importance, keeps_codes=keeps_codes))
+            searched = lattice if decision.format in TARGETS and decision.format != source.dtype else "off"
+            native.append(native_tensor(source, decision, importance, keeps_codes=keeps_codes, lattice=searched))
     metadata = _output_metadata(model, chosen, options, matrix)
     return _Job(
         Plan(str(src), chosen.name, planned, metadata, said),

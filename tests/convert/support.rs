@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ggquant::convert::{OutputFile, Plan, Source, SourceType, TensorPlan, View, convert, ggml_type};
+use ggquant::convert::{Lattice, OutputFile, Plan, Source, SourceType, TensorPlan, View, convert, ggml_type};
 use ggquant::gguf::{GgmlType, Layout, Metadata, TensorSpec};
 use ggquant::{Result, convert::Options};
 use tempfile::TempDir;
@@ -67,6 +67,7 @@ pub(crate) fn tensor(name: &str, shape: &[u64], to: &str, intermediate: &str, vi
         intermediate: ty(intermediate),
         source: Source::Views { views: vec![view], ops: vec![] },
         imatrix: None,
+        lattice: Lattice::Off,
     }
 }
 
@@ -78,6 +79,7 @@ pub(crate) fn inline(name: &str, shape: &[u64], to: &str, bytes: Vec<u8>) -> Ten
         intermediate: ty(to),
         source: Source::Inline(Arc::from(bytes)),
         imatrix: None,
+        lattice: Lattice::Off,
     }
 }
 

@@ -37,6 +37,6 @@ def tensor_data(tensor: SourceTensor) -> bytes:
     values = np.concatenate([walk(view).astype(np.float32).reshape(-1) for view in tensor.views])
     assert values.size == tensor.elements
     for name, constant in tensor.ops:
-        assert name == "add"
-        values = values + np.float32(constant)
+        assert name in ("add", "round_f16")
+        values = values + np.float32(constant) if name == "add" else values.astype(np.float16).astype(np.float32)
     return values.astype(_TYPES[tensor.dtype]).tobytes()

@@ -10,12 +10,14 @@ import typer
 from ggquant import __version__, isa
 from ggquant.cli.compare import compare
 from ggquant.cli.evaluate import evaluate
+from ggquant.cli.export import export
 from ggquant.cli.files import inspect, merge, split, verify
 from ggquant.cli.imatrix import imatrix
 from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
 from ggquant.cli.quantize import quantize
 from ggquant.cli.sensitivity import sensitivity
 from ggquant.cli.tables import formats, variants
+from ggquant.cli.transcode import transcode
 
 app = typer.Typer(
     name="ggquant",
@@ -55,6 +57,8 @@ _COMMANDS = (
     verify,
     split,
     merge,
+    export,
+    transcode,
     variants,
     formats,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -143,6 +144,15 @@ def quantize(
         bool,
         _ours("--no-fallback", help="Fail if a tensor cannot take the format that the variant asks for."),
     ] = False,
+    encoder: Annotated[
+        str,
+        _ours(
+            "--encoder",
+            help="auto: blocks whose weights are values of the format already get the codes of these values; lattice: "
+            "all blocks must; ordinary: packed weights are encoded anew, too.",
+            metavar="NAME",
+        ),
+    ] = "default",
     redact_paths: Annotated[
         bool, _ours("--redact-paths", help="Store the names of imatrix files without their folders.")
     ] = False,
@@ -227,6 +237,7 @@ def quantize(
         allow_requantize=allow_requantize,
         no_fallback=no_fallback,
         redact_paths=redact_paths,
+        encoder=encoder,
     )
     workers = threads if threads is not None else positional_threads
     if imatrix == Path("auto"):
@@ -400,6 +411,7 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
         facts["seconds"] = report.seconds
         facts["isa"] = report.isa
         facts["warnings"] = report.warnings
+        facts["on_grid"] = report.on_grid
         if report.also:
             facts["also"] = {
                 name: {**_facts(other), "paths": [str(path) for path in other.paths]}
@@ -410,10 +422,20 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
         out = render.console()
         out.print(render.plan_table(report.tensors))
         _print_totals(report)
+        _print_on_grid(report)
         rate = report.total_bytes / report.seconds if report.seconds > 0 else 0.0
         print(f"{report.seconds:.2f} s, {size(rate)}/s written, instruction set: {report.isa}")
         for path in report.paths:
             print(printable(str(path)))
+
+
+def _print_on_grid(report: ConversionReport) -> None:
+    """The share of blocks whose weights were values of the format."""
+    if not report.on_grid:
+        return
+    blocks = {t.name: render.count(t.shape) // 32 for t in report.tensors}
+    searched, found = sum(blocks[name] for name in report.on_grid), sum(report.on_grid.values())
+    print(f"{100 * found / max(1, searched):.2f} % of {searched:,} blocks kept the codes of their own values")
 
 
 def _facts(made: Plan | ConversionReport) -> dict[str, Any]:
@@ -427,6 +449,7 @@ def _facts(made: Plan | ConversionReport) -> dict[str, Any]:
                 "to": t.format,
                 "bytes": t.nbytes,
                 "why": t.why if t.fallback is None else f"{t.why}; {t.fallback}",
+                **({"transcoding": t.transcoding} if t.transcoding is not None else {}),
             }
             for t in made.tensors
         ],
@@ -450,4 +473,10 @@ def _print_totals(made: Plan | ConversionReport) -> None:
         rows = ((t.name, t.wanted, t.format, t.fallback or "") for t in made.fallbacks)
         out.print(render.table(("tensor", "wanted", "got", "why"), rows))
         out.print()
+    kinds = Counter(t.transcoding for t in made.tensors if t.transcoding is not None)
+    if kinds:
+        print("Weights that are quantized already:")
+        for kind, number in kinds.most_common():
+            print(f"  {number} tensors {kind}")
+        print()
     print(f"{len(made.tensors)} tensors, {size(made.total_bytes)}, {made.bits_per_weight:.3f} bits per weight")

@@ -51,10 +51,10 @@ class Transcoding:
         return f"{self.kind}: {self.reason}" if self.reason else self.kind
 
 
-def transcoding(tensor: SourceTensor, format: str) -> Transcoding | None:
+def transcoding(tensor: SourceTensor, format: str, *, encode: bool = False) -> Transcoding | None:
     """What becomes of a tensor in a block format; None if it is not made of packed weights.
 
-    Looks into the scales where they are no f16 numbers.
+    Looks into the scales where they are no f16 numbers. With `encode`, values are to be encoded anew whatever they are.
 
     Raises:
         FileError: a file cannot be read.
@@ -62,6 +62,8 @@ def transcoding(tensor: SourceTensor, format: str) -> Transcoding | None:
     parts = [view.packed for view in tensor.views if view.packed is not None]
     if not parts or len(parts) != len(tensor.views):
         return None
+    if encode:
+        return Transcoding("re-quantized", "the ordinary encoder is asked for")
     if format not in TARGETS:
         return Transcoding("re-quantized", f"{format} is no format of codes and scales like theirs")
     if tensor.ops:

@@ -10,8 +10,10 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ggquant import _native
 from ggquant.errors import FileError, MalformedFileError, UnsupportedError
 from ggquant.model import SourceTensor, View
+from ggquant.native_plan import native_packed
 from ggquant.registry import format_info
 from ggquant.sources import contiguous_strides
 from ggquant.tensor import QuantizedTensor
@@ -40,6 +42,9 @@ def read_tensor(tensor: SourceTensor) -> Array | QuantizedTensor:
         return np.frombuffer(tensor.inline, _float(tensor.dtype, tensor)).reshape(tensor.shape)
     if tensor.ops and tensor.ops[0][0] == "mxfp4_repack":
         return _repacked(tensor)
+    if any(view.packed is not None for view in tensor.views):
+        values = np.concatenate([_native.read_packed(native_packed(view), None) for view in tensor.views])
+        return (_apply(values, tensor) if tensor.ops else values).reshape(tensor.shape)
     if _is_blocks(tensor.views[0].dtype):
         parts = [_blocks(view, tensor) for view in tensor.views]
         return QuantizedTensor(np.concatenate(parts) if len(parts) > 1 else parts[0], tensor.dtype, tensor.shape)
@@ -63,7 +68,8 @@ def read_rows(tensor: SourceTensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[
     """
     columns = tensor.shape[-1]
     view = tensor.views[0] if len(tensor.views) == 1 else None
-    if view is None or tensor.ops or view.strides[-2:] != (columns, 1) or len(view.shape) != 2:
+    packed = view is not None and view.packed is not None
+    if view is None or packed or tensor.ops or view.strides[-2:] != (columns, 1) or len(view.shape) != 2:
         return as_float32(read_tensor(tensor))[rows]
     blocks = _is_blocks(view.dtype)
     row_bytes = format_info(view.dtype).row_bytes(columns) if blocks else columns * _float(view.dtype, tensor).itemsize

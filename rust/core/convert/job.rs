@@ -249,6 +249,14 @@ impl Elements<'_> {
         self.quantum
     }
 
+    /// Blocks whose own codes were found again, where they were looked for.
+    pub(super) fn on_grid(&self) -> Option<u64> {
+        match &self.step {
+            Step::Encode(encode) => encode.on_grid(),
+            Step::Copy(_) => None,
+        }
+    }
+
     /// Bytes that so many elements take in the output.
     pub(super) fn stored_bytes(&self, elements: usize) -> usize {
         self.stored.bytes(elements)

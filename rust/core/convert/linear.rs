@@ -13,6 +13,7 @@ use crate::error::{At, Error, Result};
 use crate::packed::bits::{AWQ_CODES, unpack, unpack_aligned, unpack_awq};
 use crate::packed::blocks::{self, BLOCK, Target};
 use crate::packed::rows::{Groups, dequantize};
+use crate::packed::rtn::Gridded;
 
 /// Weights that a task of [`read_packed`] takes.
 const READ_WEIGHTS: usize = 1 << 20;
@@ -172,7 +173,10 @@ impl PackedRows {
     ) -> Result<()> {
         let row_bytes = SourceType::Block(self.target.map_or(Format::F32, Target::format)).bytes(self.columns);
         let numbers: Vec<usize> = (first..first + out.len() / row_bytes).map(|row| self.source_row(row)).collect();
-        self.read_rows(&numbers, row_bytes, out, scratch, given_up)
+        let (mut codes, mut values) = (vec![0; self.columns], vec![0.0; self.columns]);
+        self.for_rows(&numbers, 0, scratch, given_up, &mut |band, at, row| {
+            self.row(band, row, &mut codes, &mut values, &mut out[at * row_bytes..(at + 1) * row_bytes])
+        })
     }
 
     /// Where the walk is at its step `row`.
@@ -185,28 +189,28 @@ impl PackedRows {
         at
     }
 
-    fn read_rows(
+    /// Reads the rows of these numbers in bands and gives each to `take`, with its place among `numbers`, which begin with
+    /// the one at `place`.
+    fn for_rows(
         &self,
         numbers: &[usize],
-        row_bytes: usize,
-        out: &mut [u8],
+        place: usize,
         scratch: &mut Vec<u8>,
         given_up: &dyn Fn() -> bool,
+        take: &mut dyn FnMut(&Band, usize, usize) -> Result<()>,
     ) -> Result<()> {
         let (Some(&low), Some(&high)) = (numbers.iter().min(), numbers.iter().max()) else { return Ok(()) };
         if high - low >= SPARSE * numbers.len() {
             let half = numbers.len() / 2;
-            let (front, back) = out.split_at_mut(half * row_bytes);
-            self.read_rows(&numbers[..half], row_bytes, front, scratch, given_up)?;
-            return self.read_rows(&numbers[half..], row_bytes, back, scratch, given_up);
+            self.for_rows(&numbers[..half], place, scratch, given_up, take)?;
+            return self.for_rows(&numbers[half..], place + half, scratch, given_up, take);
         }
         let band = self.band(low, high + 1, scratch, given_up)?;
-        let (mut codes, mut values) = (vec![0; self.columns], vec![0.0; self.columns]);
-        for (&row, out) in numbers.iter().zip(out.chunks_mut(row_bytes)) {
+        for (at, &row) in numbers.iter().enumerate() {
             if given_up() {
                 return Err(Error::Interrupted);
             }
-            self.row(&band, row, &mut codes, &mut values, out)?;
+            take(&band, place + at, row)?;
         }
         Ok(())
     }
@@ -301,16 +305,21 @@ impl PackedRows {
         Ok(zeros)
     }
 
-    /// Unpacks one row of a band.
-    fn row(&self, band: &Band, row: usize, codes: &mut [u8], values: &mut [f32], out: &mut [u8]) -> Result<()> {
-        let line = |len: usize, at: usize| &band.codes[at * len..(at + 1) * len];
-        let in_band = row - band.first;
+    /// Scales and zero points of the groups of one row of a band.
+    fn parameters<'b>(&self, band: &'b Band, row: usize) -> (&'b [f32], &'b [i32]) {
         let scale_row = row / self.rows_per_scale - band.first / self.rows_per_scale;
         let scales = &band.scales[scale_row * self.groups..(scale_row + 1) * self.groups];
         let zeros = match self.zeros {
-            ZeroPoints::All(_) => &band.zeros,
-            ZeroPoints::Stored { .. } => &band.zeros[in_band * self.groups..(in_band + 1) * self.groups],
+            ZeroPoints::All(_) => &band.zeros[..],
+            ZeroPoints::Stored { .. } => &band.zeros[(row - band.first) * self.groups..][..self.groups],
         };
+        (scales, zeros)
+    }
+
+    /// Unpacks the codes of one row of a band; 8-bit floats have none.
+    fn codes(&self, band: &Band, row: usize, codes: &mut [u8]) {
+        let line = |len: usize, at: usize| &band.codes[at * len..(at + 1) * len];
+        let in_band = row - band.first;
         match self.coding {
             Coding::Dense(width) => unpack(line(4 * width.words(self.columns), in_band), width, codes),
             Coding::Aligned(width) => {
@@ -325,15 +334,24 @@ impl PackedRows {
                     *code = byte ^ 0x80;
                 }
             }
-            Coding::Float => {
-                self.code_type.decode(line(self.columns, in_band), values)?;
-                for (values, &scale) in values.chunks_mut(self.group_len).zip(scales) {
-                    values.iter_mut().for_each(|value| *value *= scale);
-                }
-                store(values, out);
-                return Ok(());
-            }
+            Coding::Float => {}
         }
+    }
+
+    /// Unpacks one row of a band.
+    fn row(&self, band: &Band, row: usize, codes: &mut [u8], values: &mut [f32], out: &mut [u8]) -> Result<()> {
+        let line = |len: usize, at: usize| &band.codes[at * len..(at + 1) * len];
+        let in_band = row - band.first;
+        let (scales, zeros) = self.parameters(band, row);
+        if self.coding == Coding::Float {
+            self.code_type.decode(line(self.columns, in_band), values)?;
+            for (values, &scale) in values.chunks_mut(self.group_len).zip(scales) {
+                values.iter_mut().for_each(|value| *value *= scale);
+            }
+            store(values, out);
+            return Ok(());
+        }
+        self.codes(band, row, codes);
         let Some(target) = self.target else {
             let groups = self.listed.as_deref().map_or(Groups::Even(self.group_len), Groups::Listed);
             dequantize(codes, groups, scales, zeros, values);
@@ -374,6 +392,39 @@ pub fn read_packed(plan: &PackedWeights, run: Run<'_>) -> Result<Vec<f32>> {
     })
     .map_err(|error| error.in_file(&plan.codes.file))?;
     Ok(out)
+}
+
+/// The codes, scales and zero points of packed weights, in the order of their walk.
+///
+/// # Errors
+/// As [`read_packed`], and `Unsupported` for 8-bit floats, which have no such codes.
+pub fn read_codes(plan: &PackedWeights, run: Run<'_>) -> Result<Gridded> {
+    let mut sources = SourceFiles::default();
+    let rows = PackedRows::new(plan, None, &mut |view| Gather::new(view, sources.get(&view.file)?))?;
+    if plan.coding == Coding::Float {
+        return Err(Error::Unsupported { at: At::file(&plan.codes.file), what: "8-bit floats are no codes".into() });
+    }
+    let (columns, groups) = (rows.columns, rows.groups);
+    let (mut codes, mut scales) = (vec![0; rows.elements()], vec![0.0; rows.wanted * groups]);
+    let mut zeros = vec![0; rows.wanted * groups];
+    let task_rows = (READ_WEIGHTS / columns).max(1);
+    let parameters = scales.chunks_mut(task_rows * groups).zip(zeros.chunks_mut(task_rows * groups));
+    let tasks: Vec<_> = codes.chunks_mut(task_rows * columns).zip(parameters).collect();
+    run.for_each(tasks, |_, task, (codes, (scales, zeros))| {
+        let first = task * task_rows;
+        let numbers: Vec<usize> = (first..first + codes.len() / columns).map(|row| rows.source_row(row)).collect();
+        rows.for_rows(&numbers, 0, &mut Vec::new(), &|| run.interrupted(), &mut |band, at, row| {
+            rows.codes(band, row, &mut codes[at * columns..(at + 1) * columns]);
+            let (from_scales, from_zeros) = rows.parameters(band, row);
+            scales[at * groups..(at + 1) * groups].copy_from_slice(from_scales);
+            for (zero, &from) in zeros[at * groups..(at + 1) * groups].iter_mut().zip(from_zeros) {
+                *zero = u8::try_from(from).map_err(|_| bad(format!("zero point {from} is no code")))?;
+            }
+            Ok(())
+        })
+    })
+    .map_err(|error| error.in_file(&plan.codes.file))?;
+    Ok(Gridded { codes, scales, zeros })
 }
 
 fn store(values: &[f32], out: &mut [u8]) {

@@ -26,9 +26,10 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 pub use dtype::SourceType;
-pub use linear::read_packed;
+pub use linear::{read_codes, read_packed};
 pub use plan::{
-    Coding, Grouping, ImatrixPlan, Op, OutputFile, PackedWeights, Plan, Source, TensorPlan, View, Zeros, ggml_type,
+    Coding, Grouping, ImatrixPlan, Lattice, Op, OutputFile, PackedWeights, Plan, Source, TensorPlan, View, Zeros,
+    ggml_type,
 };
 pub use progress::{Event, Progress, Report, TensorReport};
 

@@ -44,6 +44,20 @@ pub struct TensorPlan<'a> {
     pub source: Source,
     /// Importance of columns, if there is any.
     pub imatrix: Option<ImatrixPlan<'a>>,
+    /// Whether blocks that are on the format's grid already get their own codes back.
+    pub lattice: Lattice,
+}
+
+/// What happens to blocks whose weights are values of the format they are to be encoded in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Lattice {
+    /// They are encoded like all others.
+    #[default]
+    Off,
+    /// They get the very codes of these values; all others are encoded.
+    Auto,
+    /// They get the very codes of these values; any other block is an error.
+    Only,
 }
 
 /// Where a tensor's values come from.
@@ -213,6 +227,8 @@ pub enum Op {
     Mul(f32),
     /// `-exp(x)`, correctly rounded but for ties too close for `f64` to tell.
     NegExp,
+    /// Rounds to the nearest `f16`, as arithmetic on a half-precision tensor does.
+    RoundF16,
 }
 
 impl Op {
@@ -225,7 +241,8 @@ impl Op {
             "add" => Ok(Self::Add(value)),
             "mul" => Ok(Self::Mul(value)),
             "neg_exp" => Ok(Self::NegExp),
-            _ => Err(format!("unknown operation '{name}'; there are add, mul and neg_exp")),
+            "round_f16" => Ok(Self::RoundF16),
+            _ => Err(format!("unknown operation '{name}'; there are add, mul, neg_exp and round_f16")),
         }
     }
 
@@ -234,6 +251,7 @@ impl Op {
             Self::Add(c) => x.iter_mut().for_each(|v| *v += c),
             Self::Mul(c) => x.iter_mut().for_each(|v| *v *= c),
             Self::NegExp => x.iter_mut().for_each(|v| *v = -f64::from(*v).exp() as f32),
+            Self::RoundF16 => x.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32()),
         }
     }
 }

@@ -10,11 +10,16 @@
 //! A tile is `R` rows of one operand, whose numbers are broadcast, by 16 of the other, which lie side by side. For large
 //! batches the activations lie side by side, for small ones the weights.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
 use super::wide::{LANES, Portable, Wide};
 use super::{Matrix, Output};
-use crate::arch::{Isa, Kernel, isa, kernel};
+use crate::arch::{Isa, Kernel, kernel_for};
+use crate::block::Format;
 use crate::encode::Run;
 use crate::error::Result;
+use crate::lanes::{F32Lanes, MAX_LANES};
 
 /// Columns summed before they are added to the total.
 const STRETCH: usize = 256;
@@ -31,10 +36,13 @@ const TILE: usize = 6;
 type AddTile =
     unsafe fn(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]);
 
-pub(super) fn matmul(weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
+/// Transposes up to 16 rows, `stride` apart.
+type SideBySide = unsafe fn(from: &[f32], stride: usize, to: &mut [[f32; LANES]]);
+
+pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
     let job = Job {
-        kernel: kernel(weights.format)?,
-        add_tile: add_tile(isa()?),
+        kernel: kernel_for(weights.format, isa)?,
+        functions: functions(isa),
         weights,
         output: Output::new(out, n, weights.rows),
     };
@@ -52,7 +60,8 @@ pub(super) fn matmul(weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], 
         let x = &x[first * cols..][..count * cols];
         let tasks = packed.chunks_mut(cols).zip(x.chunks(LANES * cols)).collect();
         run.for_each(tasks, |_, _, (to, from): (&mut [[f32; LANES]], &[f32])| {
-            side_by_side(from, cols, to);
+            // SAFETY: `functions` chose them for this machine.
+            unsafe { (job.functions.side_by_side)(from, cols, to) };
             Ok(())
         })?;
         let packed = &packed[..cols * count.div_ceil(LANES)];
@@ -67,7 +76,7 @@ pub(super) fn matmul(weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], 
 
 struct Job<'a> {
     kernel: Kernel,
-    add_tile: AddTile,
+    functions: Functions,
     weights: Matrix<'a>,
     output: Output,
 }
@@ -84,14 +93,23 @@ impl Job<'_> {
         for from in (0..cols).step_by(STRETCH) {
             let len = STRETCH.min(cols - from);
             for (i, decoded) in decoded.chunks_exact_mut(STRETCH).take(rows).enumerate() {
-                self.kernel.decode(self.weights.bytes(row + i, from, from + len), &mut decoded[..len]);
+                let bytes = self.weights.bytes(row + i, from, from + len);
+                decode(&self.kernel, self.weights.format, bytes, &mut decoded[..len]);
             }
             for (packed, sums) in packed.chunks_exact(cols).zip(sums.chunks_exact_mut(ROWS)) {
                 let side = &packed[from..from + len];
                 for i in (0..rows).step_by(TILE) {
                     let count = TILE.min(rows - i);
-                    // SAFETY: `add_tile` chose a function for this machine.
-                    unsafe { (self.add_tile)(&decoded[i * STRETCH..], STRETCH, count, side, &mut sums[i..i + count]) };
+                    // SAFETY: `functions` chose them for this machine.
+                    unsafe {
+                        (self.functions.add_tile)(
+                            &decoded[i * STRETCH..],
+                            STRETCH,
+                            count,
+                            side,
+                            &mut sums[i..i + count],
+                        )
+                    };
                 }
             }
         }
@@ -115,14 +133,22 @@ impl Job<'_> {
         for from in (0..cols).step_by(STRETCH) {
             let len = STRETCH.min(cols - from);
             for (i, decoded) in scratch.chunks_exact_mut(STRETCH).take(rows).enumerate() {
-                self.kernel.decode(self.weights.bytes(row + i, from, from + len), &mut decoded[..len]);
+                let bytes = self.weights.bytes(row + i, from, from + len);
+                decode(&self.kernel, self.weights.format, bytes, &mut decoded[..len]);
             }
-            side_by_side(scratch, STRETCH, &mut side[..len]);
+            // SAFETY: `functions` chose them for this machine.
+            unsafe { (self.functions.side_by_side)(scratch, STRETCH, &mut side[..len]) };
             for i in (0..n).step_by(TILE) {
                 let count = TILE.min(n - i);
-                // SAFETY: `add_tile` chose a function for this machine.
+                // SAFETY: `functions` chose them for this machine.
                 unsafe {
-                    (self.add_tile)(&x[i * cols + from..], cols, count, &side[..len], &mut sums[i..i + count]);
+                    (self.functions.add_tile)(
+                        &x[i * cols + from..],
+                        cols,
+                        count,
+                        &side[..len],
+                        &mut sums[i..i + count],
+                    );
                 }
             }
         }
@@ -133,25 +159,67 @@ impl Job<'_> {
     }
 }
 
-/// Transposes up to 16 rows, `stride` apart, so that their numbers of one column lie side by side.
-fn side_by_side(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
-    for (lane, row) in from.chunks(stride).enumerate() {
-        for (to, &v) in to.iter_mut().zip(row) {
-            to[lane] = v;
+/// Up to 16 rows, `stride` apart, transposed so that their numbers of one column lie side by side.
+#[inline(always)]
+fn transpose<F: F32Lanes>(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
+    let rows = from.len().div_ceil(stride);
+    let whole = to.len() / F::LEN * F::LEN;
+    for k in (0..whole).step_by(F::LEN) {
+        for first in (0..LANES).step_by(F::LEN) {
+            let mut square = [F::splat(0.0); MAX_LANES];
+            for lane in 0..F::LEN.min(rows.saturating_sub(first)) {
+                square[lane] = F::load(&from[(first + lane) * stride + k..]);
+            }
+            F::transpose(&mut square[..F::LEN]);
+            for (lanes, to) in square[..F::LEN].iter().zip(&mut to[k..]) {
+                lanes.store(&mut to[first..]);
+            }
         }
     }
-    for lane in from.len().div_ceil(stride)..LANES {
-        for to in to.iter_mut() {
-            to[lane] = 0.0;
-        }
+    if whole < to.len() {
+        transpose_tail(&from[whole..], stride, &mut to[whole..]);
     }
 }
 
-fn add_tile(isa: Isa) -> AddTile {
+/// As [`transpose`], one number at a time.
+fn transpose_tail(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
+    let rows = from.len().div_ceil(stride);
+    for (k, to) in to.iter_mut().enumerate() {
+        *to = std::array::from_fn(|lane| if lane < rows { from[lane * stride + k] } else { 0.0 });
+    }
+}
+
+/// Bytes of weights that are floats, or of blocks, as `f32`.
+fn decode(kernel: &Kernel, format: Format, bytes: &[u8], to: &mut [f32]) {
+    if format == Format::F16 {
+        // The library converts slices with the machine's own instruction, and single numbers only after asking for it.
+        let mut halves = [f16::ZERO; STRETCH];
+        for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *half = f16::from_le_bytes(*bytes);
+        }
+        halves[..to.len()].convert_to_f32_slice(to);
+    } else {
+        kernel.decode(bytes, to);
+    }
+}
+
+/// Functions of the instruction set.
+#[derive(Clone, Copy)]
+struct Functions {
+    add_tile: AddTile,
+    side_by_side: SideBySide,
+}
+
+fn functions(isa: Isa) -> Functions {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn avx2(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
         add_rows::<super::wide::Avx2>(broadcast, stride, rows, side, sums);
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn transpose_avx2(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
+        transpose::<crate::arch::avx2::F32>(from, stride, to);
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
@@ -160,10 +228,10 @@ fn add_tile(isa: Isa) -> AddTile {
     }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2,
+        Isa::Avx2 => Functions { add_tile: avx2, side_by_side: transpose_avx2 },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512,
-        _ => add_rows::<Portable>,
+        Isa::Avx512 => Functions { add_tile: avx512, side_by_side: transpose_avx2 },
+        _ => Functions { add_tile: add_rows::<Portable>, side_by_side: transpose_tail },
     }
 }
 

@@ -89,31 +89,37 @@ pub fn write(target: Target, codes: &[u8; BLOCK], scale: f32, zero: i32, out: &m
         ));
     }
     let codes = codes.map(|code| (i32::from(code) + shift) as u8);
+    let minimum = if middle.is_some() { 0.0 } else { -(zero as f32) * scale };
+    let m = f16::from_f32(minimum);
+    if !m.is_finite() {
+        return Err(format!("minimum {minimum:e} is too large for an f16"));
+    }
+    write_parts(target, d, m, &codes, out);
+    Ok(())
+}
+
+/// Writes the block of a scale, a minimum (ignored by the symmetric formats) and codes as they are stored, but that Q8_0's
+/// count from -128.
+pub(super) fn write_parts(target: Target, d: f16, m: f16, codes: &[u8; BLOCK], out: &mut [u8]) {
     let low_bits = codes.map(|code| code & 15);
     out[..2].copy_from_slice(&d.to_le_bytes());
     match target {
-        Target::Q4_0 => pack_nibbles::<16>(&codes, &mut out[2..18]),
+        Target::Q4_0 => pack_nibbles::<16>(codes, &mut out[2..18]),
         Target::Q5_0 => {
-            out[2..6].copy_from_slice(&pack_fifth_bits(&codes).to_le_bytes());
+            out[2..6].copy_from_slice(&pack_fifth_bits(codes).to_le_bytes());
             pack_nibbles::<16>(&low_bits, &mut out[6..22]);
         }
         Target::Q8_0 => out[2..34].copy_from_slice(&codes.map(|code| code ^ 0x80)),
-        Target::Q4_1 | Target::Q5_1 => {
-            let minimum = -(zero as f32) * scale;
-            let m = f16::from_f32(minimum);
-            if !m.is_finite() {
-                return Err(format!("minimum {minimum:e} is too large for an f16"));
-            }
+        Target::Q4_1 => {
             out[2..4].copy_from_slice(&m.to_le_bytes());
-            if target == Target::Q4_1 {
-                pack_nibbles::<16>(&codes, &mut out[4..20]);
-            } else {
-                out[4..8].copy_from_slice(&pack_fifth_bits(&codes).to_le_bytes());
-                pack_nibbles::<16>(&low_bits, &mut out[8..24]);
-            }
+            pack_nibbles::<16>(codes, &mut out[4..20]);
+        }
+        Target::Q5_1 => {
+            out[2..4].copy_from_slice(&m.to_le_bytes());
+            out[4..8].copy_from_slice(&pack_fifth_bits(codes).to_le_bytes());
+            pack_nibbles::<16>(&low_bits, &mut out[8..24]);
         }
     }
-    Ok(())
 }
 
 /// Takes a block apart: its codes, counted from the code of zero where it has one, its scale, and its minimum.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ggquant::checkpoint::Checkpoint;
 use ggquant::convert::{
-    self, Event, ImatrixPlan, Op, Options, OutputFile, Plan, Progress, Source, SourceType, TensorPlan, View,
+    self, Event, ImatrixPlan, Lattice, Op, Options, OutputFile, Plan, Progress, Source, SourceType, TensorPlan, View,
 };
 use ggquant::encode::Run;
 use ggquant::gguf::path::shard_path;
@@ -50,6 +50,8 @@ pub(crate) struct GivenTensor<'py> {
     inline: Option<Bound<'py, PyBytes>>,
     imatrix: Option<PyReadonlyArray1<'py, f32>>,
     rows_per_expert: u64,
+    /// "off", "auto" or "only".
+    lattice: String,
 }
 
 impl GivenTensor<'_> {
@@ -83,6 +85,11 @@ impl GivenTensor<'_> {
                 }
             }
         };
+        let lattice = match self.lattice.as_str() {
+            "off" => Lattice::Off,
+            "auto" => Lattice::Auto,
+            _ => Lattice::Only,
+        };
         let imatrix = match &self.imatrix {
             Some(values) => {
                 Some(ImatrixPlan { values: Cow::Borrowed(values.as_slice()?), rows_per_expert: self.rows_per_expert })
@@ -96,6 +103,7 @@ impl GivenTensor<'_> {
             shape: self.shape.clone(),
             source,
             imatrix,
+            lattice,
         })
     }
 }
@@ -213,8 +221,11 @@ impl Progress for Reporter<'_> {
     }
 }
 
-/// Files written for each model, bytes written and bytes taken over from an earlier run.
-type Outcome = (Vec<Vec<(PathBuf, u64)>>, u64, u64);
+/// Of each model, the tensors whose own codes were looked for, and how many blocks of them were found.
+type OnGrid = Vec<Vec<(String, u64)>>;
+
+/// Files written for each model, bytes written, bytes taken over from an earlier run, and what was found on grids.
+type Outcome = (Vec<Vec<(PathBuf, u64)>>, u64, u64, OnGrid);
 
 /// Carries out a plan of one model or several, which are made from one reading of their sources.
 #[pyfunction]
@@ -258,7 +269,15 @@ pub(crate) fn convert_models(
     })?;
     let mut written = plan.outputs.into_iter().map(|output| (output.path, output.layout.file_len));
     let written = counts.into_iter().map(|count| written.by_ref().take(count).collect()).collect();
-    Ok((written, report.bytes_written, report.bytes_reused))
+    let models = counts.iter().enumerate().flat_map(|(model, &count)| std::iter::repeat_n(model, count));
+    let models: Vec<usize> = models.collect();
+    let mut on_grid = vec![Vec::new(); counts.len()];
+    for tensor in report.tensors {
+        if let Some(found) = tensor.on_grid {
+            on_grid[models[tensor.output]].push((tensor.name, found));
+        }
+    }
+    Ok((written, report.bytes_written, report.bytes_reused, on_grid))
 }
 
 /// Name, dtype, shape, file, offset, bytes.

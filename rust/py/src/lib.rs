@@ -47,7 +47,7 @@ mod _native {
         activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
     };
     #[pymodule_export]
-    use super::packed::{block_codes, pack_codes, read_packed, round_to_nearest};
+    use super::packed::{block_codes, pack_codes, packed_codes, read_packed, round_to_nearest};
     #[pymodule_export]
     use super::stats::{difference, pack_logits, score_logits};
 }

@@ -108,6 +108,20 @@ pub(crate) fn read_packed(py: Python<'_>, part: GivenPacked, threads: Option<usi
     Ok(PyArray1::from_vec(py, out))
 }
 
+/// The codes, scales and zero points of packed weights, flat, in the order of their walk.
+#[pyfunction]
+pub(crate) fn packed_codes<'py>(
+    py: Python<'py>,
+    part: GivenPacked,
+    threads: Option<usize>,
+) -> PyResult<(Bytes<'py>, Floats<'py>, Bytes<'py>)> {
+    let plan = part.plan().map_err(PyValueError::new_err)?;
+    let made =
+        detached(py, false, |interrupt| convert::read_codes(&plan, Run { threads, interrupt: Some(interrupt) }))?;
+    let zeros = PyArray1::from_vec(py, made.zeros);
+    Ok((PyArray1::from_vec(py, made.codes), PyArray1::from_vec(py, made.scales), zeros))
+}
+
 /// Codes (one byte each, rows of `columns`) in the words of a layout: "inputs" `[words, rows]`, "rows" `[rows, words]`,
 /// "outputs" `[columns, words]`, "awq" `[columns, rows / 8]`.
 #[pyfunction]

@@ -7,8 +7,10 @@ mod kquants;
 mod small;
 mod tables;
 
+use half::f16;
+
 use super::slab::{Facts, SLAB, Slab, UnpackRow};
-use crate::arch::{Isa, isa};
+use crate::arch::Isa;
 use crate::block::Format;
 use crate::error::{At, Error, Result};
 
@@ -28,6 +30,18 @@ pub(crate) struct Unpacker {
     pub(crate) facts: Facts,
     /// Unpacks slabs of a row.
     pub(crate) unpack: UnpackRow,
+}
+
+/// A half as `f32`. Inlined arithmetic: the library's conversion asks what the machine can do each time.
+#[inline(always)]
+fn widen(half: f16) -> f32 {
+    let (sign, rest) = (u32::from(half.to_bits() & 0x8000) << 16, u32::from(half.to_bits() & 0x7fff));
+    let magnitude = match rest {
+        0..0x0400 => (rest as f32 * f32::from_bits((127 - 24) << 23)).to_bits(),
+        0x0400..0x7c00 => (rest << 13) + ((127 - 15) << 23),
+        _ => (rest << 13) + ((255 - 31) << 23),
+    };
+    f32::from_bits(sign | magnitude)
 }
 
 #[inline(always)]
@@ -99,14 +113,27 @@ table! {
 /// The unpacker of `format`, or `None` if its weights are floats.
 ///
 /// # Errors
-/// `Unsupported` for the formats of activations, and see [`isa`].
-pub(crate) fn integers(format: Format) -> Result<Option<Unpacker>> {
-    match (unpacker(format, isa()?), format) {
+/// `Unsupported` for the formats of activations.
+pub(crate) fn integers(format: Format, isa: Isa) -> Result<Option<Unpacker>> {
+    match (unpacker(format, isa), format) {
         (Some(unpacker), _) => Ok(Some(unpacker)),
         (None, Format::F32 | Format::F16 | Format::BF16) => Ok(None),
         (None, _) => {
             let what = format!("{format} is a format of activations; as weights it is multiplied in float32 only");
             Err(Error::Unsupported { at: At::default(), what })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_widen_as_the_library_says() {
+        for half in (0..=u16::MAX).map(f16::from_bits).filter(|half| !half.is_nan()) {
+            assert_eq!(widen(half).to_bits(), half.to_f32().to_bits());
+        }
+        assert!(widen(f16::NAN).is_nan());
     }
 }
