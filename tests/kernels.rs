@@ -33,8 +33,7 @@ fn compare(format: Format, x: &[f32], row_len: usize, imatrix: &[f32], what: &st
 }
 
 fn storage_formats() -> impl Iterator<Item = Format> {
-    // The searches through codebooks are slow, and no instruction set has a kernel for them.
-    Format::ALL.iter().copied().filter(|f| f.info().storage && !f.info().name.starts_with("IQ"))
+    Format::ALL.iter().copied().filter(|f| f.info().storage)
 }
 
 #[test]

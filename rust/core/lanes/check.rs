@@ -55,6 +55,13 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
     let (a, b, c) = (F::load(a), F::load(b), F::load(c));
     let (i, j, k) = (a.as_int(), b.as_int(), c.as_int());
     let mask = a.lt(c);
+    let mut bits = [0; MAX_LANES];
+    j.store(&mut bits);
+    let words = bits.map(|bits| bits as u16);
+    // A table that repeats.
+    let mut table = [0.0; MAX_LANES];
+    b.store(&mut table);
+    let table = F::load(&std::array::from_fn::<_, MAX_LANES, _>(|i| table[i % F::LEN.min(8)]));
     let float = [
         a,
         F::splat(0.1),
@@ -72,6 +79,10 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.to_float(),
         (i ^ j).as_float(),
         a.abs().lesser(F::splat(4e6)).nearest_code(-4.0, 3.0),
+        b.look_up_4(i),
+        if F::LEN < 8 { table } else { table.look_up_8(i.shr::<21>()) },
+        // NaN, which this may not see, is left out by either order of the two.
+        F::splat(F::select(a.eq(a), a, c).lesser(F::splat(1e9)).least()),
     ];
     let int = [
         F::Int::splat(-7),
@@ -84,6 +95,9 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.max(j),
         i.clamp(-5, 1_000_000),
         i.shl::<8>(),
+        i.shr::<7>(),
+        F::Int::load(&bits),
+        F::Int::load_u16(&words),
         F::Int::select(mask, j, k),
         a.nearest_int(),
     ];
