@@ -10,7 +10,20 @@ const ROW_LENS: [usize; 3] = [2048, 4096, 14336];
 const WEIGHTS: usize = 1 << 20;
 
 /// Formats that have kernels.
-const FORMATS: [Format; 5] = [Format::Q2_K, Format::Q3_K, Format::Q4_K, Format::Q5_K, Format::Q6_K];
+const FORMATS: [Format; 12] = [
+    Format::Q2_K,
+    Format::Q3_K,
+    Format::Q4_K,
+    Format::Q5_K,
+    Format::Q6_K,
+    Format::IQ1_S,
+    Format::IQ1_M,
+    Format::IQ2_XXS,
+    Format::IQ2_XS,
+    Format::IQ2_S,
+    Format::IQ3_XXS,
+    Format::IQ3_S,
+];
 
 /// Bell-shaped weights of standard deviation 0.01, one in a hundred of them eight times as large.
 fn weights(count: usize) -> Vec<f32> {
@@ -32,7 +45,8 @@ fn weights(count: usize) -> Vec<f32> {
 fn encode(criterion: &mut Criterion) {
     for format in FORMATS {
         for weighted in [false, true] {
-            if weighted && format.info().imatrix == ImatrixUse::Ignored {
+            let skipped = if weighted { ImatrixUse::Ignored } else { ImatrixUse::Required };
+            if format.info().imatrix == skipped {
                 continue;
             }
             let mut group = criterion.benchmark_group(format!("{format}{}", if weighted { "/imatrix" } else { "" }));
