@@ -38,6 +38,7 @@ from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:
+    from ggquant.calibration.collect import collect_imatrix
     from ggquant.evaluation.alone import Sensitivity, sensitivity
     from ggquant.evaluation.perplexity import evaluate
     from ggquant.evaluation.summary import Evaluation
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from ggquant.planned import Plan, PlannedTensor
     from ggquant.policy import Options, variants
     from ggquant.progress import Progress
+    from ggquant.runtime.model import RunnableModel, open_model
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
@@ -65,9 +67,12 @@ _LAZY = {
     "Plan": "planned",
     "PlannedTensor": "planned",
     "Progress": "progress",
+    "RunnableModel": "runtime.model",
+    "collect_imatrix": "calibration.collect",
     "convert": "pipeline",
     "load_imatrix": "imatrix",
     "merge": "files",
+    "open_model": "runtime.model",
     "plan": "pipeline",
     "split": "files",
     "variants": "policy",
@@ -99,6 +104,7 @@ __all__ = [
     "PlannedTensor",
     "Progress",
     "QuantizedTensor",
+    "RunnableModel",
     "Sensitivity",
     "ShapeError",
     "StoppedError",
@@ -107,6 +113,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "collect_imatrix",
     "compare",
     "convert",
     "dequantize",
@@ -118,6 +125,7 @@ __all__ = [
     "matmul_id",
     "merge",
     "open",
+    "open_model",
     "plan",
     "quantize",
     "sensitivity",

@@ -154,7 +154,7 @@ def convert_models(
 @final
 class HessianFactor:
     def __new__(
-        cls, hessian: npt.NDArray[np.float32], row_len: int, damp: float, act_order: bool, passes: int
+        cls, hessian: npt.NDArray[np.float32], row_len: int, damp: float, act_order: bool, joint: bool, passes: int
     ) -> HessianFactor: ...
     @property
     def damp(self) -> float: ...
@@ -170,7 +170,7 @@ class HessianFactor:
         threads: int | None,
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
 
-def gptq_formats() -> list[str]: ...
+def gptq_formats() -> list[tuple[str, bool]]: ...
 def gptq_groups(
     weights: npt.NDArray[np.float32],
     hessian: npt.NDArray[np.float64],

@@ -95,7 +95,8 @@ class SourceTensor:
         shape: rows first, row length last (GGUF stores it reversed).
         dtype: the type it has in llama.cpp's intermediate file, or a GGUF source's own type.
         views: where the values come from, in order; empty where `inline` is set.
-        ops: elementwise arithmetic in float32, in order: `("add", c)`, `("mul", c)`, `("neg_exp", 0.0)`.
+        ops: elementwise arithmetic in float32, in order: `("add", c)`, `("mul", c)`, `("neg_exp", 0.0)`, and
+            `("round_f16", 0.0)`, which rounds to the nearest half.
             `("mxfp4_repack", 0.0)` stands alone: views are [packed codes, scales], both U8, and become MXFP4
             blocks.
         inline: little-endian data of `dtype` supplied here, for small computed tensors.

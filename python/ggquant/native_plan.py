@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ggquant.errors import UnsupportedError
+from ggquant.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,3 +148,31 @@ def native_packed(view: View) -> NativePacked:
 def view_parts(view: View) -> ViewParts:
     """A view as a tuple."""
     return (view.file, view.offset, view.dtype, view.shape, view.strides, view.start)
+
+
+def ready_tensor(view: View, decision: Decision) -> NativeTensor:
+    """A tensor that is in its format already, and is copied as it is.
+
+    Raises:
+        UsageError: the plan wants another format or shape.
+    """
+    if view.dtype != decision.format or view.shape != decision.shape:
+        raise UsageError(
+            f"tensor '{decision.name}' is ready as {view.dtype} of shape {view.shape}, "
+            f"but the plan wants {decision.format} of shape {decision.shape}"
+        )
+    return NativeTensor(
+        name=decision.name,
+        shape=view.shape,
+        format=view.dtype,
+        intermediate=view.dtype,
+        views=[(view.file, view.offset, view.dtype, view.shape, view.strides, view.start)],
+        packed=[],
+        keeps_codes=False,
+        lattice="off",
+        ops=[],
+        inline=None,
+        imatrix=None,
+        rows_per_expert=1,
+        lattice="off",
+    )

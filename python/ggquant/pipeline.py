@@ -19,7 +19,7 @@ from ggquant.imatrix import Imatrix, coverage, load_imatrix
 from ggquant.manifest import manifest as describe
 from ggquant.manifest import manifest_path, write_manifest
 from ggquant.metadata import Metadata, MetaValue, to_native
-from ggquant.native_plan import NativeModel, NativeTensor, native_tensor
+from ggquant.native_plan import NativeModel, NativeTensor, native_tensor, ready_tensor
 from ggquant.packed.transcode import TARGETS, transcoding
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
@@ -46,7 +46,7 @@ from ggquant.tensor_types import tensor_bytes
 from ggquant.text_files import refuse_existing
 
 if TYPE_CHECKING:
-    from ggquant.model import Model, SourceTensor
+    from ggquant.model import Model, SourceTensor, View
     from ggquant.overrides import TensorType
 
     Source = str | os.PathLike[str]
@@ -164,6 +164,7 @@ def convert(
     manifest: bool = False,
     resume: bool = False,
     max_buffer_size: int | None = None,
+    ready: Mapping[str, View] | None = None,
 ) -> ConversionReport:
     """Quantizes a model into a GGUF file, with the bytes that llama.cpp's converter and quantizer give.
 
@@ -184,6 +185,8 @@ def convert(
         resume: keep what is done when the conversion fails or is interrupted, in hidden files beside the output, and
             take up what an earlier such run left. Every piece is verified by its content; inputs are read again.
         max_buffer_size: most megabytes (MiB) of weights to hold in memory, by default 72.
+        ready: where tensors lie that have their format already, by name; they are copied as they are. Their format
+            must be the one that the plan gives them.
 
     Raises:
         ImatrixError: the variant needs an importance matrix, or it does not belong to this model.
@@ -197,7 +200,7 @@ def convert(
     model = load_model(src, pre=pre)
     if max_buffer_size is not None and max_buffer_size <= 0:
         raise UsageError(f"{max_buffer_size} MiB of buffers are not enough to hold anything")
-    main = _prepare(src, model, variant, matrix, opts, recipe, dry_run=False)
+    main = _prepare(src, model, variant, matrix, opts, recipe, dry_run=False, ready=ready or {})
     others = {name: _prepare(src, model, name, matrix, opts, recipe, dry_run=False) for name in also or {}}
     split = opts.keep_split or split_max_size is not None or split_max_tensors is not None
     targets = [Path(dst) if dst is not None else default_output(src, main.label)]
@@ -277,6 +280,7 @@ def _prepare(
     recipe: Sequence[TensorType],
     *,
     dry_run: bool,
+    ready: Mapping[str, View] | None = None,
 ) -> _Job:
     chosen = find_variant(variant)
     if not model.tensors:
@@ -315,8 +319,12 @@ def _prepare(
                 transcoding=str(kept) if kept is not None else None,
             )
         )
-        searched = lattice if decision.format in TARGETS and decision.format != source.dtype else "off"
-        native.append(native_tensor(source, decision, importance, keeps_codes=keeps_codes, lattice=searched))
+        view = (ready or {}).get(decision.source)
+        if view is not None:
+            native.append(ready_tensor(view, decision))
+        else:
+            searched = lattice if decision.format in TARGETS and decision.format != source.dtype else "off"
+            native.append(native_tensor(source, decision, importance, keeps_codes=keeps_codes, lattice=searched))
     metadata = _output_metadata(model, chosen, options, matrix)
     return _Job(
         Plan(str(src), chosen.name, planned, metadata, said),

@@ -1,4 +1,4 @@
-"""Packed weights that their own packages made (`tests/peers/make_packed.py`), and how to read them without these."""
+"""Packed weights that their own packages made (`tests/peers/make_packed.py`), and how to read safetensors."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
@@ -13,6 +12,7 @@ from typing import Any
 from ggquant.tokenizing.pretokenizers import PRE_TOKENIZERS
 from ggquant.tokenizing.text import byte_alphabet
 from random_text import random_text
+from tiny_tokenizers import charsmap
 
 TINYLM = Path(__file__).resolve().parents[1] / "data" / "tinylm"
 TEXTS = [random_text(seed) for seed in range(60)]
@@ -155,40 +155,12 @@ def _wordpiece() -> dict[str, Any]:
 def _unigram(*, merge: bool) -> dict[str, Any]:
     count = len(_words())
     base = _pieces("t5", [-2.0 - 8.0 * n / count for n in range(count)])
-    charsmap = list(_charsmap(REPLACED))
+    rules = list(charsmap(REPLACED))
     return base | {
         "tokenizer.ggml.add_space_prefix": merge,
         "tokenizer.ggml.remove_extra_whitespaces": merge,
-        "tokenizer.ggml.precompiled_charsmap": [byte - 256 if byte > 127 else byte for byte in charsmap],
+        "tokenizer.ggml.precompiled_charsmap": [byte - 256 if byte > 127 else byte for byte in rules],
     }
-
-
-def _charsmap(rules: dict[str, str]) -> bytes:
-    """A trie in Darts-clone's layout: every node's children lie in 256 units of their own."""
-    trie: dict[int, Any] = {}
-    texts = b""
-    for source, target in rules.items():
-        node = trie
-        for byte in source.encode():
-            node = node.setdefault(byte, {})
-        node[-1] = len(texts)
-        texts += target.encode() + b"\0"
-    units: dict[int, int] = {}
-    queue = [(0, 0, trie)]
-    blocks = 0
-    while queue:
-        index, label, node = queue.pop()
-        blocks += 1
-        base = blocks * 256
-        for byte, child in node.items():
-            if byte == -1:
-                units[base] = 1 << 31 | child
-            else:
-                queue.append((base ^ byte, byte, child))
-        units[index] = (base ^ index) << 10 | (256 if -1 in node else 0) | label
-    size = (blocks + 1) * 256
-    array = struct.pack(f"<{size}I", *(units.get(index, 0) for index in range(size)))
-    return struct.pack("<I", len(array)) + array + texts
 
 
 def _rwkv() -> dict[str, Any]:

@@ -25,6 +25,7 @@ _FILES = (
     "granite",
     "gpt_oss",
     "bert",
+    "xlm_roberta",
 )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggquant.cli import render
+from ggquant.cli.method import solve
 from ggquant.cli.outcome import say_warning
 from ggquant.cli.progress import conversion_progress, layer_progress
 from ggquant.cli.text import parse_size, printable, size
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _AS_THEIRS = "Options of llama-quantize"
 _OURS = "Options of ggquant"
+_METHOD = "Quantization methods"
 
 
 def _theirs(*names: str, help: str, metavar: str | None = None, min: int | None = None) -> Any:
@@ -32,6 +34,10 @@ def _theirs(*names: str, help: str, metavar: str | None = None, min: int | None 
 
 def _ours(*names: str, help: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_OURS)
+
+
+def _method(*names: str, help: str, metavar: str | None = None, min: int | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, min=min, rich_help_panel=_METHOD)
 
 
 def quantize(
@@ -172,6 +178,31 @@ def quantize(
             help="Keep what is done when interrupted, and go on from what an earlier --resume run left.",
         ),
     ] = False,
+    method: Annotated[
+        str | None,
+        _method("--method", help="gptq: weights whose errors make up for each other, layer by layer.", metavar="NAME"),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        _method("--calibration", help="Text to calibrate with, by default the package's. Repeatable.", metavar="FILE"),
+    ] = None,
+    chunks: Annotated[
+        int | None, _method("--chunks", help="Most chunks of text to use, by default all.", metavar="N", min=1)
+    ] = None,
+    context: Annotated[int, _method("--context", "-c", help="Tokens in a chunk.", metavar="N", min=2)] = 512,
+    effort: Annotated[
+        str, _method("--effort", help="fast, normal or best: how long to look for better codes.", metavar="NAME")
+    ] = "normal",
+    damp: Annotated[
+        float | None,
+        _method("--damp", help="Added to the diagonal of Hessians, relative to its mean.", metavar="X"),
+    ] = None,
+    seed: Annotated[
+        int | None, _method("--seed", help="Choose the chunks at random, reproducibly.", metavar="N")
+    ] = None,
+    report_file: Annotated[
+        Path | None, _method("--report", help="Write what became of each tensor, as JSON.", metavar="FILE")
+    ] = None,
     overwrite: Annotated[bool, _ours("--overwrite", help="Replace an existing output.")] = False,
     json_output: Annotated[
         bool,
@@ -218,6 +249,33 @@ def quantize(
             write_text(recipe_out, write_recipe(plan), overwrite=overwrite)
     if dry_run:
         _show_plan(plan, json_output=json_output, quiet=quiet)
+        return
+    if method is not None:
+        for given, name in ((also, "--also"), (recipe, "--recipe"), (split_max_size, "--split-max-size"),
+                            (split_max_tensors, "--split-max-tensors"), (manifest, "--manifest"),
+                            (imatrix, "--imatrix"), (max_buffer_size, "--max-buffer-size")):  # fmt: skip
+            if given:
+                raise UsageError(f"{name} cannot be used together with --method yet")
+        solved = solve(
+            source,
+            destination,
+            variant,
+            method=method,
+            calibration=calibration or [],
+            chunks=chunks,
+            context=context,
+            effort=effort,
+            damp=damp,
+            seed=seed,
+            options=options,
+            pre=pre,
+            threads=threads if threads is not None else positional_threads,
+            overwrite=overwrite,
+            resume=resume,
+            report_file=report_file,
+            quiet=quiet or json_output,
+        )
+        _show_report(solved, json_output=json_output, quiet=quiet)
         return
     with conversion_progress(quiet=quiet or json_output) as progress:
         report = gg.convert(

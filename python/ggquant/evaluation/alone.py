@@ -272,4 +272,4 @@ class _Study:
 
 
 def _norm(x: Floats) -> float:
-    return sqrt(float(np.einsum("...,...->", x, x, dtype=np.float64)))
+    return sqrt(float(np.square(x, dtype=np.float64).sum()))

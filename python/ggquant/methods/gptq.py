@@ -1,7 +1,7 @@
 """GPTQ: weights whose rounding errors make up for each other, in block formats or in plain groups of integers.
 
-For the rows `w` of a weight matrix and the Hessian `H = 2/n X^T X` of its inputs, both minimise the layer's squared error
-`(w - q)^T H (w - q)`. References: Frantar et al. 2022, "GPTQ" (arXiv 2210.17323); Chee et al. 2023, "QuIP"
+For the rows `w` of a weight matrix and the Hessian `H = 2/n X^T X` of its inputs, both minimise the layer's squared
+error `(w - q)^T H (w - q)`. References: Frantar et al. 2022, "GPTQ" (arXiv 2210.17323); Chee et al. 2023, "QuIP"
 (arXiv 2307.13304), for the form with errors fed back, which is equivalent and needs no inverse.
 """
 
@@ -74,17 +74,28 @@ class FactoredHessian:
         self.columns = int(square.shape[0])
         self.effort = effort
         _, passes = _effort(effort)
-        self._native = _native.HessianFactor(square.reshape(-1), self.columns, damp, act_order, passes)
+        self._arguments = (square.reshape(-1), self.columns, damp, act_order)
+        self._passes = passes
+        self._factors: dict[bool, _native.HessianFactor] = {}
 
     @property
     def damp(self) -> float:
         """The damping used, relative to the mean of the diagonal."""
-        return self._native.damp
+        return self._factor().damp
 
     @property
     def dead(self) -> int:
         """Number of columns whose inputs are always zero."""
-        return self._native.dead
+        return self._factor().dead
+
+    def _factor(self, joint: bool | None = None) -> _native.HessianFactor:
+        """The factor for formats that choose columns jointly, or singly; whichever there is by default."""
+        if joint is None:
+            joint = next(iter(self._factors), False)
+        if joint not in self._factors:
+            flat, columns, damp, act_order = self._arguments
+            self._factors[joint] = _native.HessianFactor(flat, columns, damp, act_order, joint, self._passes)
+        return self._factors[joint]
 
     def solve(
         self,
@@ -110,8 +121,9 @@ class FactoredHessian:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
         rounds, passes = _effort(effort or self.effort)
-        data, rounded, solved = self._native.solve(info.name, weights.reshape(-1), columns, rounds, passes, threads)
-        return GPTQResult(QuantizedTensor(data, info.name, weights.shape), rounded, solved, self.damp, self.dead)
+        factor = self._factor(_solvers()[info.name])
+        data, rounded, solved = factor.solve(info.name, weights.reshape(-1), columns, rounds, passes, threads)
+        return GPTQResult(QuantizedTensor(data, info.name, weights.shape), rounded, solved, factor.damp, factor.dead)
 
 
 def gptq(
@@ -127,10 +139,10 @@ def gptq(
 ) -> GPTQResult:
     """Encodes weights so that the errors of a row make up for each other: minimises `(w - q)^T H (w - q)`.
 
-    With `H = U diag(D) U^T`, `U` unit upper triangular, the objective is `sum_k D_k (e_k + sum_{i<k} U_ik e_i)^2`, so that
-    column k is best rounded after adding `sum_{i<k} U_ik e_i`, the errors so far. Scales are fitted by the format's own
-    encoder to the weights with all earlier errors added, when their window of 256 columns is entered. Levels and scales are
-    then improved by coordinate descent on the objective, and packed as they are.
+    With `H = U diag(D) U^T`, `U` unit upper triangular, the objective is `sum_k D_k (e_k + sum_{i<k} U_ik e_i)^2`, so
+    that column k is best rounded after adding `sum_{i<k} U_ik e_i`, the errors so far. Scales are fitted by the
+    format's own encoder to the weights with all earlier errors added, when their window of 256 columns is entered.
+    Levels and scales are then improved by coordinate descent on the objective, and packed as they are.
 
     Args:
         w: weights `[rows, K]`.
@@ -138,8 +150,8 @@ def gptq(
         format: a block format of `solver_formats()`.
         damp, act_order: see `FactoredHessian`.
         effort: `"fast"`, `"normal"` or `"best"`; see `EFFORTS`.
-        importance: weights of columns in the searches for scales, `[K]`, above 0. It changes where scales start, not the
-            objective.
+        importance: weights of columns in the searches for scales, `[K]`, above 0. It changes where scales start, not
+            the objective.
         threads: number of threads, by default one per core. It does not change the result.
 
     Returns:
@@ -191,9 +203,9 @@ def gptq_groups(
 ) -> IntegerGroups:
     """GPTQ as published, into groups of integers (Frantar et al. 2022, algorithm 1), in double precision.
 
-    With `R` the upper Cholesky factor of the inverse of the damped Hessian, columns are rounded one after the other, and
-    `w_j -= (w_i - q_i) / R_ii * R_ij` for every later column j. A group's scale and zero point come from the range of its
-    weights when its first column is reached.
+    With `R` the upper Cholesky factor of the inverse of the damped Hessian, columns are rounded one after the other,
+    and `w_j -= (w_i - q_i) / R_ii * R_ij` for every later column j. A group's scale and zero point come from the range
+    of its weights when its first column is reached.
 
     Args:
         w: weights `[rows, K]`.
@@ -233,10 +245,15 @@ def gptq_groups(
     )
 
 
-@cache
 def solver_formats() -> tuple[str, ...]:
     """Names of the block formats that `gptq` can solve into."""
-    return tuple(_native.gptq_formats())
+    return tuple(_solvers())
+
+
+@cache
+def _solvers() -> dict[str, bool]:
+    """Formats with a solver, and whether they choose columns jointly."""
+    return dict(_native.gptq_formats())
 
 
 def _effort(effort: Effort) -> tuple[int, int]:

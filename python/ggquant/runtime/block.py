@@ -167,7 +167,7 @@ class _Attention:
 
     def _projections(self, x: Floats, hook: Hook | None) -> tuple[Floats, Floats, Floats]:
         if self._fused is None:
-            q, k, v = (linear(x, hook) for linear in self._separate)
+            q, k, v = (linear(x, hook, reuse=True) for linear in self._separate)
             return q, k, v
         shape = self._shape
         ends = np.cumsum([shape.heads * shape.key_dim, shape.kv_heads * shape.key_dim])
@@ -201,7 +201,7 @@ class _FeedForward:
 
     def __call__(self, x: Floats, hook: Hook | None) -> Floats:
         y = self._gate(x, hook) if self._gate is not None else None
-        up = self._up(x, hook)
+        up = self._up(x, hook, reuse=y is not None)
         if self._holds_gate:
             y, up = (np.ascontiguousarray(half) for half in np.split(up, 2, axis=1))
         if y is None:

@@ -5,9 +5,9 @@
 //! A format without a kernel for the chosen instruction set runs its scalar reference.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 mod table;
 
 use std::fmt;

@@ -26,7 +26,7 @@ block_layout! {
 }
 
 /// Packs the codes of 32 weights.
-pub(crate) fn pack(codes: &[u8; 32]) -> [u8; 16] {
+pub(super) fn pack(codes: &[u8; 32]) -> [u8; 16] {
     let mut qs = [0; 16];
     pack_nibbles::<16>(codes, &mut qs);
     qs

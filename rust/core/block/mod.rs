@@ -13,7 +13,7 @@ pub(crate) mod fp4;
 pub(crate) mod layout;
 pub mod scalar;
 pub(crate) mod scale_min;
-mod signs;
+pub(crate) mod signs;
 
 /// How a format's encoder treats an importance matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

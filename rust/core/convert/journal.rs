@@ -210,7 +210,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::convert::{ImatrixPlan, SourceType, TensorPlan, ggml_type};
+    use crate::convert::{ImatrixPlan, Lattice, SourceType, TensorPlan, ggml_type};
     use crate::gguf::{Layout, Metadata, TensorSpec};
 
     /// Two outputs of one tensor each.
@@ -223,7 +223,7 @@ mod tests {
             intermediate: ty,
             source,
             imatrix: None,
-            lattice: Default::default(),
+            lattice: Lattice::Off,
         };
         let view = View::whole("w", 64, SourceType::Block(crate::Format::F32), &[2, 4]);
         let views = Source::Views { views: vec![view], ops: vec![Op::Add(1.0)] };

@@ -227,6 +227,8 @@ pub enum Op {
     Mul(f32),
     /// `-exp(x)`, correctly rounded but for ties too close for `f64` to tell.
     NegExp,
+    /// Rounds to the nearest `f16`, as arithmetic on a half-precision tensor does.
+    RoundF16,
 }
 
 impl Op {
@@ -239,7 +241,8 @@ impl Op {
             "add" => Ok(Self::Add(value)),
             "mul" => Ok(Self::Mul(value)),
             "neg_exp" => Ok(Self::NegExp),
-            _ => Err(format!("unknown operation '{name}'; there are add, mul and neg_exp")),
+            "round_f16" => Ok(Self::RoundF16),
+            _ => Err(format!("unknown operation '{name}'; there are add, mul, neg_exp and round_f16")),
         }
     }
 
@@ -248,6 +251,7 @@ impl Op {
             Self::Add(c) => x.iter_mut().for_each(|v| *v += c),
             Self::Mul(c) => x.iter_mut().for_each(|v| *v *= c),
             Self::NegExp => x.iter_mut().for_each(|v| *v = -f64::from(*v).exp() as f32),
+            Self::RoundF16 => x.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32()),
         }
     }
 }

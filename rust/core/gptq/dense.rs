@@ -1,11 +1,13 @@
 //! The few dense operations of the solver, in an order of additions that no instruction set changes.
 //!
 //! Everything here is elementwise over columns, or sums in [`LANES`] partial sums that are added up in a fixed tree, and
-//! never fuses a multiplication with an addition. The functions are `#[inline(always)]`, so that they are compiled for the
-//! instruction set of the shim they end up in; the results are the same with any.
+//! never fuses a multiplication with an addition. [`Dense`] holds each function as it was compiled for an instruction set;
+//! the results are the same with any.
+
+use crate::arch::Isa;
 
 /// Partial sums of a dot product: a virtual width, the same on every machine.
-pub(super) const LANES: usize = 16;
+const LANES: usize = 16;
 
 /// Columns that a step of [`add_product`] keeps in registers.
 const COLUMNS: usize = 16;
@@ -15,7 +17,7 @@ const ROWS: usize = 4;
 
 /// `y += a * x`.
 #[inline(always)]
-pub(super) fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
+fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y += a * x;
     }
@@ -23,7 +25,7 @@ pub(super) fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
 
 /// `sum(x * y)`.
 #[inline(always)]
-pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
+fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (xs, x_rest) = x.as_chunks::<LANES>();
     let (ys, y_rest) = y.as_chunks::<LANES>();
@@ -63,7 +65,7 @@ impl<'a> Matrix<'a> {
 /// `y += x * m` for `rows` rows: `x` has `inner` columns, `m` has `inner` rows from `(top, left)` on, `y` has `width` columns
 /// from `y_left` on. Each element of `y` adds its terms in the order of the inner index.
 #[inline(always)]
-pub(super) fn add_product(
+fn add_product(
     y: &mut [f32],
     y_stride: usize,
     y_left: usize,
@@ -106,6 +108,94 @@ pub(super) fn add_product(
             }
         }
         row += here;
+    }
+}
+
+/// `costs[p] = sum_i q_i * (a_i - m_ip)^2`, with `m` coordinate by coordinate.
+#[inline(always)]
+fn point_costs(costs: &mut [f32], magnitudes: &[f32], a: &[f32], q: &[f32]) {
+    costs.fill(0.0);
+    for (i, coordinate) in magnitudes.chunks_exact(costs.len()).enumerate() {
+        let (target, weight) = (a[i], q[i]);
+        for (cost, &magnitude) in costs.iter_mut().zip(coordinate) {
+            let diff = target - magnitude;
+            *cost += weight * diff * diff;
+        }
+    }
+}
+
+/// Rows, inner index and columns of a product.
+type Extent = (usize, usize, usize);
+
+/// The operations as compiled for one instruction set.
+pub(super) struct Dense {
+    /// See [`add_scaled`].
+    pub(super) add_scaled: fn(&mut [f32], f32, &[f32]),
+    /// See [`dot`].
+    pub(super) dot: fn(&[f32], &[f32]) -> f32,
+    /// See [`add_product`].
+    pub(super) add_product: fn(&mut [f32], usize, usize, Matrix<'_>, Matrix<'_>, (usize, usize), Extent),
+    /// See [`point_costs`].
+    pub(super) point_costs: fn(&mut [f32], &[f32], &[f32], &[f32]),
+}
+
+/// Compiles the operations with features that hold wherever the table is handed out.
+#[cfg(target_arch = "x86_64")]
+macro_rules! compiled {
+    ($features:literal) => {{
+        #[target_feature(enable = $features)]
+        fn scaled(y: &mut [f32], a: f32, x: &[f32]) {
+            add_scaled(y, a, x);
+        }
+        #[target_feature(enable = $features)]
+        fn inner(x: &[f32], y: &[f32]) -> f32 {
+            dot(x, y)
+        }
+        #[target_feature(enable = $features)]
+        fn product(
+            y: &mut [f32],
+            stride: usize,
+            left: usize,
+            x: Matrix<'_>,
+            m: Matrix<'_>,
+            at: (usize, usize),
+            n: Extent,
+        ) {
+            add_product(y, stride, left, x, m, at, n);
+        }
+        #[target_feature(enable = $features)]
+        fn costs(costs: &mut [f32], magnitudes: &[f32], a: &[f32], q: &[f32]) {
+            point_costs(costs, magnitudes, a, q);
+        }
+        Dense {
+            // SAFETY: the table is handed out only where these features were detected; so for the other three.
+            add_scaled: |y, a, x| unsafe { scaled(y, a, x) },
+            // SAFETY: as above.
+            dot: |x, y| unsafe { inner(x, y) },
+            // SAFETY: as above.
+            add_product: |y, stride, left, x, m, at, n| unsafe { product(y, stride, left, x, m, at, n) },
+            // SAFETY: as above.
+            point_costs: |c, m, a, q| unsafe { costs(c, m, a, q) },
+        }
+    }};
+}
+
+static PORTABLE: Dense = Dense { add_scaled, dot, add_product, point_costs };
+#[cfg(target_arch = "x86_64")]
+static AVX2: Dense = compiled!("avx2");
+#[cfg(target_arch = "x86_64")]
+static AVX512: Dense = compiled!("avx512f,avx512bw,avx512dq,avx512vl");
+
+impl Dense {
+    /// The operations for an instruction set that this machine has.
+    pub(super) fn of(isa: Isa) -> &'static Self {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &AVX2,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &AVX512,
+            _ => &PORTABLE,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use faer::linalg::solvers::Llt;
 use faer::mat::Mat;
 
 use super::Options;
+use super::form::GROUP;
 use crate::error::{At, Error, Result};
 
 /// Columns of a window: the part of a row that is solved before its error is passed on.
@@ -38,6 +39,8 @@ pub struct Factor {
     pub(super) damp: f64,
     /// Columns whose inputs are always zero.
     pub(super) dead: usize,
+    /// Whether groups of columns are kept together.
+    pub(super) joint: bool,
 }
 
 impl Factor {
@@ -56,7 +59,7 @@ impl Factor {
         let mean = (0..len).map(diagonal).sum::<f64>() / len as f64;
         // Nothing was ever seen: all columns count alike.
         let unit = if mean > 0.0 { mean } else { 1.0 };
-        let order = order(len, options.act_order, |j| hessian[j * len + j]);
+        let order = order(len, options.act_order, options.joint, |j| hessian[j * len + j]);
         let symmetric = |i: usize, j: usize| 0.5 * (f64::from(hessian[i * len + j]) + f64::from(hessian[j * len + i]));
         let at = |p: usize, q: usize| symmetric(order[p] as usize, order[q] as usize);
         let mut damp = options.damp;
@@ -82,6 +85,7 @@ impl Factor {
                     order,
                     damp,
                     dead,
+                    joint: options.joint,
                 };
                 own.fill(&llt);
                 if options.effort.passes > 0 {
@@ -174,15 +178,18 @@ fn check(hessian: &[f32], len: usize, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Positions to columns: as they are, or by falling diagonal within each window. Equal ones keep their order.
-fn order(len: usize, act_order: bool, diagonal: impl Fn(usize) -> f32) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..len as u32).collect();
+/// Positions to columns: as they are, or by falling diagonal within each window; groups that are chosen jointly stay
+/// together, and count by the sum of their diagonal. Equal ones keep their order.
+fn order(len: usize, act_order: bool, joint: bool, diagonal: impl Fn(usize) -> f32) -> Vec<u32> {
+    let unit = if joint { GROUP } else { 1 };
+    let mut firsts: Vec<usize> = (0..len).step_by(unit).collect();
     if act_order {
-        for window in order.chunks_mut(WINDOW) {
-            window.sort_by(|&a, &b| diagonal(b as usize).total_cmp(&diagonal(a as usize)));
+        let weight = |first: usize| (first..len.min(first + unit)).map(&diagonal).sum::<f32>();
+        for window in firsts.chunks_mut(WINDOW / unit) {
+            window.sort_by(|&a, &b| weight(b).total_cmp(&weight(a)));
         }
     }
-    order
+    firsts.into_iter().flat_map(|first| first as u32..len.min(first + unit) as u32).collect()
 }
 
 fn permuted(order: &[u32], hessian: &[f32], diagonal: &[f32]) -> Vec<f32> {

@@ -3,12 +3,19 @@
 //! A weight is worth `scale * level - min`. Scales (and minima) are either numbers of their own, as in Q4_0, or small integers
 //! times one `f16` for the whole block, as in the k-quants.
 
+use super::dense::Dense;
 use super::factor::WINDOW;
 use crate::block::Format;
 use crate::reference::rounding::to_half;
 
 /// Sub-blocks of a window, at most: groups of 16 weights.
 pub(super) const MAX_SUBS: usize = WINDOW / 16;
+
+/// Weights that formats with codebooks choose together.
+pub(super) const GROUP: usize = 8;
+
+/// The quadratic form of the errors of a group.
+pub(super) type Quad = [[f32; GROUP]; GROUP];
 
 /// How the factors of sub-blocks (scales, or minima) are stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,6 +81,8 @@ pub(super) trait Form {
     const FORMAT: Format;
     /// Weights that share a scale.
     const SUB: usize;
+    /// Whether levels are chosen [`GROUP`] at a time.
+    const JOINT: bool = false;
     /// How scales are stored.
     const SCALES: Factors;
     /// How minima are stored.
@@ -81,6 +90,11 @@ pub(super) trait Form {
 
     /// The level nearest to `y`, which is finite.
     fn nearest(y: f32) -> f32;
+
+    /// The levels of a group that come close to `y` by `quad`. Only where levels are [joint](Self::JOINT).
+    fn choose(_dense: &Dense, y: &[f32; GROUP], _quad: &Quad) -> [f32; GROUP] {
+        y.map(Self::nearest)
+    }
 
     /// Takes block number `block` of a window apart.
     fn read(bytes: &[u8], block: usize, parts: &mut Parts);

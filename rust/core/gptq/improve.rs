@@ -3,9 +3,9 @@
 //! The error of a window is measured as `u^T S u` with `u` the weights less what is stored. All that is carried along is the
 //! gradient `g = S u`: a change of the stored values by `delta` lowers the objective by `2 delta^T g - delta^T S delta`.
 
-use super::dense::{Matrix, add_scaled};
+use super::dense::{Dense, Matrix};
 use super::factor::WINDOW;
-use super::form::{Factors, Form, MAX_SUBS, Parts, Stored, half};
+use super::form::{Factors, Form, GROUP, MAX_SUBS, Parts, Quad, Stored, half};
 
 /// Rounds of the descent over scales, each of which is cheap.
 const REFIT_SWEEPS: usize = 6;
@@ -15,6 +15,8 @@ const MAX_FACTORS: usize = 2 * MAX_SUBS;
 
 /// What all rows of a window share: its quadratic form, and which position belongs to which sub-block.
 pub(super) struct Place<'a> {
+    /// The operations.
+    pub(super) dense: &'static Dense,
     /// Columns of the window.
     pub(super) width: usize,
     /// The quadratic form: `width` rows from `(top, left)` on.
@@ -32,8 +34,13 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    #[inline(always)]
-    pub(super) fn new<F: Form>(order: &[u32], first: usize, form: Matrix<'a>, corner: (usize, usize)) -> Self {
+    pub(super) fn new<F: Form>(
+        dense: &'static Dense,
+        order: &[u32],
+        first: usize,
+        form: Matrix<'a>,
+        corner: (usize, usize),
+    ) -> Self {
         let width = order.len();
         let mut columns = [0; WINDOW];
         let mut members = [0; WINDOW];
@@ -45,13 +52,13 @@ impl<'a> Place<'a> {
             members[sub * F::SUB + filled[sub]] = position as u16;
             filled[sub] += 1;
         }
-        let mut own = Self { width, form, corner, columns, members, sub: F::SUB, sums: Vec::new() };
+        let mut own = Self { dense, width, form, corner, columns, members, sub: F::SUB, sums: Vec::new() };
         if F::MINS != Factors::Absent {
             own.sums = vec![0.0; own.subs() * width];
             for j in 0..own.subs() {
                 let mut sum = [0.0; WINDOW];
                 for &position in own.members_of(j) {
-                    add_scaled(&mut sum[..width], 1.0, own.row(position.into()));
+                    (dense.add_scaled)(&mut sum[..width], 1.0, own.row(position.into()));
                 }
                 own.sums[j * width..][..width].copy_from_slice(&sum[..width]);
             }
@@ -59,22 +66,18 @@ impl<'a> Place<'a> {
         own
     }
 
-    #[inline(always)]
     fn subs(&self) -> usize {
         self.width / self.sub
     }
 
-    #[inline(always)]
     fn members_of(&self, sub: usize) -> &[u16] {
         &self.members[sub * self.sub..][..self.sub]
     }
 
-    #[inline(always)]
     pub(super) fn row(&self, position: usize) -> &'a [f32] {
         self.form.row(self.corner.0 + position, self.corner.1, self.width)
     }
 
-    #[inline(always)]
     fn diagonal(&self, position: usize) -> f32 {
         self.form.data[(self.corner.0 + position) * self.form.stride + self.corner.1 + position]
     }
@@ -82,7 +85,6 @@ impl<'a> Place<'a> {
 
 /// Lowers the objective: `rounds` times a descent over levels and a refit of the scales, then a last descent. `gradient` is
 /// that of `parts` before and after.
-#[inline(always)]
 pub(super) fn improve<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WINDOW], rounds: u32) {
     for _ in 0..rounds {
         let moved = descend::<F>(place, parts, gradient);
@@ -95,8 +97,10 @@ pub(super) fn improve<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &
 }
 
 /// One sweep over the levels, each moved to where the others want it. Tells whether any moved.
-#[inline(always)]
 fn descend<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WINDOW]) -> bool {
+    if F::JOINT {
+        return descend_joint::<F>(place, parts, gradient);
+    }
     let mut moved = false;
     for position in 0..place.width {
         let column = usize::from(place.columns[position]);
@@ -114,12 +118,73 @@ fn descend<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; W
             let delta = scale * tried - min - stored;
             if delta * (2.0 * gradient[position] - delta * curvature) > 0.0 {
                 parts.levels[column] = tried;
-                add_scaled(&mut gradient[..place.width], -delta, place.row(position));
+                (place.dense.add_scaled)(&mut gradient[..place.width], -delta, place.row(position));
                 moved = true;
             }
         }
     }
     moved
+}
+
+/// As [`descend`], for levels that are chosen [`GROUP`] at a time.
+fn descend_joint<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WINDOW]) -> bool {
+    let mut moved = false;
+    for first in (0..place.width).step_by(GROUP) {
+        let column = usize::from(place.columns[first]);
+        let scale = parts.scales.value(F::SCALES, column / F::SUB);
+        if scale == 0.0 {
+            continue;
+        }
+        let quad: Quad = std::array::from_fn(|i| std::array::from_fn(|j| place.row(first + i)[first + j]));
+        let pull: [f32; GROUP] = std::array::from_fn(|i| gradient[first + i]);
+        let own: [f32; GROUP] = std::array::from_fn(|i| parts.levels[column + i]);
+        // Where the group would go if its levels were free, all others as they are.
+        let step = solve_group(&quad, &pull);
+        let tried = F::choose(place.dense, &std::array::from_fn(|i| own[i] + step[i] / scale), &quad);
+        if tried == own {
+            continue;
+        }
+        let delta: [f32; GROUP] = std::array::from_fn(|i| scale * (tried[i] - own[i]));
+        let mut gain = 0.0;
+        for i in 0..GROUP {
+            let mut bend = 0.0;
+            for j in 0..GROUP {
+                bend += quad[i][j] * delta[j];
+            }
+            gain += delta[i] * (2.0 * pull[i] - bend);
+        }
+        if gain > 0.0 {
+            for i in 0..GROUP {
+                parts.levels[column + i] = tried[i];
+                (place.dense.add_scaled)(&mut gradient[..place.width], -delta[i], place.row(first + i));
+            }
+            moved = true;
+        }
+    }
+    moved
+}
+
+/// `quad^-1 * pull` by elimination; `quad` is positive definite but for rounding.
+fn solve_group(quad: &Quad, pull: &[f32; GROUP]) -> [f32; GROUP] {
+    let (mut a, mut x) = (*quad, *pull);
+    for i in 0..GROUP {
+        let pivot = a[i][i].max(1e-6 * quad[i][i]).max(f32::MIN_POSITIVE);
+        a[i][i] = pivot;
+        for k in i + 1..GROUP {
+            let factor = a[k][i] / pivot;
+            for j in i..GROUP {
+                a[k][j] -= factor * a[i][j];
+            }
+            x[k] -= factor * x[i];
+        }
+    }
+    for i in (0..GROUP).rev() {
+        for j in i + 1..GROUP {
+            x[i] -= a[i][j] * x[j];
+        }
+        x[i] /= a[i][i];
+    }
+    x
 }
 
 /// The objective as a function of the factors of a window, levels fixed.
@@ -133,7 +198,6 @@ struct Quadratic {
 
 impl Quadratic {
     /// Moves factor `p` by `delta` if that lowers the objective.
-    #[inline(always)]
     fn accept(&mut self, p: usize, delta: f32) -> bool {
         if delta == 0.0 || delta * (2.0 * self.pull[p] - delta * self.curvature[p][p]) <= 0.0 {
             return false;
@@ -145,7 +209,6 @@ impl Quadratic {
     }
 
     /// Pull along, and curvature of, a direction in the factors from `first` on.
-    #[inline(always)]
     fn along(&self, first: usize, direction: &[f32]) -> (f32, f32) {
         let (mut pull, mut curvature) = (0.0, 0.0);
         for (i, &x) in direction.iter().enumerate() {
@@ -157,7 +220,6 @@ impl Quadratic {
         (pull, curvature)
     }
 
-    #[inline(always)]
     fn shift(&mut self, first: usize, direction: &[f32], by: f32) {
         for (i, &x) in direction.iter().enumerate() {
             for p in 0..self.len {
@@ -168,7 +230,6 @@ impl Quadratic {
 }
 
 /// Descends over scales and minima as they are stored. Tells whether any changed.
-#[inline(always)]
 fn refit<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WINDOW]) -> bool {
     let (width, subs) = (place.width, place.subs());
     let with_mins = F::MINS != Factors::Absent;
@@ -179,7 +240,7 @@ fn refit<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WIN
         for &position in place.members_of(j) {
             let level = parts.levels[usize::from(place.columns[usize::from(position)])];
             if level != 0.0 {
-                add_scaled(&mut sum[..width], level, place.row(position.into()));
+                (place.dense.add_scaled)(&mut sum[..width], level, place.row(position.into()));
             }
         }
         slopes[j * width..][..width].copy_from_slice(&sum[..width]);
@@ -226,10 +287,10 @@ fn refit<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WIN
     if changed {
         for j in 0..subs {
             let scale = parts.scales.value(F::SCALES, j) - scales.value(F::SCALES, j);
-            add_scaled(&mut gradient[..width], -scale, &slopes[j * width..][..width]);
+            (place.dense.add_scaled)(&mut gradient[..width], -scale, &slopes[j * width..][..width]);
             if with_mins {
                 let min = parts.mins.value(F::MINS, j) - mins.value(F::MINS, j);
-                add_scaled(&mut gradient[..width], min, &place.sums[j * width..][..width]);
+                (place.dense.add_scaled)(&mut gradient[..width], min, &place.sums[j * width..][..width]);
             }
         }
     }
@@ -237,7 +298,6 @@ fn refit<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WIN
 }
 
 /// One sweep over factors `first..first + subs`, which are stored as `factors` says.
-#[inline(always)]
 fn step(quadratic: &mut Quadratic, first: usize, subs: usize, factors: Factors, stored: &mut Stored) -> bool {
     let mut moved = false;
     match factors {
@@ -273,7 +333,7 @@ fn step(quadratic: &mut Quadratic, first: usize, subs: usize, factors: Factors, 
             let (pull, curvature) = quadratic.along(first, &direction[..subs]);
             if curvature > 0.0 {
                 let mut tried = half(stored.d[0] + pull / curvature);
-                if low == 0 {
+                if low >= 0 {
                     tried = tried.max(0.0); // encoders never write a negative one
                 }
                 let by = tried - stored.d[0];

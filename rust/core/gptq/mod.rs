@@ -14,6 +14,7 @@
 
 #![allow(non_camel_case_types)] // Format names are the field's own.
 
+mod codebook;
 mod dense;
 mod factor;
 mod form;
@@ -25,11 +26,11 @@ mod superblock;
 
 pub use factor::Factor;
 
-use crate::arch::{Isa, isa, kernel};
+use crate::arch::{isa, kernel};
 use crate::block::Format;
 use crate::encode::{Run, check_finite, row_bytes};
 use crate::error::{At, Error, Result};
-use form::Form;
+use dense::Dense;
 use solve::{TILE, Task, solve_tile};
 
 /// How much work goes into a solution.
@@ -57,13 +58,15 @@ pub struct Options {
     pub damp: f64,
     /// Whether columns are solved by falling diagonal within windows.
     pub act_order: bool,
+    /// Whether to keep the columns together that formats with codebooks choose jointly; see [`is_joint`].
+    pub joint: bool,
     /// How much work to do.
     pub effort: Effort,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { damp: 0.01, act_order: true, effort: Effort::NORMAL }
+        Self { damp: 0.01, act_order: true, joint: false, effort: Effort::NORMAL }
     }
 }
 
@@ -78,63 +81,37 @@ pub struct RowLoss {
 
 /// Whether the solver knows a format.
 pub fn supports(format: Format) -> bool {
-    tile_solver(format, Isa::Scalar).is_some()
+    tile_solver(format).is_some()
+}
+
+/// Whether a format chooses eight columns at a time, and so needs a [`Factor`] that keeps them together.
+pub fn is_joint(format: Format) -> bool {
+    matches!(format, Format::IQ2_XXS | Format::IQ2_XS | Format::IQ2_S | Format::IQ3_XXS | Format::IQ3_S)
 }
 
 /// Weights of a tile, its bytes, its losses, whether to stop.
 type TileSolver = fn(&Task<'_>, &[f32], &mut [u8], &mut [RowLoss], &dyn Fn() -> bool) -> Option<()>;
 
-fn compiled<F: Form>(isa: Isa) -> TileSolver {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            #[target_feature(enable = "avx2")]
-            fn avx2<F: Form>(
-                task: &Task<'_>,
-                x: &[f32],
-                out: &mut [u8],
-                losses: &mut [RowLoss],
-                stopped: &dyn Fn() -> bool,
-            ) -> Option<()> {
-                solve_tile::<F>(task, x, out, losses, stopped)
-            }
-            // SAFETY: this instruction set is asked for only where it was detected.
-            |task, x, out, losses, stopped| unsafe { avx2::<F>(task, x, out, losses, stopped) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => {
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512<F: Form>(
-                task: &Task<'_>,
-                x: &[f32],
-                out: &mut [u8],
-                losses: &mut [RowLoss],
-                stopped: &dyn Fn() -> bool,
-            ) -> Option<()> {
-                solve_tile::<F>(task, x, out, losses, stopped)
-            }
-            // SAFETY: this instruction set is asked for only where it was detected.
-            |task, x, out, losses, stopped| unsafe { avx512::<F>(task, x, out, losses, stopped) }
-        }
-        _ => solve_tile::<F>,
-    }
-}
-
-/// The solver of a format, compiled for an instruction set that this machine has.
-fn tile_solver(format: Format, isa: Isa) -> Option<TileSolver> {
+/// The solver of a format.
+fn tile_solver(format: Format) -> Option<TileSolver> {
     Some(match format {
-        Format::Q4_0 => compiled::<legacy::Q4_0>(isa),
-        Format::Q4_1 => compiled::<legacy::Q4_1>(isa),
-        Format::Q5_0 => compiled::<legacy::Q5_0>(isa),
-        Format::Q5_1 => compiled::<legacy::Q5_1>(isa),
-        Format::Q8_0 => compiled::<legacy::Q8_0>(isa),
-        Format::IQ4_NL => compiled::<legacy::IQ4_NL>(isa),
-        Format::Q2_K => compiled::<superblock::Q2_K>(isa),
-        Format::Q3_K => compiled::<superblock::Q3_K>(isa),
-        Format::Q4_K => compiled::<superblock::Q4_K>(isa),
-        Format::Q5_K => compiled::<superblock::Q5_K>(isa),
-        Format::Q6_K => compiled::<superblock::Q6_K>(isa),
-        Format::IQ4_XS => compiled::<superblock::IQ4_XS>(isa),
+        Format::Q4_0 => solve_tile::<legacy::Q4_0>,
+        Format::Q4_1 => solve_tile::<legacy::Q4_1>,
+        Format::Q5_0 => solve_tile::<legacy::Q5_0>,
+        Format::Q5_1 => solve_tile::<legacy::Q5_1>,
+        Format::Q8_0 => solve_tile::<legacy::Q8_0>,
+        Format::IQ4_NL => solve_tile::<legacy::IQ4_NL>,
+        Format::Q2_K => solve_tile::<superblock::Q2_K>,
+        Format::Q3_K => solve_tile::<superblock::Q3_K>,
+        Format::Q4_K => solve_tile::<superblock::Q4_K>,
+        Format::Q5_K => solve_tile::<superblock::Q5_K>,
+        Format::Q6_K => solve_tile::<superblock::Q6_K>,
+        Format::IQ4_XS => solve_tile::<superblock::IQ4_XS>,
+        Format::IQ2_XXS => solve_tile::<codebook::IQ2_XXS>,
+        Format::IQ2_XS => solve_tile::<codebook::IQ2_XS>,
+        Format::IQ2_S => solve_tile::<codebook::IQ2_S>,
+        Format::IQ3_XXS => solve_tile::<codebook::IQ3_XXS>,
+        Format::IQ3_S => solve_tile::<codebook::IQ3_S>,
         _ => return None,
     })
 }
@@ -155,7 +132,7 @@ pub fn solve(
     out: &mut [u8],
     run: Run<'_>,
 ) -> Result<Vec<RowLoss>> {
-    let Some(solver) = tile_solver(format, isa()?) else {
+    let Some(solver) = tile_solver(format) else {
         return Err(Error::Unsupported { at: At::default(), what: format!("there is no GPTQ solver for {format}") });
     };
     let len = factor.len;
@@ -171,11 +148,15 @@ pub fn solve(
         let what = format!("{} values given; {len} are needed, all finite and above 0", given.len());
         return Err(Error::Imatrix { at: At::default(), what });
     }
+    if is_joint(format) && !factor.joint {
+        let what = format!("the factor does not keep the columns together that {format} chooses jointly");
+        return Err(Error::Unsupported { at: At::default(), what });
+    }
     if effort.passes > 0 && factor.hessian.is_empty() {
         let what = "the factor was made without passes over the whole row; make it with this effort".to_owned();
         return Err(Error::Unsupported { at: At::default(), what });
     }
-    let task = Task { factor, kernel: kernel(format)?, effort, importance };
+    let task = Task { factor, kernel: kernel(format)?, dense: Dense::of(isa()?), effort, importance };
     let mut losses = vec![RowLoss::default(); weights.len() / len];
     let tiles = weights.chunks(TILE * len).zip(out.chunks_mut(TILE * row_bytes)).zip(losses.chunks_mut(TILE));
     run.for_each(tiles.collect(), |_, _, ((x, out), losses): ((&[f32], &mut [u8]), &mut [RowLoss])| {

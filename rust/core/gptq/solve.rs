@@ -1,8 +1,8 @@
 //! The solver itself, for a few rows at a time.
 
-use super::dense::{Matrix, add_product, add_scaled, dot};
+use super::dense::{Dense, Matrix};
 use super::factor::{Factor, WINDOW};
-use super::form::{Form, Parts};
+use super::form::{Form, GROUP, Parts, Quad};
 use super::improve::{Place, improve};
 use super::{Effort, RowLoss};
 use crate::arch::Kernel;
@@ -14,6 +14,7 @@ pub(super) const TILE: usize = 32;
 pub(super) struct Task<'a> {
     pub(super) factor: &'a Factor,
     pub(super) kernel: Kernel,
+    pub(super) dense: &'static Dense,
     pub(super) effort: Effort,
     /// Importance of columns in the searches for scales; the pivots where there is none.
     pub(super) importance: Option<&'a [f32]>,
@@ -37,7 +38,6 @@ struct Tile<'a> {
 }
 
 /// Solves the rows in `x` and writes them to `out`; `losses` gets an entry a row. `None` if `stopped` said so.
-#[inline(always)]
 pub(super) fn solve_tile<F: Form>(
     task: &Task<'_>,
     x: &[f32],
@@ -94,13 +94,12 @@ pub(super) fn solve_tile<F: Form>(
 
 impl Tile<'_> {
     /// Solves a window: scales from the compensated weights, then levels one by one, then both improved.
-    #[inline(always)]
     fn forward<F: Form>(&mut self, number: usize) {
         let factor = self.task.factor;
         let (first, width) = factor.window(number);
         let upper = Matrix { data: &factor.upper, stride: self.len };
         let schur = Matrix { data: &factor.schur[number], stride: width };
-        let place = Place::new::<F>(&factor.order[first..first + width], first, schur, (0, 0));
+        let place = Place::new::<F>(self.task.dense, &factor.order[first..first + width], first, schur, (0, 0));
         let targets = self.targets(first, width, upper);
         let fitted = self.fit(first, width, &targets, &place);
         let blocks = width / self.block_len;
@@ -119,15 +118,15 @@ impl Tile<'_> {
                 nearest[position] = target[position] - stored::<F>(&parts, place.columns[position].into());
             }
             let mut other = parts.clone();
-            solve_levels::<F>(&place, &mut other, target, solved, upper, first);
+            solve_levels::<F>(&place, &mut other, target, solved, upper, first, &factor.pivots);
             tried.push([parts, other]);
         }
         let mut gradients = vec![0.0; 2 * self.rows * width];
         let x = Matrix { data: &residuals, stride: width };
-        add_product(&mut gradients, width, 0, x, schur, (0, 0), (2 * self.rows, width, width));
+        (self.task.dense.add_product)(&mut gradients, width, 0, x, schur, (0, 0), (2 * self.rows, width, width));
         for (row, [nearest, solved]) in tried.into_iter().enumerate() {
             let (nearest_at, solved_at) = (2 * row * width, (2 * row + 1) * width);
-            let objective = |at: usize| dot(&residuals[at..][..width], &gradients[at..][..width]);
+            let objective = |at: usize| (self.task.dense.dot)(&residuals[at..][..width], &gradients[at..][..width]);
             let (mut parts, at) =
                 if objective(nearest_at) < objective(solved_at) { (nearest, nearest_at) } else { (solved, solved_at) };
             let mut gradient = [0.0; WINDOW];
@@ -138,19 +137,35 @@ impl Tile<'_> {
         }
         let (later, rest) = (first + width, self.len - first - width);
         let errors = Matrix { data: &self.errors[first..], stride: self.len };
-        add_product(&mut self.carried, self.len, later, errors, upper, (first, later), (self.rows, width, rest));
+        (self.task.dense.add_product)(
+            &mut self.carried,
+            self.len,
+            later,
+            errors,
+            upper,
+            (first, later),
+            (self.rows, width, rest),
+        );
     }
 
     /// Improves a window once more, with the errors of all others as they are by now.
-    #[inline(always)]
     fn revisit<F: Form>(&mut self, number: usize) {
         let factor = self.task.factor;
         let (first, width) = factor.window(number);
         let hessian = Matrix { data: &factor.hessian, stride: self.len };
-        let place = Place::new::<F>(&factor.order[first..first + width], first, hessian, (first, first));
+        let place =
+            Place::new::<F>(self.task.dense, &factor.order[first..first + width], first, hessian, (first, first));
         let mut gradients = vec![0.0; self.rows * width];
         let errors = Matrix { data: &self.errors, stride: self.len };
-        add_product(&mut gradients, width, 0, errors, hessian, (0, first), (self.rows, self.len, width));
+        (self.task.dense.add_product)(
+            &mut gradients,
+            width,
+            0,
+            errors,
+            hessian,
+            (0, first),
+            (self.rows, self.len, width),
+        );
         for row in 0..self.rows {
             let mut gradient = [0.0; WINDOW];
             gradient[..width].copy_from_slice(&gradients[row * width..][..width]);
@@ -165,22 +180,24 @@ impl Tile<'_> {
     ///
     /// The objective asks that `carried + U^T e` vanish within the window; with `e = weights - stored` that is
     /// `stored = weights + delta`, where `U^T delta = carried`.
-    #[inline(always)]
     fn targets(&self, first: usize, width: usize, upper: Matrix<'_>) -> Vec<f32> {
         let mut targets = vec![0.0; self.rows * width];
         for (row, target) in targets.chunks_exact_mut(width).enumerate() {
             target.copy_from_slice(&self.carried[row * self.len + first..][..width]);
             for position in 0..width {
                 let (before, after) = target.split_at_mut(position + 1);
-                add_scaled(after, -before[position], &upper.row(first + position, first, width)[position + 1..]);
+                (self.task.dense.add_scaled)(
+                    after,
+                    -before[position],
+                    &upper.row(first + position, first, width)[position + 1..],
+                );
             }
-            add_scaled(target, 1.0, &self.weights[row * self.len + first..][..width]);
+            (self.task.dense.add_scaled)(target, 1.0, &self.weights[row * self.len + first..][..width]);
         }
         targets
     }
 
     /// Blocks as the format's own encoder makes them of the targets.
-    #[inline(always)]
     fn fit(&self, first: usize, width: usize, targets: &[f32], place: &Place<'_>) -> Vec<u8> {
         let mut x = vec![0.0; targets.len()];
         let mut importance = [0.0; WINDOW];
@@ -199,7 +216,6 @@ impl Tile<'_> {
         bytes
     }
 
-    #[inline(always)]
     fn take_errors<F: Form>(&mut self, row: usize, first: usize, place: &Place<'_>, parts: &Parts) {
         for position in 0..place.width {
             let at = row * self.len + first + position;
@@ -208,7 +224,6 @@ impl Tile<'_> {
     }
 
     /// `e^T H e` of each row of errors.
-    #[inline(always)]
     fn losses(&mut self) -> Vec<f64> {
         let factor = self.task.factor;
         let upper = Matrix { data: &factor.upper, stride: self.len };
@@ -220,12 +235,20 @@ impl Tile<'_> {
                     let error = self.errors[row * self.len + position];
                     let after = position + 1..first + width;
                     let carried = &mut self.carried[row * self.len..][after.clone()];
-                    add_scaled(carried, error, upper.row(position, after.start, after.len()));
+                    (self.task.dense.add_scaled)(carried, error, upper.row(position, after.start, after.len()));
                 }
             }
             let (later, rest) = (first + width, self.len - first - width);
             let errors = Matrix { data: &self.errors[first..], stride: self.len };
-            add_product(&mut self.carried, self.len, later, errors, upper, (first, later), (self.rows, width, rest));
+            (self.task.dense.add_product)(
+                &mut self.carried,
+                self.len,
+                later,
+                errors,
+                upper,
+                (first, later),
+                (self.rows, width, rest),
+            );
         }
         let loss = |row: &[f32]| {
             row.iter().zip(&factor.pivots).map(|(&v, &pivot)| f64::from(pivot) * f64::from(v) * f64::from(v)).sum()
@@ -234,7 +257,6 @@ impl Tile<'_> {
     }
 
     /// The losses of rows encoded as `bytes`.
-    #[inline(always)]
     fn baseline_losses(&mut self, x: &[f32], bytes: &[u8]) -> Vec<f64> {
         let mut decoded = vec![0.0; x.len()];
         self.task.kernel.decode(bytes, &mut decoded);
@@ -250,7 +272,6 @@ impl Tile<'_> {
         losses
     }
 
-    #[inline(always)]
     fn write<F: Form>(&self, row: usize, out: &mut [u8]) {
         let per_window = WINDOW / self.block_len;
         for (block, bytes) in out.chunks_exact_mut(self.block_bytes).enumerate() {
@@ -260,14 +281,12 @@ impl Tile<'_> {
 }
 
 /// The value stored for a column of a window.
-#[inline(always)]
 pub(super) fn stored<F: Form>(parts: &Parts, column: usize) -> f32 {
     let sub = column / F::SUB;
     parts.scales.value(F::SCALES, sub) * parts.levels[column] - parts.mins.value(F::MINS, sub)
 }
 
 /// Chooses levels position by position, each making up for the errors before it. `residuals` gets targets less stored values.
-#[inline(always)]
 fn solve_levels<F: Form>(
     place: &Place<'_>,
     parts: &mut Parts,
@@ -275,9 +294,13 @@ fn solve_levels<F: Form>(
     residuals: &mut [f32],
     upper: Matrix<'_>,
     first: usize,
+    pivots: &[f32],
 ) {
     let width = place.width;
     let mut carried = [0.0; WINDOW];
+    if F::JOINT {
+        return solve_groups::<F>(place, parts, targets, residuals, upper, first, pivots);
+    }
     for position in 0..width {
         let column = usize::from(place.columns[position]);
         let sub = column / F::SUB;
@@ -289,6 +312,53 @@ fn solve_levels<F: Form>(
         let residual = targets[position] - (scale * parts.levels[column] - min);
         residuals[position] = residual;
         let row = upper.row(first + position, first, width);
-        add_scaled(&mut carried[position + 1..width], residual, &row[position + 1..]);
+        (place.dense.add_scaled)(&mut carried[position + 1..width], residual, &row[position + 1..]);
+    }
+}
+
+/// As [`solve_levels`], for levels that are chosen [`GROUP`] at a time.
+fn solve_groups<F: Form>(
+    place: &Place<'_>,
+    parts: &mut Parts,
+    targets: &[f32],
+    residuals: &mut [f32],
+    upper: Matrix<'_>,
+    first: usize,
+    pivots: &[f32],
+) {
+    let width = place.width;
+    let mut carried = [0.0; WINDOW];
+    for start in (0..width).step_by(GROUP) {
+        let column = usize::from(place.columns[start]);
+        let scale = parts.scales.value(F::SCALES, column / F::SUB);
+        let own = |i: usize, j: usize| match i.cmp(&j) {
+            std::cmp::Ordering::Less => upper.row(first + start + i, first + start, GROUP)[j],
+            std::cmp::Ordering::Equal => 1.0,
+            std::cmp::Ordering::Greater => 0.0,
+        };
+        if scale != 0.0 {
+            // Within the group, U diag(D) U^T is the quadratic form, and U^T delta = carried the shift, as for windows.
+            let mut quad: Quad = [[0.0; GROUP]; GROUP];
+            let mut delta = [0.0; GROUP];
+            for i in 0..GROUP {
+                for j in 0..GROUP {
+                    for k in i.max(j)..GROUP {
+                        quad[i][j] += own(i, k) * own(j, k) * pivots[first + start + k];
+                    }
+                }
+                delta[i] = carried[start + i];
+                for k in 0..i {
+                    delta[i] -= own(k, i) * delta[k];
+                }
+            }
+            let y = std::array::from_fn(|i| (targets[start + i] + delta[i]) / scale);
+            parts.levels[column..column + GROUP].copy_from_slice(&F::choose(place.dense, &y, &quad));
+        }
+        for i in 0..GROUP {
+            let position = start + i;
+            residuals[position] = targets[position] - scale * parts.levels[column + i];
+            let row = upper.row(first + position, first, width);
+            (place.dense.add_scaled)(&mut carried[position + 1..width], residuals[position], &row[position + 1..]);
+        }
     }
 }

@@ -10,14 +10,21 @@
 //! A tile is `R` rows of one operand, whose numbers are broadcast, by 16 of the other, which lie side by side. For large
 //! batches the activations lie side by side, for small ones the weights.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::slab::{Facts, SLAB, Slab};
+use super::unpack::{Unpacker, integers};
 use super::wide::{LANES, Portable, Wide};
 use super::{Matrix, Output};
-use crate::arch::{Isa, Kernel, isa, kernel};
+use crate::arch::{Isa, Kernel, kernel_for};
+use crate::block::Format;
 use crate::encode::Run;
 use crate::error::Result;
+use crate::lanes::{F32Lanes, MAX_LANES};
 
 /// Columns summed before they are added to the total.
-const STRETCH: usize = 256;
+const STRETCH: usize = SLAB;
 /// Rows of weights in a task.
 const ROWS: usize = 48;
 /// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
@@ -31,10 +38,15 @@ const TILE: usize = 6;
 type AddTile =
     unsafe fn(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]);
 
-pub(super) fn matmul(weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
+/// Decodes a slab.
+type DecodeSlab = unsafe fn(slab: &Slab, facts: &Facts, to: &mut [f32; SLAB]);
+/// Transposes up to 16 rows, `stride` apart.
+type SideBySide = unsafe fn(from: &[f32], stride: usize, to: &mut [[f32; LANES]]);
+
+pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
     let job = Job {
-        kernel: kernel(weights.format)?,
-        add_tile: add_tile(isa()?),
+        decoder: Decoder::new(weights.format, isa)?,
+        functions: functions(isa),
         weights,
         output: Output::new(out, n, weights.rows),
     };
@@ -52,7 +64,8 @@ pub(super) fn matmul(weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], 
         let x = &x[first * cols..][..count * cols];
         let tasks = packed.chunks_mut(cols).zip(x.chunks(LANES * cols)).collect();
         run.for_each(tasks, |_, _, (to, from): (&mut [[f32; LANES]], &[f32])| {
-            side_by_side(from, cols, to);
+            // SAFETY: `functions` chose them for this machine.
+            unsafe { (job.functions.side_by_side)(from, cols, to) };
             Ok(())
         })?;
         let packed = &packed[..cols * count.div_ceil(LANES)];
@@ -66,8 +79,8 @@ pub(super) fn matmul(weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], 
 }
 
 struct Job<'a> {
-    kernel: Kernel,
-    add_tile: AddTile,
+    decoder: Decoder,
+    functions: Functions,
     weights: Matrix<'a>,
     output: Output,
 }
@@ -84,14 +97,23 @@ impl Job<'_> {
         for from in (0..cols).step_by(STRETCH) {
             let len = STRETCH.min(cols - from);
             for (i, decoded) in decoded.chunks_exact_mut(STRETCH).take(rows).enumerate() {
-                self.kernel.decode(self.weights.bytes(row + i, from, from + len), &mut decoded[..len]);
+                let bytes = self.weights.bytes(row + i, from, from + len);
+                self.decoder.decode(bytes, &mut decoded[..len]);
             }
             for (packed, sums) in packed.chunks_exact(cols).zip(sums.chunks_exact_mut(ROWS)) {
                 let side = &packed[from..from + len];
                 for i in (0..rows).step_by(TILE) {
                     let count = TILE.min(rows - i);
-                    // SAFETY: `add_tile` chose a function for this machine.
-                    unsafe { (self.add_tile)(&decoded[i * STRETCH..], STRETCH, count, side, &mut sums[i..i + count]) };
+                    // SAFETY: `functions` chose them for this machine.
+                    unsafe {
+                        (self.functions.add_tile)(
+                            &decoded[i * STRETCH..],
+                            STRETCH,
+                            count,
+                            side,
+                            &mut sums[i..i + count],
+                        )
+                    };
                 }
             }
         }
@@ -115,14 +137,22 @@ impl Job<'_> {
         for from in (0..cols).step_by(STRETCH) {
             let len = STRETCH.min(cols - from);
             for (i, decoded) in scratch.chunks_exact_mut(STRETCH).take(rows).enumerate() {
-                self.kernel.decode(self.weights.bytes(row + i, from, from + len), &mut decoded[..len]);
+                let bytes = self.weights.bytes(row + i, from, from + len);
+                self.decoder.decode(bytes, &mut decoded[..len]);
             }
-            side_by_side(scratch, STRETCH, &mut side[..len]);
+            // SAFETY: `functions` chose them for this machine.
+            unsafe { (self.functions.side_by_side)(scratch, STRETCH, &mut side[..len]) };
             for i in (0..n).step_by(TILE) {
                 let count = TILE.min(n - i);
-                // SAFETY: `add_tile` chose a function for this machine.
+                // SAFETY: `functions` chose them for this machine.
                 unsafe {
-                    (self.add_tile)(&x[i * cols + from..], cols, count, &side[..len], &mut sums[i..i + count]);
+                    (self.functions.add_tile)(
+                        &x[i * cols + from..],
+                        cols,
+                        count,
+                        &side[..len],
+                        &mut sums[i..i + count],
+                    );
                 }
             }
         }
@@ -133,37 +163,112 @@ impl Job<'_> {
     }
 }
 
-/// Transposes up to 16 rows, `stride` apart, so that their numbers of one column lie side by side.
-fn side_by_side(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
-    for (lane, row) in from.chunks(stride).enumerate() {
-        for (to, &v) in to.iter_mut().zip(row) {
-            to[lane] = v;
+/// Up to 16 rows, `stride` apart, transposed so that their numbers of one column lie side by side.
+#[inline(always)]
+fn transpose<F: F32Lanes>(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
+    let rows = from.len().div_ceil(stride);
+    let whole = to.len() / F::LEN * F::LEN;
+    for k in (0..whole).step_by(F::LEN) {
+        for first in (0..LANES).step_by(F::LEN) {
+            let mut square = [F::splat(0.0); MAX_LANES];
+            for lane in 0..F::LEN.min(rows.saturating_sub(first)) {
+                square[lane] = F::load(&from[(first + lane) * stride + k..]);
+            }
+            F::transpose(&mut square[..F::LEN]);
+            for (lanes, to) in square[..F::LEN].iter().zip(&mut to[k..]) {
+                lanes.store(&mut to[first..]);
+            }
         }
     }
-    for lane in from.len().div_ceil(stride)..LANES {
-        for to in to.iter_mut() {
-            to[lane] = 0.0;
+    if whole < to.len() {
+        transpose_tail(&from[whole..], stride, &mut to[whole..]);
+    }
+}
+
+/// As [`transpose`], one number at a time.
+fn transpose_tail(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
+    let rows = from.len().div_ceil(stride);
+    for (k, to) in to.iter_mut().enumerate() {
+        *to = std::array::from_fn(|lane| if lane < rows { from[lane * stride + k] } else { 0.0 });
+    }
+}
+
+/// How blocks become `f32`: through integers where the format has them, since that is vectorised.
+#[derive(Clone, Copy)]
+enum Decoder {
+    Integers(Unpacker, DecodeSlab),
+    Halves,
+    Reference(Kernel),
+}
+
+impl Decoder {
+    fn new(format: Format, isa: Isa) -> Result<Self> {
+        let decode_slab = functions(isa).decode_slab;
+        Ok(match integers(format, isa) {
+            Ok(Some(unpacker)) => Self::Integers(unpacker, decode_slab),
+            _ if format == Format::F16 => Self::Halves,
+            _ => Self::Reference(kernel_for(format, isa)?),
+        })
+    }
+
+    /// Decodes up to 256 weights, as many as `bytes` hold.
+    fn decode(&self, bytes: &[u8], to: &mut [f32]) {
+        match self {
+            Self::Integers(Unpacker { facts, unpack }, decode_slab) => {
+                let (mut slab, mut decoded) = ([Slab::ZERO], [0.0; SLAB]);
+                unpack(bytes, &mut slab);
+                // SAFETY: `functions` chose it for this machine.
+                unsafe { decode_slab(&slab[0], facts, &mut decoded) };
+                to.copy_from_slice(&decoded[..to.len()]);
+            }
+            Self::Halves => {
+                // The library converts slices with the machine's own instruction, single numbers only after asking for it.
+                let mut halves = [f16::ZERO; STRETCH];
+                for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *half = f16::from_le_bytes(*bytes);
+                }
+                halves[..to.len()].convert_to_f32_slice(to);
+            }
+            Self::Reference(kernel) => kernel.decode(bytes, to),
         }
     }
 }
 
-fn add_tile(isa: Isa) -> AddTile {
+/// Functions of the instruction set.
+#[derive(Clone, Copy)]
+struct Functions {
+    add_tile: AddTile,
+    side_by_side: SideBySide,
+    decode_slab: DecodeSlab,
+}
+
+fn functions(isa: Isa) -> Functions {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn avx2(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
         add_rows::<super::wide::Avx2>(broadcast, stride, rows, side, sums);
     }
     #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn transpose_avx2(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
+        transpose::<crate::arch::avx2::F32>(from, stride, to);
+    }
+    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     fn avx512(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
         add_rows::<super::wide::Avx512>(broadcast, stride, rows, side, sums);
     }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn decode_avx2(slab: &Slab, facts: &Facts, to: &mut [f32; SLAB]) {
+        slab.decode(facts, to);
+    }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2,
+        Isa::Avx2 => Functions { add_tile: avx2, side_by_side: transpose_avx2, decode_slab: decode_avx2 },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512,
-        _ => add_rows::<Portable>,
+        Isa::Avx512 => Functions { add_tile: avx512, side_by_side: transpose_avx2, decode_slab: decode_avx2 },
+        _ => Functions { add_tile: add_rows::<Portable>, side_by_side: transpose_tail, decode_slab: Slab::decode },
     }
 }
 

@@ -7,11 +7,12 @@
 //! roundings more.
 
 use super::activation::Rounded;
+use super::dot::{self, Dot, ROWS};
 use super::slab::{SLAB, Slab};
 use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
 use super::unpack::Unpacker;
-use super::{Matrix, Output, dot};
-use crate::arch::isa;
+use super::{Matrix, Output};
+use crate::arch::Isa;
 use crate::encode::Run;
 use crate::error::Result;
 
@@ -19,10 +20,15 @@ use crate::error::Result;
 const BATCH: usize = 512;
 /// Up to this many rows of activations, weights are read once and multiplied as they come.
 const SMALL_BATCH: usize = 8;
-/// Rows of weights in a task of a small batch.
-const ROWS: usize = 32;
+/// Slabs of a row that are unpacked at a time for a small batch.
+const AT_ONCE: usize = 4;
+/// Weights in a task of a small batch, as far as whole rows allow.
+const TASK_WEIGHTS: usize = 128 * 1024;
+/// Bytes ahead of the slabs in hand that are prefetched, in each of the rows in hand.
+const AHEAD: usize = 1152;
 
 pub(super) fn matmul(
+    isa: Isa,
     unpacker: Unpacker,
     weights: Matrix<'_>,
     x: &[f32],
@@ -31,7 +37,7 @@ pub(super) fn matmul(
     run: Run<'_>,
 ) -> Result<()> {
     let output = Output::new(out, n, weights.rows);
-    match tile::kernels(&unpacker.facts, isa()?) {
+    match tile::kernels(&unpacker.facts, isa) {
         Some(kernels) if n > SMALL_BATCH => {
             let job = Tiled { unpacker, kernels, weights, output };
             for first in (0..n).step_by(BATCH) {
@@ -40,7 +46,7 @@ pub(super) fn matmul(
             }
             Ok(())
         }
-        _ => small(unpacker, weights, x, output, run),
+        _ => Streamed { unpacker, dot: dot::dot(&unpacker.facts, isa), weights, output }.batch(x, run),
     }
 }
 
@@ -106,34 +112,61 @@ impl Tiled<'_> {
 }
 
 /// Small batches, and machines without kernels.
-fn small(
-    Unpacker { facts, unpack }: Unpacker,
-    weights: Matrix<'_>,
-    x: &[f32],
+struct Streamed<'a> {
+    unpacker: Unpacker,
+    dot: Dot,
+    weights: Matrix<'a>,
     output: Output,
-    run: Run<'_>,
-) -> Result<()> {
-    let cols = weights.cols;
-    let slabs = cols.div_ceil(SLAB);
-    let mut rounded = vec![Rounded::ZERO; output.n * slabs];
-    let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
-    run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
-        for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
-            *to = Rounded::new(&facts, x);
-        }
-        Ok(())
-    })?;
-    let tasks = (0..weights.rows.div_ceil(ROWS)).collect();
-    run.for_each(tasks, |_, _, task| {
-        let mut row_slabs = vec![Slab::ZERO; slabs];
-        for row in ROWS * task..(ROWS * task + ROWS).min(weights.rows) {
-            unpack(weights.bytes(row, 0, cols), &mut row_slabs);
-            for (i, rounded) in rounded.chunks_exact(slabs).enumerate() {
-                let sum = dot::portable(&facts, &row_slabs, rounded, 0.0);
+}
+
+impl Streamed<'_> {
+    fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
+        let (cols, facts) = (self.weights.cols, &self.unpacker.facts);
+        let slabs = cols.div_ceil(SLAB);
+        let mut rounded = vec![Rounded::ZERO; self.output.n * slabs];
+        let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
+        run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
+            for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
+                *to = Rounded::new(facts, x);
+            }
+            Ok(())
+        })?;
+        let rows_per_task = (TASK_WEIGHTS / cols / ROWS).max(1) * ROWS;
+        let tasks = (0..self.weights.rows.div_ceil(rows_per_task)).collect();
+        run.for_each(tasks, |_, _, task| {
+            let last = self.weights.rows.min((task + 1) * rows_per_task);
+            let mut unpacked = [[Slab::ZERO; AT_ONCE]; ROWS];
+            for row in (task * rows_per_task..last).step_by(ROWS) {
+                self.rows(&rounded, row, ROWS.min(last - row), &mut unpacked);
+            }
+            Ok(())
+        })
+    }
+
+    /// Results of up to [`ROWS`] rows of weights.
+    fn rows(&self, rounded: &[Rounded], row: usize, rows: usize, unpacked: &mut [[Slab; AT_ONCE]; ROWS]) {
+        let Self { unpacker, weights, output, .. } = self;
+        let slabs = weights.cols.div_ceil(SLAB);
+        for first in (0..output.n).step_by(SMALL_BATCH) {
+            let count = SMALL_BATCH.min(output.n - first);
+            let mut sums = [[0.0; ROWS]; SMALL_BATCH];
+            for i in (0..slabs).step_by(AT_ONCE) {
+                let own = AT_ONCE.min(slabs - i);
+                let (from, to) = (i * SLAB, weights.cols.min((i + own) * SLAB));
+                for (r, unpacked) in unpacked[..rows].iter_mut().enumerate() {
+                    dot::prefetch(weights.ahead(row + r, from, to, AHEAD, ROWS));
+                    (unpacker.unpack)(weights.bytes(row + r, from, to), unpacked);
+                }
+                let slabs_of_rows = [0, 1, 2, 3].map(|r| &unpacked[r][..own]);
+                for (sums, x) in sums[..count].iter_mut().zip(rounded[first * slabs..].chunks(slabs)) {
+                    // SAFETY: the function is for this machine.
+                    unsafe { (self.dot)(&unpacker.facts, slabs_of_rows, &x[i..i + own], sums) };
+                }
+            }
+            for (i, sums) in sums[..count].iter().enumerate() {
                 // SAFETY: this task alone has these rows.
-                unsafe { output.write(i, row, &[sum]) };
+                unsafe { output.write(first + i, row, &sums[..rows]) };
             }
         }
-        Ok(())
-    })
+    }
 }

@@ -17,6 +17,7 @@ mod tile;
 mod unpack;
 mod wide;
 
+use crate::arch::{Isa, isa};
 use crate::block::Format;
 use crate::encode::{Run, row_bytes};
 use crate::error::{At, Error, Result};
@@ -93,6 +94,17 @@ impl<'a> Matrix<'a> {
         let at = |column: usize| row * self.row_bytes + column / info.block_len * info.block_bytes;
         &self.data[at(from)..at(to)]
     }
+
+    /// As [`Matrix::bytes`], `ahead` bytes further on in the row, or, past its end, in the row `rows` below. Empty past the
+    /// last row.
+    fn ahead(&self, row: usize, from: usize, to: usize, ahead: usize, rows: usize) -> &'a [u8] {
+        let info = self.format.info();
+        let in_row = from / info.block_len * info.block_bytes + ahead;
+        let len = (to - from) / info.block_len * info.block_bytes;
+        let row = if in_row < self.row_bytes { row } else { row + rows };
+        let start = row * self.row_bytes + in_row % self.row_bytes;
+        self.data.get(start..self.data.len().min(start + len)).unwrap_or_default()
+    }
 }
 
 /// `out[n, r] = sum over k of x[n, k] * weights[r, k]`, for `x` of rows of `weights.cols()`, `out` of rows of
@@ -105,6 +117,24 @@ impl<'a> Matrix<'a> {
 /// `Shape` if lengths do not fit, `Unsupported` for the formats of activations with [`Activations::Int8`],
 /// `Interrupted`.
 pub fn matmul(weights: Matrix<'_>, x: &[f32], activations: Activations, out: &mut [f32], run: Run<'_>) -> Result<()> {
+    matmul_on(isa()?, weights, x, activations, out, run)
+}
+
+/// As [`matmul`], on an instruction set of choice, to compare or to measure.
+///
+/// # Errors
+/// As [`matmul`], and `Unsupported` if this machine lacks it.
+pub fn matmul_on(
+    isa: Isa,
+    weights: Matrix<'_>,
+    x: &[f32],
+    activations: Activations,
+    out: &mut [f32],
+    run: Run<'_>,
+) -> Result<()> {
+    if !isa.is_available() {
+        return Err(Error::Unsupported { at: At::default(), what: format!("this machine cannot run {isa}") });
+    }
     let n = batch(weights, x.len(), out.len())?;
     if out.is_empty() {
         return Ok(());
@@ -114,11 +144,11 @@ pub fn matmul(weights: Matrix<'_>, x: &[f32], activations: Activations, out: &mu
         return Ok(());
     }
     if activations == Activations::Int8
-        && let Some(integers) = unpack::integers(weights.format)?
+        && let Some(integers) = unpack::integers(weights.format, isa)?
     {
-        return int8::matmul(integers, weights, x, n, out, run);
+        return int8::matmul(isa, integers, weights, x, n, out, run);
     }
-    float::matmul(weights, x, n, out, run)
+    float::matmul(isa, weights, x, n, out, run)
 }
 
 /// The number of rows of `x`, from its length or from that of the result.

@@ -7,7 +7,7 @@ use crate::encode::Run;
 use crate::error::Result;
 
 /// Queries of a task: enough that packing the keys and values for them costs nothing.
-const TASK_QUERIES: usize = 64;
+const TASK_QUERIES: usize = 128;
 
 /// Queries worked on side by side.
 const TILE: usize = 4;
@@ -100,13 +100,9 @@ fn attend_generic(q: &[f32], k: &[f32], v: &[f32], how: &Attention, task: Task, 
     let keys = (end - start).next_multiple_of(WIDTH);
     let value_width = value_dim.next_multiple_of(WIDTH);
     scratch.clear();
-    scratch.resize(keys * (key_dim + value_width + 2 * TILE) + key_dim * TILE, 0.0);
+    scratch.resize(keys * (key_dim + value_width + TILE), 0.0);
     let (packed_keys, rest) = scratch.split_at_mut(keys * key_dim);
-    let (packed_values, rest) = rest.split_at_mut(keys * value_width);
-    let (scores, rest) = rest.split_at_mut(keys * TILE);
-    let (weights, packed_queries) = rest.split_at_mut(keys * TILE);
-    let packed_queries = packed_queries.as_chunks_mut::<TILE>().0;
-    let weights = weights.as_chunks_mut::<TILE>().0;
+    let (packed_values, scores) = rest.split_at_mut(keys * value_width);
     for kv_head in 0..kv_heads {
         let at = |token: usize, dim| ((task.base + start + token) * kv_heads + kv_head) * dim;
         // Keys: panels of 16 keys, dimension by dimension. Values: panels of 16 dimensions, key by key.
@@ -123,38 +119,38 @@ fn attend_generic(q: &[f32], k: &[f32], v: &[f32], how: &Attention, task: Task, 
         for head in kv_head * group..(kv_head + 1) * group {
             for tile in (0..queries).step_by(TILE) {
                 let count = TILE.min(queries - tile);
-                for i in 0..TILE {
-                    // Where a tile is not full, its last query is computed again.
+                // Where a tile is not full, its last query is computed again.
+                let query = |i: usize| {
                     let token = task.base + task.first + tile + i.min(count - 1);
-                    let query = &q[(token * heads + head) * key_dim..][..key_dim];
-                    for (packed, value) in packed_queries.iter_mut().zip(query) {
-                        packed[i] = *value;
-                    }
-                }
+                    &q[(token * heads + head) * key_dim..][..key_dim]
+                };
+                let rows = [query(0), query(1), query(2), query(3)];
                 let last = seen(how, task.first + tile + count - 1).1 - start;
                 let used = last.next_multiple_of(WIDTH);
                 let scores = &mut scores[..TILE * used];
                 for (number, panel) in packed_keys.chunks_exact(key_dim * WIDTH).enumerate().take(used / WIDTH) {
-                    let mut sums = product(packed_queries, panel.as_chunks().0);
+                    let mut sums = product(rows, panel.as_chunks().0);
                     finish(&mut sums, how);
                     for (row, sums) in scores.chunks_exact_mut(used).zip(&sums) {
                         row[number * WIDTH..][..WIDTH].copy_from_slice(sums);
                     }
                 }
+                let mut factors = [0.0; TILE];
                 for (i, row) in scores.chunks_exact_mut(used).enumerate() {
                     let (from, to) = seen(how, task.first + tile + i.min(count - 1));
                     let sink = how.sinks.map(|sinks| sinks[head]);
-                    let factor = softmax(row, from.max(start) - start, to - start, sink);
-                    for (weights, value) in weights.iter_mut().zip(row) {
-                        weights[i] = *value * factor;
-                    }
+                    factors[i] = softmax(row, from.max(start) - start, to - start, sink);
                 }
+                let (first, rest) = scores.split_at(2 * used);
+                let (rows, others) = (first.split_at(used), rest.split_at(used));
                 for (number, panel) in packed_values.chunks_exact(keys * WIDTH).enumerate() {
-                    let sums = product(&weights[..used], panel.as_chunks().0);
+                    let sums = product([rows.0, rows.1, others.0, others.1], panel.as_chunks().0);
                     let width = WIDTH.min(value_dim - number * WIDTH);
                     for (i, sums) in sums.iter().enumerate().take(count) {
                         let at = ((tile + i) * heads + head) * value_dim + number * WIDTH;
-                        task.out[at..][..width].copy_from_slice(&sums[..width]);
+                        for (to, sum) in task.out[at..][..width].iter_mut().zip(sums) {
+                            *to = sum * factors[i];
+                        }
                     }
                 }
             }
@@ -162,9 +158,9 @@ fn attend_generic(q: &[f32], k: &[f32], v: &[f32], how: &Attention, task: Task, 
     }
 }
 
-/// The product of four packed rows and a panel of 16 columns, `[n][4]` and `[n][16]`; the sums stay in registers.
+/// The product of four rows and a panel of 16 columns, `[n]` each and `[n][16]`; the sums stay in registers.
 #[inline(always)]
-fn product(rows: &[[f32; TILE]], panel: &[[f32; WIDTH]]) -> [[f32; WIDTH]; TILE] {
+fn product(rows: [&[f32]; TILE], panel: &[[f32; WIDTH]]) -> [[f32; WIDTH]; TILE] {
     #[inline(always)]
     fn add(sums: &mut [f32; WIDTH], factor: f32, values: &[f32; WIDTH]) {
         for j in 0..WIDTH {
@@ -172,11 +168,12 @@ fn product(rows: &[[f32; TILE]], panel: &[[f32; WIDTH]]) -> [[f32; WIDTH]; TILE]
         }
     }
     let (mut a, mut b, mut c, mut d) = ([0.0; WIDTH], [0.0; WIDTH], [0.0; WIDTH], [0.0; WIDTH]);
-    for (row, values) in rows.iter().zip(panel) {
-        add(&mut a, row[0], values);
-        add(&mut b, row[1], values);
-        add(&mut c, row[2], values);
-        add(&mut d, row[3], values);
+    let [first, second, third, fourth] = rows;
+    for ((((&w, &x), &y), &z), values) in first.iter().zip(second).zip(third).zip(fourth).zip(panel) {
+        add(&mut a, w, values);
+        add(&mut b, x, values);
+        add(&mut c, y, values);
+        add(&mut d, z, values);
     }
     [a, b, c, d]
 }

@@ -29,10 +29,11 @@ impl HessianFactor {
         row_len: usize,
         damp: f64,
         act_order: bool,
+        joint: bool,
         passes: u32,
     ) -> PyResult<Self> {
         let hessian = hessian.as_slice()?;
-        let options = Options { damp, act_order, effort: Effort { rounds: 0, passes } };
+        let options = Options { damp, act_order, joint, effort: Effort { rounds: 0, passes } };
         let inner = detached(py, row_len < 512, |_| gptq::Factor::new(hessian, row_len, &options))?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -78,10 +79,11 @@ impl HessianFactor {
     }
 }
 
-/// Names of the formats that there is a solver for.
+/// The formats that there is a solver for: names, and whether they choose columns jointly.
 #[pyfunction]
-pub(crate) fn gptq_formats() -> Vec<&'static str> {
-    ggquant::Format::ALL.iter().filter(|&&format| gptq::supports(format)).map(|format| format.info().name).collect()
+pub(crate) fn gptq_formats() -> Vec<(&'static str, bool)> {
+    let supported = ggquant::Format::ALL.iter().filter(|&&format| gptq::supports(format));
+    supported.map(|&format| (format.info().name, gptq::is_joint(format))).collect()
 }
 
 /// Codes, scales, zero points, and the group of each column.

@@ -2,6 +2,7 @@
 
 use super::magnitudes::{Magnitudes, octets};
 use super::{Codebook, Found};
+use crate::block::layout::group;
 use crate::kernel::grid::candidates::{self, MAX_CANDIDATES, Octets, Points};
 use crate::kernel::grid::nearest::{Target, nearest};
 use crate::kernel::grid::{Neighbours, Spot, extend_key, look_up, next_level, odd_numbers};
@@ -213,29 +214,32 @@ fn choose<F: F32Lanes, const N: usize, const W: usize>(
     }
     // Packing costs as much as it saves if vectors are many.
     let packed = W / N <= 4;
-    let mut words = [[0; 32]; 8];
+    let mut words: [&[i32]; 8] = [&[]; 8];
+    let mut packed_words = [[0; 32]; 4];
     if packed {
         for k in 0..W / N {
-            for (to, &candidate) in words[k].iter_mut().zip(&candidates[..kept]) {
+            for (to, &candidate) in packed_words[k % 4].iter_mut().zip(&candidates[..kept]) {
                 *to = points.words[vectors + k][usize::from(candidate)];
             }
         }
     }
-    let values = odd_numbers::<F, N>();
+    for k in 0..W / N {
+        words[k] = if packed { &packed_words[k % 4] } else { &points.words[vectors + k] };
+    }
     let (mut sums_qx, mut sums_q2) = ([0.0; 32], [0.0; 32]);
-    for c in (0..if packed { kept } else { count }).step_by(F::LEN) {
-        let (mut sum_qx, mut sum_q2) = (F::splat(0.0), F::splat(0.0));
-        for k in 0..W / N {
-            let mut words = F::Int::load(if packed { &words[k][c..] } else { &points.words[vectors + k][c..] });
-            for i in W * j + N * k..W * j + N * (k + 1) {
-                let q = look_up::<F, N>(values, words);
-                words = next_level::<F::Int, N>(words);
-                sum_qx = sum_qx + F::splat(magnitudes.product[i]) * q;
-                sum_q2 = sum_q2 + F::splat(magnitudes.weight[i]) * q * q;
-            }
+    let count = if packed { kept } else { count };
+    let (product, weight) = (group(&magnitudes.product, j), group(&magnitudes.weight, j));
+    let mut first = 0;
+    while first < count {
+        let (to_qx, to_q2) = (&mut sums_qx[first..], &mut sums_q2[first..]);
+        // Side by side, so that one chain of additions need not wait for the other.
+        if first + F::LEN < count {
+            sums::<F, N, W, 2>(&words, first, product, weight, to_qx, to_q2);
+            first += 2 * F::LEN;
+        } else {
+            sums::<F, N, W, 1>(&words, first, product, weight, to_qx, to_q2);
+            first += F::LEN;
         }
-        sum_qx.store(&mut sums_qx[c..]);
-        sum_q2.store(&mut sums_q2[c..]);
     }
     let mut best = 0.0;
     let mut chosen = None;
@@ -249,6 +253,39 @@ fn choose<F: F32Lanes, const N: usize, const W: usize>(
         }
     }
     chosen
+}
+
+/// `sum(w * x * q)` and `sum(w * q * q)` for `T` vectors of candidates, one a lane.
+#[inline(always)]
+fn sums<F: F32Lanes, const N: usize, const W: usize, const T: usize>(
+    words: &[&[i32]; 8],
+    first: usize,
+    product: &[f32; W],
+    weight: &[f32; W],
+    to_qx: &mut [f32],
+    to_q2: &mut [f32],
+) {
+    let values = odd_numbers::<F, N>();
+    let (mut sum_qx, mut sum_q2) = ([F::splat(0.0); T], [F::splat(0.0); T]);
+    for k in 0..W / N {
+        let mut words_of_vector = [F::Int::splat(0); T];
+        for t in 0..T {
+            words_of_vector[t] = F::Int::load(&words[k][first + t * F::LEN..]);
+        }
+        for i in N * k..N * (k + 1) {
+            let (product, weight) = (F::splat(product[i]), F::splat(weight[i]));
+            for t in 0..T {
+                let q = look_up::<F, N>(values, words_of_vector[t]);
+                words_of_vector[t] = next_level::<F::Int, N>(words_of_vector[t]);
+                sum_qx[t] = sum_qx[t] + product * q;
+                sum_q2[t] = sum_q2[t] + weight * q * q;
+            }
+        }
+    }
+    for t in 0..T {
+        sum_qx[t].store(&mut to_qx[t * F::LEN..]);
+        sum_q2[t].store(&mut to_q2[t * F::LEN..]);
+    }
 }
 
 /// Looks vectors up again under the scales found, and refits those.

@@ -10,8 +10,8 @@
 //! than a factor of 1.5, so a lead of `5 * 14 * u * S < 2^-17 * S` at both ends leaves one of more than the two errors in
 //! between. Where the lead is smaller, or so small that underflow matters, the stretch is halved.
 
-use super::nearest::{Choice, Target, nearest, nearest_of_chunks};
-use super::{CHUNK, Neighbours, Slot, bits, extend_key, odd_numbers};
+use super::nearest::{Choice, Target, nearest, nearest_of_few};
+use super::{Neighbours, Slot, bits, extend_key, odd_numbers};
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, ROUNDER, head};
 
 /// Candidates of a search, at most.
@@ -35,6 +35,9 @@ pub(crate) struct Points {
     /// Candidates, as bits, from which on the word may be another one, or on the grid where the one before was not.
     pub(crate) changes: [u32; VECTORS],
 }
+
+/// Which list of runs a list of neighbours leads to, by its length in eights.
+const LENGTHS: [usize; 6] = [0, 0, 1, 2, 2, 3];
 
 /// Candidates with equal levels.
 #[derive(Clone, Copy)]
@@ -72,8 +75,8 @@ pub(crate) struct Workspace {
     runs: [Run; RUNS],
     /// Points at both ends of each run.
     ends: [[Choice; 2]; RUNS],
-    /// Numbers of the runs off the grid, by the chunks that their lists have: one, two, more.
-    by_length: [[u16; RUNS + 1]; 3],
+    /// Numbers of the runs off the grid, by the length of their lists: up to 8, 16, 32 points, and longer.
+    by_length: [[u16; RUNS]; 4],
     /// Numbers of the runs with different points at their ends.
     uneven: [u16; RUNS + 1],
     /// For those, two candidates between which the point is likely to change, and the points there.
@@ -90,7 +93,7 @@ impl Workspace {
             scales: [[0.0; MAX_LANES]; MAX_CANDIDATES],
             runs: [run; RUNS],
             ends: [[Choice::default(); 2]; RUNS],
-            by_length: [[0; RUNS + 1]; 3],
+            by_length: [[0; RUNS]; 4],
             uneven: [0; RUNS + 1],
             middles: [(0, [Choice::default(); 2]); RUNS],
         }
@@ -142,7 +145,7 @@ pub(crate) fn find<F: F32Lanes, const N: usize>(
         let weak = margin.lt(F::splat(LEAST_MARGIN));
         F::select(weak, F::splat(f32::INFINITY), margin).store(&mut margins[h]);
     }
-    let (mut count, mut counts) = (0, [0; 3]);
+    let (mut count, mut counts) = (0, [0; 4]);
     for lane in 0..F::LEN {
         if octets.skipped >> lane & 1 == 1 {
             continue;
@@ -161,27 +164,25 @@ pub(crate) fn find<F: F32Lanes, const N: usize>(
                 on_grid |= ((1 << to) - (1 << from)) * u32::from(is_point);
                 runs[count] = Run { vector: vector as u8, from: from as u8, to: to as u8, slot };
                 ends[count] = [Choice { word: slot.word(), clear: true }; 2];
-                let chunks = slot.count().div_ceil(CHUNK);
-                for length in 0..3 {
-                    by_length[length][counts[length]] = count as u16;
-                }
-                counts[0] += usize::from(chunks == 1);
-                counts[1] += usize::from(chunks == 2);
-                counts[2] += usize::from(chunks > 2);
+                // Points of the codebook are put in the first list, and taken out again.
+                let length = LENGTHS[slot.count().div_ceil(8).min(5)];
+                by_length[length][counts[length]] = count as u16;
+                counts[length] += usize::from(!is_point);
                 count += 1;
             }
             points.on_grid[vector] = on_grid;
         }
     }
-    for length in 0..3 {
+    for length in 0..4 {
         for &number in &by_length[length][..counts[length]] {
             let run = &runs[usize::from(number)];
             let (list, target) = (neighbours.list(run.slot), target::<F, N>(octets, run, values));
             let (lane, margin) = (run.lane::<N>(), margins[run.half::<N>()][run.lane::<N>()]);
             let at_ends = [scales[usize::from(run.from)][lane], scales[usize::from(run.to) - 1][lane]];
             ends[usize::from(number)] = match length {
-                0 => nearest_of_chunks::<F, N, 2, 1>(list, &target, at_ends, margin),
-                1 => nearest_of_chunks::<F, N, 2, 2>(list, &target, at_ends, margin),
+                0 => nearest_of_few::<F, N, 2, 8>(list, &target, at_ends, margin),
+                1 => nearest_of_few::<F, N, 2, 16>(list, &target, at_ends, margin),
+                2 => nearest_of_few::<F, N, 2, 32>(list, &target, at_ends, margin),
                 _ => {
                     let first = nearest(list, &target, at_ends[0], margin);
                     [first, nearest(list, &target, at_ends[1], margin)]
@@ -208,7 +209,7 @@ pub(crate) fn find<F: F32Lanes, const N: usize>(
         *middle = (
             behind as u8,
             match list.words {
-                [_] => nearest_of_chunks::<F, N, 2, 1>(list, &target, around, margin),
+                [_] => nearest_of_few::<F, N, 2, 16>(list, &target, around, margin),
                 _ => {
                     let first = nearest(list, &target, around[0], margin);
                     [first, nearest(list, &target, around[1], margin)]
@@ -222,17 +223,19 @@ pub(crate) fn find<F: F32Lanes, const N: usize>(
         let (from, to) = (usize::from(run.from), usize::from(run.to));
         let words = &mut points.words[usize::from(run.vector)];
         fill::<F>(words, from, to, ends[0].word);
+        let is_uneven = usize::from(uneven[next_uneven]) == number;
+        if !is_uneven && (ends[0].word == ends[1].word || from + 1 == to) {
+            continue;
+        }
         let mut pending = [(to - 1, ends[1]); 8];
         let mut depth = 0;
-        if usize::from(uneven[next_uneven]) == number {
+        if is_uneven {
             let (behind, [before, after]) = middles[next_uneven];
             let behind = usize::from(behind);
             next_uneven += 1;
             pending[1] = (behind, after);
             pending[2] = (behind - 1, before);
             depth = 2;
-        } else if ends[0].word == ends[1].word || from + 1 == to {
-            continue;
         }
         // From the first end to the last; stretches that are still uneven are halved.
         let (mut at, mut left) = (from, ends[0]);

@@ -38,66 +38,59 @@ fn terms<F: F32Lanes, const N: usize>(target: &Target<'_, F, N>, scale: f32) -> 
     terms
 }
 
-/// Distances to the points of a chunk, in one or two vectors.
+/// Distances to as many points as there are lanes.
 #[inline(always)]
-fn chunk_distances<F: F32Lanes, const N: usize>(words: &[u16; CHUNK], terms: &[F; N]) -> [F; 2] {
-    let mut sums = [terms[0]; 2];
-    for g in 0..CHUNK / F::LEN {
-        let mut words = F::Int::load_u16(&words[g * F::LEN..]);
-        sums[g] = look_up::<F, N>(terms[0], words);
-        for i in 1..N {
-            words = next_level::<F::Int, N>(words);
-            sums[g] = sums[g] + look_up::<F, N>(terms[i], words);
-        }
+fn distances<F: F32Lanes, const N: usize>(words: &[u16], terms: &[F; N]) -> F {
+    let mut words = F::Int::load_u16(words);
+    let mut sum = look_up::<F, N>(terms[0], words);
+    for i in 1..N {
+        words = next_level::<F::Int, N>(words);
+        sum = sum + look_up::<F, N>(terms[i], words);
     }
-    if F::LEN == CHUNK {
-        sums[1] = sums[0];
-    }
-    sums
+    sum
 }
 
-/// Positions of chunks, as bits, at which a distance is at most `limit`.
+/// The point of a list of at most `E` (8, 16 or 32) points with the smallest distance
+/// `sum(weight * (scale * point - x)^2)`, the first one on ties, for several scales. Distances must not be NaN.
 #[inline(always)]
-fn within<F: F32Lanes, const C: usize>(distances: &[[F; 2]; C], limit: f32) -> u64 {
-    let limit = F::splat(limit);
-    let mut bits = 0;
-    for c in 0..C {
-        for g in 0..CHUNK / F::LEN {
-            bits |= u64::from((!limit.lt(distances[c][g])).bits()) << (CHUNK * c + g * F::LEN);
-        }
-    }
-    bits
-}
-
-/// The point of a list of `C` chunks with the smallest distance `sum(weight * (scale * point - x)^2)`, the first one on
-/// ties, for several scales. Distances must not be NaN.
-#[inline(always)]
-pub(crate) fn nearest_of_chunks<F: F32Lanes, const N: usize, const S: usize, const C: usize>(
+pub(crate) fn nearest_of_few<F: F32Lanes, const N: usize, const S: usize, const E: usize>(
     list: List<'_>,
     target: &Target<'_, F, N>,
     scales: [f32; S],
     margin: f32,
 ) -> [Choice; S] {
-    let words: &[[u16; CHUNK]; C] = crate::lanes::head(list.words);
-    let mut distances = [[[target.values; 2]; C]; S];
+    // The widest vectors may read on to the end of the chunk, which repeats the last point.
+    let vectors = E.div_ceil(F::LEN);
+    let words = &list.words.as_flattened()[..vectors * F::LEN];
+    let mut sums = [[target.values; 4]; S];
     for s in 0..S {
         let terms = terms(target, scales[s]);
-        for c in 0..C {
-            distances[s][c] = chunk_distances(&words[c], &terms);
+        for v in 0..vectors {
+            sums[s][v] = distances(&words[v * F::LEN..], &terms);
         }
     }
+    let valid = (1u64 << list.count) - 1;
     let mut choices = [Choice::default(); S];
     for s in 0..S {
-        let mut least = distances[s][0][0].lesser(distances[s][0][1]);
-        for c in 1..C {
-            least = least.lesser(distances[s][c][0]).lesser(distances[s][c][1]);
+        let mut least = sums[s][0];
+        for v in 1..vectors {
+            least = least.lesser(sums[s][v]);
         }
         let least = least.least();
-        let near = within(&distances[s], least + margin) & ((1 << list.count) - 1);
-        let clear = near & near.wrapping_sub(1) == 0;
-        let first = if clear { near } else { within(&distances[s], least) };
-        let position = first.trailing_zeros() as usize % (CHUNK * C);
-        choices[s] = Choice { word: words.as_flattened()[position], clear };
+        let limit = F::splat(least + margin);
+        let mut near = 0;
+        for v in 0..vectors {
+            near |= u64::from(sums[s][v].lt(limit).bits()) << (v * F::LEN);
+        }
+        near &= valid;
+        let clear = near.is_power_of_two();
+        if !clear {
+            near = 0;
+            for v in 0..vectors {
+                near |= u64::from(sums[s][v].eq(F::splat(least)).bits()) << (v * F::LEN);
+            }
+        }
+        choices[s] = Choice { word: words[near.trailing_zeros() as usize % (vectors * F::LEN)], clear };
     }
     choices
 }
@@ -111,19 +104,19 @@ pub(crate) fn nearest<F: F32Lanes, const N: usize>(
     margin: f32,
 ) -> Choice {
     if let [_] = list.words {
-        return nearest_of_chunks::<F, N, 1, 1>(list, target, [scale], margin)[0];
+        return nearest_of_few::<F, N, 1, CHUNK>(list, target, [scale], margin)[0];
     }
     let terms = terms(target, scale);
     // For each lane the least distance, where it was, and the next one.
     let infinity = F::splat(f32::INFINITY);
     let (mut least, mut next, mut at) = (infinity, infinity, F::Int::splat(0));
     for (c, words) in list.words.iter().enumerate() {
-        let distances = chunk_distances(words, &terms);
-        for g in 0..CHUNK / F::LEN {
-            let less = distances[g].lt(least);
-            at = F::Int::select(less, F::Int::splat((CHUNK * c + g * F::LEN) as i32), at);
-            next = next.lesser(least.greater(distances[g]));
-            least = least.lesser(distances[g]);
+        for at_word in (0..CHUNK).step_by(F::LEN) {
+            let distances = distances(&words[at_word..], &terms);
+            let less = distances.lt(least);
+            at = F::Int::select(less, F::Int::splat((CHUNK * c + at_word) as i32), at);
+            next = next.lesser(least.greater(distances));
+            least = least.lesser(distances);
         }
     }
     let mut positions = [0; MAX_LANES];

@@ -6,7 +6,7 @@
 //! it beats whatever was kept before, and is not beaten by what comes after. Quotients are computed here from the same sums
 //! as there. Where the lead is smaller, or so small that underflow matters, only the reference can tell.
 
-use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
 use crate::reference::ternary::{DOWN, UP};
 
 /// From here on weights might make sums overflow.
@@ -86,16 +86,34 @@ struct Best<F: F32Lanes> {
     quotient: F,
     next: F,
     number: F::Int,
+    /// What a quotient must exceed to be the largest, or too close to it.
+    floor: F,
 }
 
 impl<F: F32Lanes> Best<F> {
+    /// Offers the sums of some splits, numbered from `number` on.
+    ///
+    /// Almost no split comes near the best one of any lane, and a product tells without a division: what it rounds away is
+    /// little beside the lead that is asked for.
     #[inline(always)]
-    fn offer(&mut self, sum_qx: F, sum_q2: F, number: usize) {
-        let quotient = sum_qx * sum_qx / sum_q2;
-        let better = self.quotient.lt(quotient);
-        self.number = F::Int::select(better, F::Int::splat(number as i32), self.number);
-        self.next = self.next.greater(self.quotient.lesser(quotient));
-        self.quotient = self.quotient.greater(quotient);
+    fn offer<const S: usize>(&mut self, sums: &[(F, F); S], number: usize) {
+        let mut squares = [self.floor; S];
+        let mut near = self.floor.lt(self.floor);
+        for s in 0..S {
+            squares[s] = sums[s].0 * sums[s].0;
+            near = near | (self.floor * sums[s].1).lt(squares[s]);
+        }
+        if !near.any() {
+            return;
+        }
+        for s in 0..S {
+            let quotient = squares[s] / sums[s].1;
+            let better = self.quotient.lt(quotient);
+            self.number = F::Int::select(better, F::Int::splat((number + s) as i32), self.number);
+            self.next = self.next.greater(self.quotient.lesser(quotient));
+            self.quotient = self.quotient.greater(quotient);
+        }
+        self.floor = self.quotient * F::splat(LEAD);
     }
 }
 
@@ -108,7 +126,7 @@ pub(super) fn best<F: F32Lanes, const W: usize>(
 ) -> Splits<F> {
     sort::<F, W>(x, weights, scratch);
     let least = F::splat(-1.0);
-    let mut best = Best { quotient: least, next: least, number: F::Int::splat(0) };
+    let mut best = Best { quotient: least, next: least, number: F::Int::splat(0), floor: least };
     if W == 32 {
         score_whole(scratch, &mut best)
     } else {
@@ -129,7 +147,9 @@ pub(super) fn best<F: F32Lanes, const W: usize>(
     let mut down = [0u32; 2];
     for lane in 0..F::LEN {
         let number = numbers[lane] as usize;
-        let (first, second, shifts) = (number / 4 / POSITIONS, number / 4 % POSITIONS, [number / 2 % 2, number % 2]);
+        let (first, second) = (number / 4 / POSITIONS, number / 4 % POSITIONS);
+        // One shift is there twice.
+        let shifts = if W == 32 { [number % 2; 2] } else { [number / 2 % 2, number % 2] };
         let at = |sums: &[Stored; POSITIONS]| [sums[0][lane], sums[first][lane], sums[second][lane], sums[W][lane]];
         let (sum_qx, sum_q2) = if W == 32 {
             whole(at(&scratch.x[0]), at(&scratch.w[0]), values(shifts[0]))
@@ -170,6 +190,14 @@ fn whole(x: [f32; 4], w: [f32; 4], v: &[f32; 3]) -> (f32, f32) {
 fn half(x: [f32; 4], w: [f32; 4], v: &[f32; 3]) -> (f32, f32) {
     let sum_qx = x[3] * v[2] - (x[1] + x[2]);
     (sum_qx, w[3] * v[2] * v[2] + w[1] * (v[0] * v[0] - v[1] * v[1]) + w[2] * (v[1] * v[1] - v[2] * v[2]))
+}
+
+/// Positions of the first boundary, beginning where it usually is.
+#[inline(always)]
+fn outwards<const W: usize>(step: usize) -> usize {
+    let usual = 5 * W / 16;
+    let offset = step.div_ceil(2);
+    if step % 2 == 0 { (usual + offset) % (W + 1) } else { (usual + W + 1 - offset) % (W + 1) }
 }
 
 /// Ranks of weights, equal ones in order of position, and sums over the sorted weights.
@@ -231,7 +259,8 @@ fn score_whole<F: F32Lanes>(scratch: &mut Scratch<F>, best: &mut Best<F>) {
             w_terms[shift][second] = w2 * v * v;
         }
     }
-    for first in 0..=32 {
+    for step in 0..=32 {
+        let first = outwards::<32>(step);
         let (x0, w0) = (F::load(&x[first]), F::load(&w[first]));
         let (mut x_first, mut w_first) = ([x0; 2], [w0; 2]);
         for shift in 0..2 {
@@ -243,11 +272,12 @@ fn score_whole<F: F32Lanes>(scratch: &mut Scratch<F>, best: &mut Best<F>) {
             let (x1, w1) = (F::load(&x[second]) - x0, F::load(&w[second]) - w0);
             // The middle level is 1/8 or -1/8: its square is the same for both shifts.
             let w1 = w1 * shifts[0][1] * shifts[0][1];
+            let mut sums = [(x1, w1); 2];
             for shift in 0..2 {
-                let sum_qx = x_first[shift] + x1 * shifts[shift][1] + x_terms[shift][second];
-                let sum_q2 = w_first[shift] + w1 + w_terms[shift][second];
-                best.offer(sum_qx, sum_q2, (first * POSITIONS + second) * 4 + 3 * shift);
+                sums[shift].0 = x_first[shift] + x1 * shifts[shift][1] + x_terms[shift][second];
+                sums[shift].1 = w_first[shift] + w1 + w_terms[shift][second];
             }
+            best.offer(&sums, (first * POSITIONS + second) * 4);
         }
     }
 }
@@ -268,7 +298,8 @@ fn score_halves<F: F32Lanes>(scratch: &mut Scratch<F>, best: &mut Best<F>) {
             }
         }
     }
-    for first in 0..=16 {
+    for step in 0..=16 {
+        let first = outwards::<16>(step);
         let mut w_first = w_total;
         for h in 0..2 {
             for shift in 0..2 {
@@ -287,12 +318,13 @@ fn score_halves<F: F32Lanes>(scratch: &mut Scratch<F>, best: &mut Best<F>) {
                     sum_q2[at] = w_first[at] + w_terms[at][second];
                 }
             }
+            let mut sums = [(sum_qx[0], sum_q2[0]); 4];
             for low in 0..2 {
                 for high in 0..2 {
-                    let number = (first * POSITIONS + second) * 4 + 2 * low + high;
-                    best.offer(sum_qx[low] + sum_qx[2 + high], sum_q2[low] + sum_q2[2 + high], number);
+                    sums[2 * low + high] = (sum_qx[low] + sum_qx[2 + high], sum_q2[low] + sum_q2[2 + high]);
                 }
             }
+            best.offer(&sums, (first * POSITIONS + second) * 4);
         }
     }
 }

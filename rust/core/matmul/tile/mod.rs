@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn sums_of_16_bits_cannot_overflow() {
         for &format in Format::ALL {
-            let Ok(Some(unpacker)) = integers(format) else { continue };
+            let Ok(Some(unpacker)) = integers(format, Isa::Scalar) else { continue };
             let facts = unpacker.facts;
             let plan = Plan::new(&facts);
             let other = if plan.pairing == Pairing::Unsigned { 127 } else { 255 };

@@ -2,8 +2,9 @@
 //!
 //! Scale codes `s` stand for `2 * s + 1` here, and the power of two that is left goes into the float scale.
 
-use super::Integers;
+use super::look_up::LookUp;
 use super::tables::{self, negate};
+use super::{Integers, widen};
 use crate::block::layout::Layout;
 use crate::block::{Format, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs};
 use crate::matmul::slab::{Facts, Scaling, Slab};
@@ -50,7 +51,7 @@ impl Integers for IQ2_XXS {
     const FACTS: Facts = facts(Format::IQ2_XXS, 32, 0, 43);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq2_xxs::Block::read(bytes);
         for (j, [points, signs]) in block.qs.into_iter().enumerate() {
             for k in 0..4 {
@@ -59,7 +60,7 @@ impl Integers for IQ2_XXS {
             }
             scale32(slab, j, odd((signs >> 28) as u8));
         }
-        slab.d[0] = block.d.to_f32() * 0.125;
+        slab.d[0] = widen(block.d) * 0.125;
     }
 }
 
@@ -69,14 +70,14 @@ impl Integers for IQ2_XS {
     const FACTS: Facts = facts(Format::IQ2_XS, 16, 0, 43);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq2_xs::Block::read(bytes);
         for (k, code) in block.qs.into_iter().enumerate() {
             let (point, signs) = (usize::from(code & 511), usize::from(code >> 9));
             put(slab, k, negate(tables::IQ2_XS[point], tables::EVEN_SIGNS[signs]));
         }
         scales16(&block.scales, slab);
-        slab.d[0] = block.d.to_f32() * 0.125;
+        slab.d[0] = widen(block.d) * 0.125;
     }
 }
 
@@ -86,7 +87,7 @@ impl Integers for IQ2_S {
     const FACTS: Facts = facts(Format::IQ2_S, 16, 0, 43);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq2_s::Block::read(bytes);
         for k in 0..32 {
             let high = usize::from((block.qh[k / 4] >> (2 * (k % 4))) & 3);
@@ -94,7 +95,7 @@ impl Integers for IQ2_S {
             put(slab, k, negate(point, tables::SIGNS[usize::from(block.signs[k])]));
         }
         scales16(&block.scales, slab);
-        slab.d[0] = block.d.to_f32() * 0.125;
+        slab.d[0] = widen(block.d) * 0.125;
     }
 }
 
@@ -104,7 +105,7 @@ impl Integers for IQ3_XXS {
     const FACTS: Facts = facts(Format::IQ3_XXS, 32, 0, 62);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq3_xxs::Block::read(bytes);
         for j in 0..8 {
             let word = block.signs_and_scales[j];
@@ -115,7 +116,7 @@ impl Integers for IQ3_XXS {
             }
             scale32(slab, j, odd((word >> 28) as u8));
         }
-        slab.d[0] = block.d.to_f32() * 0.25;
+        slab.d[0] = widen(block.d) * 0.25;
     }
 }
 
@@ -125,7 +126,7 @@ impl Integers for IQ3_S {
     const FACTS: Facts = facts(Format::IQ3_S, 32, 0, 15);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq3_s::Block::read(bytes);
         for j in 0..8 {
             for k in 0..4 {
@@ -138,7 +139,7 @@ impl Integers for IQ3_S {
             }
             scale32(slab, j, odd(block.scales[j / 2] >> (j % 2 * 4)));
         }
-        slab.d[0] = block.d.to_f32();
+        slab.d[0] = widen(block.d);
     }
 }
 
@@ -157,7 +158,7 @@ impl Integers for IQ1_S {
     const FACTS: Facts = facts(Format::IQ1_S, 32, 9, 9);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq1_s::Block::read(bytes);
         for j in 0..8 {
             let high = block.qh[j];
@@ -167,7 +168,7 @@ impl Integers for IQ1_S {
             }
             scale32(slab, j, odd((high >> 12) as u8 & 7));
         }
-        slab.d[0] = block.d.to_f32() * 0.125;
+        slab.d[0] = widen(block.d) * 0.125;
     }
 }
 
@@ -177,7 +178,7 @@ impl Integers for IQ1_M {
     const FACTS: Facts = facts(Format::IQ1_M, 16, 9, 9);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq1_m::Block::read(bytes);
         for j in 0..16 {
             for k in 0..2 {
@@ -187,6 +188,6 @@ impl Integers for IQ1_M {
             }
             slab.scales[j] = odd((block.scales[j / 4] >> (3 * (j % 4))) as u8 & 7);
         }
-        slab.d[0] = iq1_m::super_scale(&block).to_f32() * 0.125;
+        slab.d[0] = widen(iq1_m::super_scale(&block)) * 0.125;
     }
 }
