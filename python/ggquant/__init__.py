@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from ggquant.evaluation.tensors import Comparison, TensorDifference, compare
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
+    from ggquant.methods.awq import awq_scales
+    from ggquant.methods.solver import gptq
     from ggquant.pipeline import ConversionReport, convert, plan
     from ggquant.planned import Plan, PlannedTensor
     from ggquant.policy import Options, variants
@@ -70,6 +72,8 @@ _LAZY = {
     "RunnableModel": "runtime.model",
     "collect_imatrix": "calibration.collect",
     "convert": "pipeline",
+    "awq_scales": "methods.awq",
+    "gptq": "methods.solver",
     "load_imatrix": "imatrix",
     "merge": "files",
     "open_model": "runtime.model",
@@ -113,12 +117,14 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "awq_scales",
     "collect_imatrix",
     "compare",
     "convert",
     "dequantize",
     "evaluate",
     "formats",
+    "gptq",
     "isa",
     "load_imatrix",
     "matmul",

@@ -217,5 +217,10 @@ def _fingerprint(
 
 def _described(options: Options, method: LayerwiseOptions) -> Options:
     """The options with a note of the method in the output's metadata."""
-    note = {"quantize.method": MetaValue("STRING", f"gptq {method.effort}")}
+    note = {
+        "quantize.method": MetaValue(
+            "STRING",
+            f"{'awq+' if method.awq and method.gptq else ''}{'gptq' if method.gptq else 'awq'} {method.effort}",
+        )
+    }
     return replace(options, overrides={**note, **options.overrides})
