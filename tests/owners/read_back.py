@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
+
 from ggquant.checkpoint_index import index_checkpoint
 from ggquant.export.modules import StoredWeights
 from ggquant.export.run import export_checkpoint
 from ggquant.export.scheme import Scheme
 from ggquant.packed.checkpoint import quantization_of, unpacked
-from safetensors.torch import load_file
 
 TINYLM = Path(__file__).resolve().parents[1] / "data" / "tinylm"
 
