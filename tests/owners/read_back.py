@@ -3,8 +3,8 @@
     python tests/owners/read_back.py --autoawq TREE
 
 In an environment with ggquant, torch, gptqmodel and compressed-tensors; `--autoawq` is the unpacked source
-distribution, of which one module is used. Exports the bundled model in every layout and compares the weights of all modules, bit for
-bit. Exits with 1 if any differs.
+distribution, of which one module is used. Exports the bundled model in every layout and compares the weights of all
+modules, bit for bit. Exits with 1 if any differs.
 """
 
 from __future__ import annotations
