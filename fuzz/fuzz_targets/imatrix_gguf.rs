@@ -12,5 +12,5 @@ fuzz_target!(|data: &[u8]| {
         assert!(values.iter().all(|v| v.is_finite() && *v >= 0.0));
         assert_eq!(imatrix.get(name), Some(values.as_slice()));
     }
-    let _ = imatrix.model_metadata("fuzzed", imatrix.entries.len());
+    assert_eq!(imatrix.entries.len(), imatrix.counts.len());
 });

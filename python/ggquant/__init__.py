@@ -5,6 +5,7 @@ import ggquant as gg
 
 q = gg.quantize(w, "Q4_K")                                  # an array into blocks
 w2 = q.dequantize()                                         # and back
+y = x @ q.T                                                 # a product with the blocks as they are
 report = gg.convert("checkpoint/", "out.gguf", "Q4_K_M")    # a whole model
 model = gg.open("out.gguf")                                 # look at it
 ```
@@ -32,19 +33,35 @@ from ggquant.errors import (
 )
 from ggquant.gguf import GGUFFile, GGUFWriter, Tensor, open
 from ggquant.metadata import Metadata, MetaValue
+from ggquant.product import matmul, matmul_id
 from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:
+    from ggquant.calibration.collect import collect_imatrix
+    from ggquant.evaluation.alone import Sensitivity, sensitivity
+    from ggquant.evaluation.perplexity import evaluate
+    from ggquant.evaluation.summary import Evaluation
+    from ggquant.evaluation.tensors import Comparison, TensorDifference, compare
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
+    from ggquant.methods.awq import awq_scales
+    from ggquant.methods.solver import gptq
     from ggquant.pipeline import ConversionReport, convert, plan
     from ggquant.planned import Plan, PlannedTensor
     from ggquant.policy import Options, variants
     from ggquant.progress import Progress
+    from ggquant.runtime.model import RunnableModel, open_model
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
+    "Sensitivity": "evaluation.alone",
+    "sensitivity": "evaluation.alone",
+    "Evaluation": "evaluation.summary",
+    "evaluate": "evaluation.perplexity",
+    "Comparison": "evaluation.tensors",
+    "TensorDifference": "evaluation.tensors",
+    "compare": "evaluation.tensors",
     "ConversionReport": "pipeline",
     "Finding": "files",
     "Imatrix": "imatrix",
@@ -52,9 +69,14 @@ _LAZY = {
     "Plan": "planned",
     "PlannedTensor": "planned",
     "Progress": "progress",
+    "RunnableModel": "runtime.model",
+    "collect_imatrix": "calibration.collect",
     "convert": "pipeline",
+    "awq_scales": "methods.awq",
+    "gptq": "methods.solver",
     "load_imatrix": "imatrix",
     "merge": "files",
+    "open_model": "runtime.model",
     "plan": "pipeline",
     "split": "files",
     "variants": "policy",
@@ -63,9 +85,11 @@ _LAZY = {
 
 __all__ = [
     "CheckpointError",
+    "Comparison",
     "ConversionReport",
     "DTypeError",
     "Error",
+    "Evaluation",
     "FileError",
     "Finding",
     "FormatInfo",
@@ -84,21 +108,33 @@ __all__ = [
     "PlannedTensor",
     "Progress",
     "QuantizedTensor",
+    "RunnableModel",
+    "Sensitivity",
     "ShapeError",
     "StoppedError",
     "Tensor",
+    "TensorDifference",
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "awq_scales",
+    "collect_imatrix",
+    "compare",
     "convert",
     "dequantize",
+    "evaluate",
     "formats",
+    "gptq",
     "isa",
     "load_imatrix",
+    "matmul",
+    "matmul_id",
     "merge",
     "open",
+    "open_model",
     "plan",
     "quantize",
+    "sensitivity",
     "split",
     "variants",
     "verify",

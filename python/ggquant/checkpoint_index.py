@@ -8,19 +8,25 @@ from pathlib import Path
 from ggquant import _native
 from ggquant.bounded_json import read_object
 from ggquant.errors import CheckpointError, MalformedFileError
+from ggquant.model import PackedMatrix
 
 INDEX_NAME = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a checkpoint file: where its data begin (bytes), type, and shape (row length last)."""
+    """One tensor of a checkpoint file: where its data begin (bytes), type, and shape (row length last).
+
+    A matrix of packed integers is one tensor, too: its type and shape are those of its values, `packed` says where they
+    come from.
+    """
 
     name: str
     file: str
     offset: int
     dtype: str
     shape: tuple[int, ...]
+    packed: PackedMatrix | None = None
 
 
 def index_checkpoint(source: Path) -> dict[str, StoredTensor]:

@@ -31,6 +31,8 @@ class Imatrix:
         datasets: names of the calibration texts.
         chunk_count: number of chunks of text that were seen, 0 if unknown.
         warnings: experts without data and the like, by name.
+        counts: tensor name -> float32 numbers of activations the statistics are of, `[1]` or `[n_expert]`; empty where
+            the file does not say.
     """
 
     entries: dict[str, npt.NDArray[np.float32]]
@@ -38,6 +40,7 @@ class Imatrix:
     datasets: list[str] = field(default_factory=list)
     chunk_count: int = 0
     warnings: list[str] = field(default_factory=list)
+    counts: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Imatrix:
         """Keeps entries whose names contain one of `include` (if any are given), or none of `exclude`."""
@@ -48,7 +51,7 @@ class Imatrix:
             for name, values in self.entries.items()
             if not any(part in name for part in exclude) and (not include or any(part in name for part in include))
         }
-        return Imatrix(kept, self.file, self.datasets, self.chunk_count, self.warnings)
+        return Imatrix(kept, self.file, self.datasets, self.chunk_count, self.warnings, self.counts)
 
     def describe(self, metadata: Metadata, *, redact_paths: bool = False) -> None:
         """Writes the `quantize.imatrix.*` keys that llama-quantize writes.
@@ -83,9 +86,10 @@ def load_imatrix(source: str | os.PathLike[str] | Imatrix | Mapping[str, npt.Arr
     else:
         path = str(source)
         entries, datasets, chunk_count = _native.read_imatrix(path)
-        made = Imatrix(dict(entries), path, list(datasets), chunk_count)
+        counts = {name: numbers for name, _, numbers in entries if numbers.size}
+        made = Imatrix({name: values for name, values, _ in entries}, path, list(datasets), chunk_count, counts=counts)
     for name, values in made.entries.items():
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if bad.size:
             raise ImatrixError(
                 f"importance matrix: entry {bad[0]} of '{name}' is {values[bad[0]]}; collect it again",
@@ -97,3 +101,43 @@ def load_imatrix(source: str | os.PathLike[str] | Imatrix | Mapping[str, npt.Arr
 
 def _clip(text: str) -> str:
     return text.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "surrogateescape")
+
+
+#: Activations from which an expert's statistics are taken to mean something: the mean of n squares of a normal variable
+#: has a relative error of sqrt(2 / n), which is a quarter here.
+_FEW = 32
+
+
+def coverage(name: str, experts: npt.NDArray[np.float32], counts: npt.NDArray[np.float32] | None) -> list[str]:
+    """What to know about the importances of tensor `name` before using them.
+
+    Args:
+        name: for the messages.
+        experts: importances, one row for each expert, one row for a tensor without experts.
+        counts: activations that each row is made of, or None where the file does not say.
+    """
+    if not experts.any():
+        return [f"tensor '{name}': all its importances are zero"]
+    if len(experts) == 1:
+        return []
+    if counts is not None and counts.size == len(experts):
+        # llama-imatrix and llama-quantize have ones in the place of statistics that nothing was collected for.
+        unseen = counts < 0.5
+        few = np.flatnonzero(~unseen & (counts < _FEW))
+    else:
+        unseen, few = (experts == 1).all(axis=1), np.zeros(0, np.intp)
+    zero = np.flatnonzero(~unseen & ~experts.any(axis=1))
+    found = (
+        (np.flatnonzero(unseen), "were never seen", ", so their columns count alike"),
+        (few, f"were seen fewer than {_FEW} times", "; their importances are rough"),
+        (zero, "have only zeros for importances", ""),
+    )
+    return [
+        f"tensor '{name}': {which.size} of {len(experts)} experts {what} ({_listed(which)}){so}"
+        for which, what, so in found
+        if which.size
+    ]
+
+
+def _listed(numbers: npt.NDArray[np.intp]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if numbers.size > 8 else "")

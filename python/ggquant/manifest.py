@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggquant._native import __version__
 from ggquant.recipe import write_recipe
+from ggquant.text_files import write_text
 
 if TYPE_CHECKING:
     from ggquant.planned import Plan
@@ -51,11 +52,14 @@ def manifest_path(output: Path) -> Path:
     return output.with_name(output.name + ".json")
 
 
-def write_manifest(output: Path, content: dict[str, Any]) -> Path:
-    """Writes a manifest beside `output`."""
-    path = manifest_path(output)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    return path
+def write_manifest(output: Path, content: dict[str, Any], *, overwrite: bool) -> None:
+    """Writes a manifest beside `output`.
+
+    Raises:
+        FileError: it exists and `overwrite` is not set, or the system refused.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_text(manifest_path(output), text, overwrite=overwrite)
 
 
 def _file(path: Path, redact: bool) -> dict[str, Any]:

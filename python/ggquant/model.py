@@ -23,6 +23,8 @@ class View:
         shape: elements along each axis of the walk; any number of axes, not only those of the output.
         strides: distance between neighbours along each axis, in elements.
         start: the first element, counted from `offset`, in elements.
+        packed: how the values are stored, where they are packed integers; `shape`, `strides` and `start` then walk over
+            the unpacked matrix, by whole rows, and `offset` is that of its codes.
     """
 
     file: str
@@ -31,11 +33,57 @@ class View:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     start: int = 0
+    packed: PackedMatrix | None = None
 
     @property
     def elements(self) -> int:
         """How many elements the walk visits."""
         return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMatrix:
+    """A matrix whose codes, scales and zero points lie apart: each weight is `scale * (code - zero)`.
+
+    The views present the parts with one row an output, whichever way they lie in the file.
+
+    Attributes:
+        scheme: what to call it: "GPTQ", "AWQ", "compressed-tensors", "FP8".
+        rows: outputs.
+        columns: inputs.
+        coding: how codes are stored: "dense" (back to back in words of 32 bits), "aligned" (as many as fit a word),
+            "awq" (eight outputs a word), "signed" (bytes, which count from -128), "float" (8-bit floats).
+        bits: bits of a code.
+        codes: `[rows, words]`; "awq": `[rows / 8, columns]`; bytes: `[rows, columns]`.
+        scales: `[ceil(rows / rows_per_scale), groups]`.
+        rows_per_scale: neighbouring outputs that share their scales.
+        zero: the zero point of all groups, where it is known to be the same.
+        zeros: otherwise, `[words, groups]` that pack outputs, or `[rows, groups]` of bytes.
+        zero_coding: how `zeros` are stored, as `coding`.
+        zero_less_one: what is stored is one less than the zero point (the first version of the GPTQ format).
+        group_len: neighbouring inputs that share a scale; the last group may be shorter.
+        listed: the group of each input, where those of a group are no neighbours (act-order).
+    """
+
+    scheme: str
+    rows: int
+    columns: int
+    coding: str
+    bits: int
+    codes: View
+    scales: View
+    rows_per_scale: int = 1
+    zero: int | None = None
+    zeros: View | None = None
+    zero_coding: str = "dense"
+    zero_less_one: bool = False
+    group_len: int = 0
+    listed: View | None = None
+
+    @property
+    def groups(self) -> int:
+        """Groups of a row."""
+        return self.scales.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +95,8 @@ class SourceTensor:
         shape: rows first, row length last (GGUF stores it reversed).
         dtype: the type it has in llama.cpp's intermediate file, or a GGUF source's own type.
         views: where the values come from, in order; empty where `inline` is set.
-        ops: elementwise arithmetic in float32, in order: `("add", c)`, `("mul", c)`, `("neg_exp", 0.0)`.
+        ops: elementwise arithmetic in float32, in order: `("add", c)`, `("mul", c)`, `("neg_exp", 0.0)`, and
+            `("round_f16", 0.0)`, which rounds to the nearest half.
             `("mxfp4_repack", 0.0)` stands alone: views are [packed codes, scales], both U8, and become MXFP4
             blocks.
         inline: little-endian data of `dtype` supplied here, for small computed tensors.
@@ -76,6 +125,7 @@ class Model:
 
     Attributes:
         inputs: the files it is read from; none of them may be written to.
+        beyond_gguf: facts of the configuration that are not written, but count when the model is run.
     """
 
     arch: str
@@ -83,3 +133,4 @@ class Model:
     tensors: list[SourceTensor]
     warnings: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
+    beyond_gguf: MetaDict = field(default_factory=dict)

@@ -138,7 +138,10 @@ class Options:
 
     `overrides` are metadata to set (`--override-kv`), in order. Ours are `no_fallback`: a tensor that cannot
     take its format is an error instead of taking another one; and `redact_paths`: metadata name files without
-    their folders.
+    their folders; and `encoder`, how blocks are encoded: "default" keeps the codes of packed weights where the format
+    can take them, and encodes everything else; "ordinary" encodes packed weights, too; "auto" also looks for blocks
+    whose weights are values of the format already, and gives them the codes of these values; "lattice" fails where
+    there are others, in the formats in which codes can be found (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0).
     """
 
     output_tensor_type: str | None = None
@@ -151,6 +154,7 @@ class Options:
     keep_split: bool = False
     no_fallback: bool = False
     redact_paths: bool = False
+    encoder: str = "default"
     overrides: Mapping[str, MetaValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -163,6 +167,8 @@ class Options:
                 object.__setattr__(self, name, parse_target(given, option))
         types = tuple(t if isinstance(t, TensorType) else TensorType(*t) for t in self.tensor_types)
         object.__setattr__(self, "tensor_types", types)
+        if self.encoder not in ("default", "ordinary", "auto", "lattice"):
+            raise OverrideError(f"--encoder {self.encoder}: there are default, ordinary, auto and lattice")
         if any(layer < 0 for layer in self.prune_layers):
             raise OverrideError("--prune-layers: layers count from 0")
         object.__setattr__(self, "prune_layers", tuple(sorted(set(self.prune_layers))))

@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from ggquant import _native
 from ggquant.errors import Error, ImatrixError, UnsupportedError, UsageError
-from ggquant.imatrix import Imatrix, load_imatrix
+from ggquant.imatrix import Imatrix, coverage, load_imatrix
 from ggquant.manifest import manifest as describe
-from ggquant.manifest import write_manifest
-from ggquant.metadata import Metadata, MetaValue, NativeEntry, to_native
+from ggquant.manifest import manifest_path, write_manifest
+from ggquant.metadata import Metadata, MetaValue, to_native
+from ggquant.native_plan import NativeModel, NativeTensor, native_tensor, ready_tensor
+from ggquant.packed.transcode import TARGETS, transcoding
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
     Category,
@@ -41,9 +43,10 @@ from ggquant.recipe import apply_recipe
 from ggquant.registry import format_info
 from ggquant.sources import load_model
 from ggquant.tensor_types import tensor_bytes
+from ggquant.text_files import refuse_existing
 
 if TYPE_CHECKING:
-    from ggquant.model import Model, SourceTensor
+    from ggquant.model import Model, SourceTensor, View
     from ggquant.overrides import TensorType
 
     Source = str | os.PathLike[str]
@@ -66,6 +69,7 @@ class ConversionReport:
         isa: instruction set that encoded.
         warnings: what the user should know.
         reused_bytes: bytes of tensor data taken over from an interrupted run.
+        on_grid: of the tensors in which blocks on the format's own grid were looked for, how many were found.
         also: the reports of the other variants that were made of the same reading, by name.
     """
 
@@ -77,6 +81,7 @@ class ConversionReport:
     isa: str
     warnings: list[str] = field(default_factory=list)
     reused_bytes: int = 0
+    on_grid: dict[str, int] = field(default_factory=dict)
     also: dict[str, ConversionReport] = field(default_factory=dict)
 
     @property
@@ -90,21 +95,6 @@ class ConversionReport:
         return [t for t in self.tensors if t.fallback is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class _NativeTensor:
-    """A tensor as the native engine reads it: attributes by name."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-    intermediate: str
-    views: list[tuple[str, int, str, tuple[int, ...], tuple[int, ...], int]]
-    ops: list[tuple[str, float]]
-    inline: bytes | None
-    imatrix: npt.NDArray[np.float32] | None
-    rows_per_expert: int
-
-
 @dataclass
 class _Job:
     """A plan with what it takes to carry it out.
@@ -116,23 +106,11 @@ class _Job:
     """
 
     plan: Plan
-    tensors: list[_NativeTensor]
+    tensors: list[NativeTensor]
     label: str
     shards: list[int] | None
     inputs: list[str]
     imatrix: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _NativeModel:
-    """A model as the native engine writes it: attributes by name."""
-
-    target: str
-    metadata: list[NativeEntry]
-    tensors: list[_NativeTensor]
-    split_max_bytes: int | None
-    split_max_tensors: int | None
-    shards: list[int] | None
 
 
 def plan(
@@ -149,7 +127,8 @@ def plan(
     Args:
         src: folder of a Hugging Face checkpoint, a `.safetensors` file beside its config, or a GGUF file.
         variant: `"Q4_K_M"` and its kin, in any case; see `gg.variants()`.
-        imatrix: importance matrix: a file, an `Imatrix`, or arrays by tensor name.
+        imatrix: importance matrix: a file, an `Imatrix`, arrays by tensor name, or "auto" to collect one now from the
+            text that ships with the package.
         options: see `gg.Options`.
         pre: name of the pre-tokenizer, instead of the one found from the tokenizer.
         recipe: formats of tensors, as `ggquant.recipe.parse_recipe` reads them; they have the last word.
@@ -162,7 +141,7 @@ def plan(
         FileError, MalformedFileError, CheckpointError, UnsupportedError: the source cannot be converted, and why.
         ImatrixError: the importance matrix does not belong to this model.
     """
-    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    matrix = _matrix(src, imatrix, None, pre)
     model = load_model(src, pre=pre)
     return _prepare(src, model, variant, matrix, options or Options(), recipe, dry_run=True).plan
 
@@ -185,6 +164,7 @@ def convert(
     manifest: bool = False,
     resume: bool = False,
     max_buffer_size: int | None = None,
+    ready: Mapping[str, View] | None = None,
 ) -> ConversionReport:
     """Quantizes a model into a GGUF file, with the bytes that llama.cpp's converter and quantizer give.
 
@@ -199,12 +179,14 @@ def convert(
         overwrite: replace existing files when the new ones are complete.
         split_max_size: most bytes of tensor data in a shard; `dst`, less its suffix, then begins the shards' names.
         split_max_tensors: most tensors in a shard.
-        also: other variants to make of the same reading, and the files they go to.
+        also: other variants to make of the same reading, and the files they go to. Options and recipe are theirs, too.
         manifest: write a JSON file beside each output that says what it was made from: inputs with their hashes,
-            options, version, recipe, importance matrix.
+            options, version, recipe, importance matrix. Its name is `dst` with `.json` added.
         resume: keep what is done when the conversion fails or is interrupted, in hidden files beside the output, and
             take up what an earlier such run left. Every piece is verified by its content; inputs are read again.
         max_buffer_size: most megabytes (MiB) of weights to hold in memory, by default 72.
+        ready: where tensors lie that have their format already, by name; they are copied as they are. Their format
+            must be the one that the plan gives them.
 
     Raises:
         ImatrixError: the variant needs an importance matrix, or it does not belong to this model.
@@ -214,20 +196,23 @@ def convert(
     """
     started = time.monotonic()
     opts = options or Options()
-    matrix = load_imatrix(imatrix) if imatrix is not None else None
+    matrix = _matrix(src, imatrix, threads, pre)
     model = load_model(src, pre=pre)
     if max_buffer_size is not None and max_buffer_size <= 0:
         raise UsageError(f"{max_buffer_size} MiB of buffers are not enough to hold anything")
-    main = _prepare(src, model, variant, matrix, opts, recipe, dry_run=False)
-    others = {name: _prepare(src, model, name, matrix, opts, (), dry_run=False) for name in also or {}}
+    main = _prepare(src, model, variant, matrix, opts, recipe, dry_run=False, ready=ready or {})
+    others = {name: _prepare(src, model, name, matrix, opts, recipe, dry_run=False) for name in also or {}}
     split = opts.keep_split or split_max_size is not None or split_max_tensors is not None
     targets = [Path(dst) if dst is not None else default_output(src, main.label)]
     targets += [Path(path) for path in (also or {}).values()]
     jobs = [main, *others.values()]
-    for target in targets:
+    manifests = [manifest_path(target) for target in targets] if manifest else []
+    for path in manifests:
+        refuse_existing(path, overwrite=overwrite)
+    for target in (*targets, *manifests):
         _refuse_inputs(target, src, [*model.inputs, *([matrix.file] if matrix is not None and matrix.file else [])])
     models = [
-        _NativeModel(
+        NativeModel(
             target=str(target.with_suffix("") if split and target.suffix == ".gguf" else target),
             metadata=to_native(job.plan.metadata),
             tensors=job.tensors,
@@ -244,15 +229,14 @@ def convert(
             progress(Progress(tensor, format, finished, total, done, of, time.monotonic() - started))
 
     limit = None if max_buffer_size is None else max_buffer_size << 20
-    written, _, reused = _native.convert_models(models, threads, overwrite, resume, limit, report)
+    written, _, reused, on_grid = _native.convert_models(models, threads, overwrite, resume, limit, report)
     reports = []
-    for job, files in zip(jobs, written, strict=True):
-        paths = [path for path, _ in files]
+    for job, target, files, found in zip(jobs, targets, written, on_grid, strict=True):
         if manifest:
-            write_manifest(paths[0], describe(job.plan, job.inputs, job.imatrix, opts))
+            write_manifest(target, describe(job.plan, job.inputs, job.imatrix, opts), overwrite=overwrite)
         reports.append(
             ConversionReport(
-                paths=paths,
+                paths=[path for path, _ in files],
                 tensors=job.plan.tensors,
                 total_bytes=sum(nbytes for _, nbytes in files),
                 bits_per_weight=job.plan.bits_per_weight,
@@ -260,10 +244,19 @@ def convert(
                 isa=_native.isa(),
                 warnings=job.plan.warnings,
                 reused_bytes=reused,
+                on_grid=dict(found),
             )
         )
     reports[0].also = dict(zip(others, reports[1:], strict=True))
     return reports[0]
+
+
+def _matrix(src: Source, imatrix: ImatrixLike | None, threads: int | None, pre: str | None) -> Imatrix | None:
+    if isinstance(imatrix, str) and imatrix == "auto":
+        from ggquant.calibration.auto import auto_imatrix
+
+        return auto_imatrix(src, threads=threads, pre=pre)
+    return load_imatrix(imatrix) if imatrix is not None else None
 
 
 def default_output(src: Source, label: str) -> Path:
@@ -287,6 +280,7 @@ def _prepare(
     recipe: Sequence[TensorType],
     *,
     dry_run: bool,
+    ready: Mapping[str, View] | None = None,
 ) -> _Job:
     chosen = find_variant(variant)
     if not model.tensors:
@@ -307,7 +301,10 @@ def _prepare(
     planned, native = [], []
     for decision in decisions:
         source = sources[decision.source]
-        importance = _importance(matrix, decision, said)
+        kept = transcoding(source, decision.format, encode=options.encoder == "ordinary")
+        keeps_codes = kept is not None and kept.keeps_codes
+        lattice = {"auto": "auto", "lattice": "only"}.get(options.encoder, "off")
+        importance = None if keeps_codes else _importance(matrix, decision, said)
         planned.append(
             PlannedTensor(
                 name=decision.name,
@@ -319,9 +316,15 @@ def _prepare(
                 why=decision.why,
                 fallback=decision.fallback,
                 imatrix=importance is not None,
+                transcoding=str(kept) if kept is not None else None,
             )
         )
-        native.append(_native_tensor(source, decision, importance))
+        view = (ready or {}).get(decision.source)
+        if view is not None:
+            native.append(ready_tensor(view, decision))
+        else:
+            searched = lattice if decision.format in TARGETS and decision.format != source.dtype else "off"
+            native.append(native_tensor(source, decision, importance, keeps_codes=keeps_codes, lattice=searched))
     metadata = _output_metadata(model, chosen, options, matrix)
     return _Job(
         Plan(str(src), chosen.name, planned, metadata, said),
@@ -399,43 +402,8 @@ def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str])
             file=matrix.file,
             tensor=decision.name,
         )
-    rows = values.reshape(experts, -1)
-    if not values.any():
-        warnings.append(f"tensor '{decision.name}': all its importances are zero")
-    elif experts > 1:
-        # Experts that the text never reached have ones in the place of statistics.
-        unseen = np.flatnonzero((rows == 1).all(axis=1) | ~rows.any(axis=1))
-        if unseen.size:
-            listed = ", ".join(map(str, unseen[:8])) + (", ..." if unseen.size > 8 else "")
-            warnings.append(
-                f"tensor '{decision.name}': {unseen.size} of {experts} experts were never seen ({listed}), "
-                "so their columns count alike"
-            )
+    warnings += coverage(decision.name, values.reshape(experts, -1), matrix.counts.get(decision.source))
     return values
-
-
-def _native_tensor(
-    source: SourceTensor, decision: Decision, importance: npt.NDArray[np.float32] | None
-) -> _NativeTensor:
-    return _NativeTensor(
-        name=decision.name,
-        shape=source.shape,
-        format=decision.format,
-        intermediate=source.dtype,
-        views=[(v.file, v.offset, v.dtype, v.shape, v.strides, v.start) for v in source.views],
-        ops=list(source.ops),
-        inline=_inline(source, decision),
-        imatrix=importance,
-        rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
-    )
-
-
-def _inline(source: SourceTensor, decision: Decision) -> bytes | None:
-    if source.inline is not None and decision.format != source.dtype:
-        raise UnsupportedError(
-            f"tensor '{source.name}' is computed, and is stored as {source.dtype} only", tensor=source.name
-        )
-    return source.inline
 
 
 def _output_metadata(model: Model, variant: Variant, options: Options, matrix: Imatrix | None) -> Metadata:

@@ -22,6 +22,8 @@ class PlannedTensor:
         why: the reason for the format, in a few words.
         fallback: why `format` is not `wanted`, or None.
         imatrix: whether an importance matrix guides its encoding.
+        transcoding: of packed weights, whether codes and scales are kept ("exact", "exact but for the minimum: ...") or
+            the values are encoded anew ("re-quantized: ..."); None for others.
     """
 
     name: str
@@ -33,6 +35,7 @@ class PlannedTensor:
     why: str
     fallback: str | None
     imatrix: bool
+    transcoding: str | None = None
 
 
 @dataclass

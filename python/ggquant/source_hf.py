@@ -10,11 +10,12 @@ from ggquant.architectures.engine import PACKED, build_tensors, intermediate_typ
 from ggquant.architectures.family import Family, write
 from ggquant.architectures.registry import family_of
 from ggquant.bounded_json import read_object
-from ggquant.checkpoint_index import index_checkpoint
-from ggquant.errors import CheckpointError, UnsupportedError
+from ggquant.checkpoint_index import StoredTensor, index_checkpoint
+from ggquant.errors import CheckpointError
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, Model
 from ggquant.model_card import describe
+from ggquant.packed.checkpoint import quantization_of, unpacked
 from ggquant.tokenizers.build import vocabulary
 
 _FILE_TYPES = {"F32": 0, "BF16": 32}
@@ -40,14 +41,34 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json; a checkpoint needs one beside its weights", file=str(folder))
     values = read_object(path)
-    architecture = _architecture(values, path)
+    architecture = architecture_of(values, path)
     nested = values.get("text_config")
     if isinstance(nested, dict):
         values = {**values, **nested}
     family = family_of(architecture, str(path))
     stored = index_checkpoint(source)
-    _refuse_packed(family, values, path)
+    warnings: list[str] = []
+    quantization = quantization_of(values, path)
+    if quantization is not None and quantization.method not in family.packed:
+        stored = unpacked(stored, quantization, warnings)
     config = Config({**family.defaults, **values}, path, architecture)
+    model = describe_model(family, config, stored, pre)
+    model.warnings[:0] = warnings
+    return model
+
+
+def describe_model(family: Family, config: Config, stored: dict[str, StoredTensor], pre: str | None) -> Model:
+    """The model that a family makes of hyperparameters and stored tensors.
+
+    Args:
+        family: whose rules to follow.
+        config: hyperparameters with the family's defaults, not prepared yet; its folder holds the tokenizer.
+        stored: the tensors, in file order.
+        pre: name of the pre-tokenizer, where the user chooses it.
+
+    Raises:
+        CheckpointError, UnsupportedError, MalformedFileError: as `open_checkpoint`.
+    """
     for prepare in family.prepare:
         prepare(config)
     warnings: list[str] = []
@@ -56,14 +77,16 @@ def open_checkpoint(source: Path, pre: str | None = None) -> Model:
     config.values["file_type"] = _PACKED_FILE_TYPE if packed else _FILE_TYPES[intermediate_type(stored)]
     metadata: MetaDict = {"general.architecture": MetaValue("STRING", family.name)}
     write(family.early, config, family.name, metadata)
-    metadata |= describe(folder, tensors, warnings)
+    metadata |= describe(config.folder, tensors, warnings)
     write(family.metadata, config, family.name, metadata)
     metadata["general.quantization_version"] = MetaValue("UINT32", _QUANTIZATION_VERSION)
     metadata |= vocabulary(family, config, pre, warnings)
-    return Model(family.name, metadata, tensors, warnings)
+    unwritten: MetaDict = {}
+    write(family.beyond_gguf, config, family.name, unwritten)
+    return Model(family.name, metadata, tensors, warnings, beyond_gguf=unwritten)
 
 
-def _architecture(values: dict[str, Any], path: Path) -> str:
+def architecture_of(values: dict[str, Any], path: Path) -> str:
     """The class name that says what the model is; a multimodal model's text part has its own."""
     nested = values.get("text_config")
     for holder in (nested, values):
@@ -71,13 +94,3 @@ def _architecture(values: dict[str, Any], path: Path) -> str:
         if isinstance(names, list) and names and isinstance(names[0], str):
             return names[0]
     raise CheckpointError(f"{path}: no 'architectures', so the model's family is unknown", file=str(path))
-
-
-def _refuse_packed(family: Family, values: dict[str, Any], path: Path) -> None:
-    quantization = values.get("quantization_config")
-    if isinstance(quantization, dict) and quantization.get("quant_method") not in family.packed:
-        method = quantization.get("quant_method", "an unnamed method")
-        raise UnsupportedError(
-            f"{path}: these weights are already quantized ({method}); convert the original model instead",
-            file=str(path),
-        )

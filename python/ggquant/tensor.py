@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ import numpy.typing as npt
 from ggquant import _native
 from ggquant.errors import DTypeError, ImatrixError, ShapeError, UsageError
 from ggquant.registry import format_info
+
+if TYPE_CHECKING:
+    from ggquant.product import Activations
 
 _FLOAT_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -86,6 +89,34 @@ class QuantizedTensor:
         """
         return dequantize(self.data, self.format, self.shape, dtype=dtype, threads=threads)
 
+    def matmul(
+        self,
+        x: npt.ArrayLike,
+        *,
+        activations: Activations = "int8",
+        out: npt.NDArray[np.float32] | None = None,
+        threads: int | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """`x @ self.T`, without decoding the weights into memory: see `ggquant.matmul`.
+
+        Args:
+            x: activations of shape `[..., K]`, float32, float16 or bfloat16.
+            activations: `"int8"` (rounded a block at a time, as ggml does) or `"float32"` (as they are).
+            out: array for the result.
+            threads: number of threads, by default one per core. It does not change the result.
+
+        Returns:
+            float32 of shape `[..., rows]`.
+        """
+        from ggquant.product import matmul
+
+        return matmul(self, x, activations=activations, out=out, threads=threads)
+
+    @property
+    def T(self) -> Transposed:
+        """The right-hand side of `x @ q.T`."""
+        return Transposed(self)
+
     def __getitem__(self, key: Any) -> QuantizedTensor:
         keys = key if isinstance(key, tuple) else (key,)
         if any(k is None or isinstance(k, (bool, np.bool_)) for k in keys):
@@ -114,6 +145,32 @@ class QuantizedTensor:
             f"QuantizedTensor({self.format}, shape={self.shape}, {self.bits_per_weight:.4g} bits per weight, "
             f"{self.nbytes} bytes)"
         )
+
+
+class Transposed:
+    """A quantized matrix as the right-hand side of a product: `x @ q.T` is `q.matmul(x)`."""
+
+    __slots__ = ("T",)
+
+    #: Makes numpy leave `x @ q.T` to this class.
+    __array_ufunc__: None = None
+
+    T: QuantizedTensor
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        """Wraps `tensor`, which `T` gives back."""
+        self.T = tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights, axes in reverse."""
+        return self.T.shape[::-1]
+
+    def __rmatmul__(self, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        return self.T.matmul(x)
+
+    def __repr__(self) -> str:
+        return f"{self.T!r}.T"
 
 
 def quantize(

@@ -11,16 +11,13 @@ use std::path::Path;
 
 use crate::block::Format;
 use crate::error::{At, Error, Result};
-use crate::gguf::{GgmlType, Metadata, Reader, TensorInfo, Value};
+use crate::gguf::{GgmlType, Reader, TensorInfo};
 
 const DATASETS_KEY: &str = "imatrix.datasets";
 const CHUNK_COUNT_KEY: &str = "imatrix.chunk_count";
 const CHUNK_SIZE_KEY: &str = "imatrix.chunk_size";
 const SUMS_SUFFIX: &str = ".in_sum2";
 const COUNTS_SUFFIX: &str = ".counts";
-
-/// Longest text that `llama-quantize` records about an importance matrix, in bytes.
-const MAX_TEXT: usize = 127;
 
 /// The two kinds of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +36,9 @@ pub struct Imatrix {
     /// Name of a weight tensor, and the importance of its columns: `row_len` values, times the number of experts for
     /// a tensor of experts. Sorted by name; finite and not negative.
     pub entries: Vec<(String, Vec<f32>)>,
+    /// For each of `entries`, the activations that its statistics are of: one number, or one for each expert. None where
+    /// the file does not say, as the older kind of file never does. An expert with a count of 0 has ones for importances.
+    pub counts: Vec<Vec<f32>>,
     /// The texts that the statistics come from, as file names. Bytes, since nothing promises UTF-8.
     pub datasets: Vec<Vec<u8>>,
     /// Chunks of text that were evaluated; 0 if the file does not say.
@@ -48,9 +48,9 @@ pub struct Imatrix {
 }
 
 /// Sums of one tensor and the counts to divide them by, one for each expert.
-struct Sums {
+struct Sums<'c> {
     sums: Vec<f32>,
-    counts: Vec<f32>,
+    counts: &'c [f32],
 }
 
 impl Imatrix {
@@ -78,24 +78,6 @@ impl Imatrix {
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         let at = self.entries.binary_search_by(|(entry, _)| entry.as_str().cmp(name)).ok()?;
         Some(&self.entries[at].1)
-    }
-
-    /// What `llama-quantize` records in the model, in its order: `quantize.imatrix.file` (the file's name as given on
-    /// the command line), `.dataset`, `.entries_count` and `.chunks_count`. Texts are cut to 127 bytes, as there.
-    ///
-    /// `entries` is the number of entries used, which is less than the file's if some were excluded.
-    pub fn model_metadata(&self, file: &str, entries: usize) -> Metadata {
-        let text = |bytes: &[u8]| Value::String(bytes[..bytes.len().min(MAX_TEXT)].to_vec());
-        let mut metadata = Metadata::default();
-        metadata.set("quantize.imatrix.file", text(file.as_bytes()));
-        if let Some(dataset) = self.datasets.first() {
-            metadata.set("quantize.imatrix.dataset", text(dataset));
-        }
-        metadata.set("quantize.imatrix.entries_count", Value::U32(entries as u32));
-        if self.chunk_count > 0 {
-            metadata.set("quantize.imatrix.chunks_count", Value::U32(self.chunk_count as u32));
-        }
-        metadata
     }
 
     /// Takes an importance matrix out of an open GGUF file.
@@ -128,18 +110,27 @@ impl Imatrix {
         if reader.tensors().is_empty() {
             return Err(Error::malformed(path, "the importance matrix is empty"));
         }
-        let mut entries = Vec::with_capacity(pairs.len());
+        let (mut entries, mut all_counts) = (Vec::with_capacity(pairs.len()), Vec::with_capacity(pairs.len()));
         for (name, pair) in pairs {
             let [Some(sums), Some(counts)] = pair else {
                 let what = format!("it has only one of '{name}{SUMS_SUFFIX}' and '{name}{COUNTS_SUFFIX}'");
                 return Err(Error::malformed(path, what));
             };
-            let sums = Sums { sums: read_f32(reader, sums)?, counts: read_f32(reader, counts)? };
+            let counts = read_f32(reader, counts)?;
+            let sums = Sums { sums: read_f32(reader, sums)?, counts: &counts };
             let values = sums.means().and_then(check).map_err(|what| unusable(path, name, what))?;
             entries.push((name.to_owned(), values));
+            all_counts.push(counts);
         }
         // The count is a 32-bit signed number upstream.
-        Ok(Self { kind: Kind::Gguf, entries, datasets, chunk_count: i64::from(chunk_count as i32), chunk_size })
+        Ok(Self {
+            kind: Kind::Gguf,
+            entries,
+            counts: all_counts,
+            datasets,
+            chunk_count: i64::from(chunk_count as i32),
+            chunk_size,
+        })
     }
 
     /// Parses a file of the older kind, of `len` bytes, that `input` reads from its start. `path` is for messages.
@@ -188,12 +179,13 @@ impl Imatrix {
                 }
             }
         }
-        let entries = entries.into_iter().collect();
-        Ok(Self { kind: Kind::Legacy, entries, datasets, chunk_count: chunk_count.into(), chunk_size: 0 })
+        let entries: Vec<_> = entries.into_iter().collect();
+        let counts = vec![Vec::new(); entries.len()];
+        Ok(Self { kind: Kind::Legacy, entries, counts, datasets, chunk_count: chunk_count.into(), chunk_size: 0 })
     }
 }
 
-impl Sums {
+impl Sums<'_> {
     /// Sums divided by the count of their expert. An expert that was never chosen gets ones.
     fn means(self) -> Result<Vec<f32>, String> {
         let Self { mut sums, counts } = self;
@@ -204,7 +196,7 @@ impl Sums {
             return Ok(sums);
         }
         let columns = sums.len() / counts.len();
-        for (expert, &count) in sums.chunks_exact_mut(columns).zip(&counts) {
+        for (expert, &count) in sums.chunks_exact_mut(columns).zip(counts) {
             if !count.is_finite() {
                 return Err(format!("a count is {count}"));
             }

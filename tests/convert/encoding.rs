@@ -1,7 +1,5 @@
 //! Element types, rounding, encoding in pieces, importance matrices: against one call of the encoder on everything.
 
-use std::sync::Arc;
-
 use ggquant::Format;
 use ggquant::convert::{ImatrixPlan, Op, Plan, Source, View, convert};
 use ggquant::encode::{Imatrix, Run, Weights, encode};
@@ -141,7 +139,7 @@ fn each_expert_has_its_own_importances() {
     let shape = [u64::from(experts), rows as u64, row_len as u64];
     let mut plan = tensor("t", &shape, "Q4_K", "F32", views[0].clone());
     plan.source = Source::Views { views, ops: vec![] };
-    plan.imatrix = Some(ImatrixPlan { values: Arc::from(values.clone()), rows_per_expert: rows as u64 });
+    plan.imatrix = Some(ImatrixPlan { values: values.clone().into(), rows_per_expert: rows as u64 });
     let expected: Vec<u8> = x
         .iter()
         .zip(values.chunks(row_len))

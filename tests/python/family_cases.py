@@ -7,7 +7,16 @@ from typing import Any
 
 import tiny_checkpoints as tiny
 from tiny_checkpoints import Case
-from tiny_tokenizers import TEMPLATE, byte_level, sentencepiece, sentencepiece_json, wordpiece
+from tiny_tokenizers import (
+    TEMPLATE,
+    byte_level,
+    sentencepiece,
+    sentencepiece_json,
+    slow,
+    unigram_json,
+    unigram_model,
+    wordpiece,
+)
 
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -189,6 +198,18 @@ CASES: dict[str, Case] = {
         tiny.gemma2,
         sentencepiece(config={"tokenizer_class": "GemmaTokenizer", "chat_template": TEMPLATE}),
     ),
+    "gemma2_f16": Case(
+        "gemma2_f16",
+        _config(
+            "Gemma2ForCausalLM", "gemma2", head_dim=32, max_position_embeddings=8192, rms_norm_eps=1e-6,
+            sliding_window=4096, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+            query_pre_attn_scalar=144, dtype="float16", bos_token_id=2, eos_token_id=1, num_hidden_layers=1,
+            rope_parameters={"rope_theta": 10000.0, "rope_type": "default"},
+        ),
+        tiny.gemma2,
+        sentencepiece(config={"tokenizer_class": "GemmaTokenizer"}),
+        dtype="F16",
+    ),
     "gemma3": Case(
         "gemma-3-1b-it-tiny",
         _config(
@@ -310,6 +331,58 @@ CASES: dict[str, Case] = {
         partial(tiny.gpt_oss, packed=True),
         byte_level(),
     ),
+    "fp8_plain": Case(
+        "mistral-fp8-plain",
+        _config(
+            "MistralForCausalLM", "mistral", head_dim=32, max_position_embeddings=4096, rms_norm_eps=1e-5,
+            rope_theta=1000000.0, torch_dtype="bfloat16", bos_token_id=264, eos_token_id=264, num_hidden_layers=1,
+        ),
+        tiny.decoder,
+        byte_level(),
+        dtypes={"_proj.weight": "F8_E4M3"},
+    ),
+    "fp8_blocks": Case(
+        "Qwen3-tiny-FP8",
+        _config(
+            "Qwen3ForCausalLM", "qwen3", head_dim=48, rms_norm_eps=1e-6, max_position_embeddings=40960,
+            rope_theta=1000000, torch_dtype="bfloat16", eos_token_id=264,
+            quantization_config={"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                                 "weight_block_size": [128, 128]},
+        ),
+        tiny.fp8_blocks,
+        byte_level(),
+        dtypes={"_proj.weight": "F8_E4M3"},
+    ),
+    "fp8_experts": Case(
+        "Qwen3-30B-A3B-tiny-FP8",
+        _config(
+            "Qwen3MoeForCausalLM", "qwen3_moe", head_dim=32, num_experts=4, num_experts_per_tok=2,
+            moe_intermediate_size=192, norm_topk_prob=True, rms_norm_eps=1e-6, max_position_embeddings=40960,
+            rope_theta=1000000.0, torch_dtype="bfloat16", decoder_sparse_step=1, mlp_only_layers=[],
+            quantization_config={"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                                 "weight_block_size": [128, 128]},
+        ),
+        tiny.fp8_experts,
+        byte_level(),
+        dtypes={"_proj.weight": "F8_E4M3", "_scale_inv": "F32"},
+    ),
+    "fp8_rows": Case(
+        "Llama-3.1-8B-FP8-dynamic-tiny",
+        _config(
+            "LlamaForCausalLM", "llama", rms_norm_eps=1e-5, max_position_embeddings=8192, rope_theta=500000.0,
+            torch_dtype="bfloat16", bos_token_id=264, eos_token_id=264,
+            quantization_config={
+                "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+                "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+                    "num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "group_size": None,
+                    "block_structure": None,
+                }}},
+            },
+        ),
+        tiny.fp8_rows,
+        byte_level(),
+        dtypes={"_proj.weight": "F8_E4M3"},
+    ),
     "bert": Case(
         "all-MiniLM-tiny",
         _config(
@@ -323,5 +396,62 @@ CASES: dict[str, Case] = {
             "modules.json": '[{"idx": 1, "name": "1", "path": "1_Pooling", "type": "a.models.Pooling"}]',
             "1_Pooling/config.json": '{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}',
         },
+    ),
+    "xlm_roberta": Case(
+        "bge-m3-tiny",
+        _config(
+            "XLMRobertaModel", "xlm-roberta", max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5,
+            vocab_size=18, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        ),
+        tiny.xlm_roberta,
+        unigram_json,
+        dtype="F32",
+    ),
+    "xlm_roberta_spm": Case(
+        "xlm-roberta-tiny",
+        _config(
+            "XLMRobertaModel", "xlm-roberta", max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5,
+            vocab_size=20, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        ),
+        tiny.bert,
+        unigram_model,
+        dtype="F32",
+    ),
+    "gpt2_slow": Case(
+        "gpt2-slow",
+        {
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_ctx": 64, "n_positions": 64, "n_embd": 32,
+            "n_head": 2, "n_layer": 1, "vocab_size": 265, "layer_norm_epsilon": 1e-5, "bos_token_id": 264,
+            "eos_token_id": 264,
+        },
+        tiny.gpt2,
+        slow(byte_level(), None),
+        dtype="F32",
+    ),
+    "qwen2_slow": Case(
+        "qwen2-slow",
+        _config(
+            "Qwen2ForCausalLM", "qwen2", tie_word_embeddings=True, rms_norm_eps=1e-6, rope_theta=1000000.0,
+            max_position_embeddings=32768, torch_dtype="bfloat16", bos_token_id=264, eos_token_id=265,
+            num_hidden_layers=1,
+        ),
+        partial(tiny.decoder, bias=("q", "k", "v"), head=False),
+        slow(
+            byte_level(specials=("<|endoftext|>", "<|im_start|>", "<|im_end|>"), plain=("<tool>",)),
+            {"tokenizer_class": "Qwen2Tokenizer", "bos_token": None, "eos_token": "<|im_end|>",
+             "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
+            {"special_tokens_map.json": '{"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"}'},
+        ),
+        pre="qwen2",
+    ),
+    "bert_slow": Case(
+        "bert-slow",
+        _config(
+            "BertModel", "bert", max_position_embeddings=64, type_vocab_size=2, layer_norm_eps=1e-12, vocab_size=22,
+            pad_token_id=0, num_hidden_layers=1,
+        ),
+        tiny.bert,
+        slow(wordpiece, {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}),
+        dtype="F32",
     ),
 }  # fmt: skip

@@ -214,3 +214,23 @@ def test_split_and_merge_give_the_file_back(model: Path, tmp_path: Path) -> None
     assert kept == dict(whole.metadata)
     assert list(merged.tensors) == list(whole.tensors)
     assert all(tensor.quantized() == whole.tensors[name].quantized() for name, tensor in merged.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("verify", ["--threads", 0]), ("quantize", ["x", "Q8_0", "--threads", 0])]
+)
+def test_no_threads(command: str, words: list[object], model: Path) -> None:
+    assert_refused(run(command, model, *words), 2, "thread")
+
+
+def test_an_output_of_merge_or_split_is_an_input(model: Path, tmp_path: Path) -> None:
+    parts = gg.split(model, tmp_path / "part", max_tensors=50)
+    before = {path: path.read_bytes() for path in parts}
+    (tmp_path / "link.gguf").symlink_to(parts[1])
+    for target in (parts[0], tmp_path / "link.gguf"):
+        assert_refused(run("merge", "--overwrite", "--quiet", parts[0], target), 1, target.name, "also read from")
+    # The names of the shards would be those of the shards that are read.
+    words = ["--split-max-tensors", 50, parts[0], tmp_path / "part"]
+    assert_refused(run("split", "--overwrite", "--quiet", *words), 1, parts[0].name, "also read from")
+    assert {path: path.read_bytes() for path in parts} == before
+    assert sorted(tmp_path.iterdir()) == sorted([*parts, tmp_path / "link.gguf"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,35 @@ def test_a_json_plan_is_all_there_is_on_standard_output(whole: Path) -> None:
     assert list(content) == ["tensors", "total_bytes", "bits_per_weight"]
     assert all(list(t) == ["name", "shape", "from", "to", "bytes", "why"] for t in content["tensors"])
     assert content["total_bytes"] == sum(t["bytes"] for t in content["tensors"])
+
+
+def test_a_recipe_holds_for_all_variants(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("ffn_down = q8_0\n", "utf-8")
+    words = ["--quiet", "--recipe", tmp_path / "r", "--also", f"Q2_K={tmp_path / 'b'}"]
+    assert run(*words, whole, tmp_path / "a", "Q4_K_M").exit_code == 0
+    for name in "ab":
+        tensors = gg.open(tmp_path / name).tensors
+        assert {t.format for n, t in tensors.items() if "ffn_down" in n} == {"Q8_0"}
+        assert len({t.format for t in tensors.values()}) > 2
+
+
+def test_texts_beside_the_output_are_not_replaced_by_accident(whole: Path, tmp_path: Path) -> None:
+    for option, text in ((["--manifest"], "a.gguf.json"), (["--write-recipe", tmp_path / "r"], "r")):
+        (tmp_path / text).write_text("theirs", "utf-8")
+        words = ["--quiet", *option, whole, tmp_path / "a.gguf", "Q4_K_M"]
+        result = run(*words)
+        assert result.exit_code == 1
+        assert f"{text}: it exists already" in result.output
+        assert (tmp_path / text).read_text("utf-8") == "theirs"
+        assert not (tmp_path / "a.gguf").exists()
+        assert run("--overwrite", *words).exit_code == 0
+        assert (tmp_path / text).read_text("utf-8") != "theirs"
+        (tmp_path / "a.gguf").unlink()
+
+
+def test_a_manifest_does_not_take_the_place_of_an_input(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(DATA / "tinylm", tmp_path / "m"))
+    result = run("--overwrite", "--manifest", source, source / "config", "Q4_K_M")
+    assert result.exit_code == 2
+    assert "input" in result.output
+    assert (source / "config.json").read_bytes() == (DATA / "tinylm" / "config.json").read_bytes()

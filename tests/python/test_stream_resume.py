@@ -108,3 +108,34 @@ def test_an_existing_output_is_not_replaced(source: Path, out: Path) -> None:
     with pytest.raises(gg.FileError, match="exists already"):
         gg.convert(source, out, "Q4_K_M", resume=True)
     assert out.read_bytes() == b"theirs"
+
+
+def test_two_runs_on_one_output(source: Path, out: Path) -> None:
+    def again(progress: gg.Progress) -> None:
+        with pytest.raises(gg.FileError, match="another process is writing it"):
+            gg.convert(source, out, "Q4_K_M", resume=True)
+        with pytest.raises(gg.FileError, match="another process is writing it"):
+            gg.convert(source, out, "Q8_0", resume=True)
+        raise HaltError
+
+    with pytest.raises(HaltError):
+        gg.convert(source, out, "Q4_K_M", resume=True, progress=again)
+    finish(source, out)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_killed_run_left_is_removed(resume: bool, source: Path, out: Path) -> None:
+    (out.parent / ".ggquant-model.gguf.Zx81aB.part").write_bytes(b"half")
+    other = out.parent / ".ggquant-other.gguf.Zx81aB.part"
+    other.write_bytes(b"half of another")
+    gg.convert(source, out, "Q4_K_M", resume=resume)
+    assert sorted(out.parent.iterdir()) == [other, out]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_missing_folder_is_said_of_the_output(resume: bool, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "none" / "model.gguf"
+    with pytest.raises(gg.FileError, match="folder") as caught:
+        gg.convert(source, target, "Q4_K_M", resume=resume)
+    assert caught.value.file == str(target)
+    assert ".part" not in str(caught.value)

@@ -19,18 +19,28 @@ import numpy as np
 import numpy.typing as npt
 
 Shapes = dict[str, tuple[int, ...]]
-STORED = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "U8": np.uint8}
+STORED = {
+    "BF16": ml_dtypes.bfloat16,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "U8": np.uint8,
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One checkpoint: its folder's name, config.json, tensors, files, and the pre-tokenizer's name."""
+    """One checkpoint: its folder's name, config.json, tensors, files, and the pre-tokenizer's name.
+
+    `dtypes` says by the end of their names which tensors are not of type `dtype`.
+    """
 
     folder: str
     config: dict[str, Any]
     shapes: Callable[[dict[str, Any]], Shapes]
     tokenizer: Callable[[Path], None]
     dtype: str = "BF16"
+    dtypes: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     shards: int = 1
     pre: str = "gpt-2"
@@ -45,7 +55,7 @@ def write(case: Case, parent: Path) -> Path:
     for name, text in case.files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    tensors = {name: values(name, shape, case.dtype) for name, shape in case.shapes(case.config).items()}
+    tensors = {name: values(name, shape, _dtype(case, name)) for name, shape in case.shapes(case.config).items()}
     names = sorted(tensors)
     if case.shards == 1:
         save(folder / "model.safetensors", tensors)
@@ -60,6 +70,10 @@ def write(case: Case, parent: Path) -> Path:
     return folder
 
 
+def _dtype(case: Case, name: str) -> str:
+    return next((dtype for end, dtype in case.dtypes.items() if name.endswith(end)), case.dtype)
+
+
 def values(name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
     """Values of a tensor, made from its name; raw generator output, the same in every numpy version."""
     count = int(np.prod(shape))
@@ -68,6 +82,11 @@ def values(name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
         low, span = (0, 256) if name.endswith("_blocks") else (118, 8)
         return (low + (raw >> np.uint64(40)) % np.uint64(span)).astype(np.uint8).reshape(shape)
     uniform = (raw >> np.uint64(40)).astype(np.float64) / (1 << 24) - 0.5
+    if dtype == "F8_E4M3":
+        codes = (raw >> np.uint64(40)) % np.uint64(254)
+        return (codes + (codes >= 127)).astype(np.uint8).view(STORED[dtype]).reshape(shape)  # all but NaN
+    if "scale" in name:
+        return ((uniform + 1.0) / 512).astype(np.float32).astype(STORED[dtype]).reshape(shape)
     centre, scale = (1.0, 0.5) if "norm" in name.lower() or ".ln_" in name else (0.0, 0.25)
     return (centre + scale * uniform).astype(np.float32).astype(STORED[dtype]).reshape(shape)
 
@@ -121,6 +140,29 @@ def decoder(
             shapes |= {f"{at}.mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")}
             shapes[f"{at}.mlp.down_proj.weight"] = (hidden, inner)
     return shapes
+
+
+def with_scales(shapes: Shapes, suffix: str, block: tuple[int, int] | None) -> Shapes:
+    """Adds scales for the projections: one for each block, or one for each row."""
+    found = dict(shapes)
+    for name, shape in shapes.items():
+        if "_proj." in name or name.endswith("_proj"):
+            at = name.removesuffix(".weight") if suffix.startswith(".") else name
+            tiles = [-(-n // size) for n, size in zip(shape[-2:], block or (1, shape[-1]), strict=True)]
+            found[at + suffix] = (*shape[:-2], *tiles)
+    return found
+
+
+def fp8_blocks(config: dict[str, Any]) -> Shapes:
+    return with_scales(decoder(config, head_norms=True), "_scale_inv", (128, 128))
+
+
+def fp8_experts(config: dict[str, Any]) -> Shapes:
+    return with_scales(qwen3moe(config), "_scale_inv", (128, 128))
+
+
+def fp8_rows(config: dict[str, Any]) -> Shapes:
+    return with_scales(decoder(config), ".weight_scale", None)
 
 
 def layers(config: dict[str, Any]) -> range:
@@ -280,3 +322,7 @@ def bert(config: dict[str, Any]) -> Shapes:
         for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
             shapes |= {f"{at}.{norm}.{part}": (hidden,) for part in ("weight", "bias")}
     return shapes
+
+
+def xlm_roberta(config: dict[str, Any]) -> Shapes:
+    return {name.replace("bert.", "roberta.", 1): shape for name, shape in bert(config).items()}

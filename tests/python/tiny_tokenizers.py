@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,15 @@ def sentencepiece(
     return write
 
 
-def sentencepiece_file(path: Path, pieces: list[tuple[str, float, int]]) -> None:
-    """Writes a SentencePiece BPE model with pieces of (text, score, kind)."""
+def sentencepiece_file(
+    path: Path, pieces: list[tuple[str, float, int]], *, unigram: bool = False, charsmap: bytes = b""
+) -> None:
+    """Writes a SentencePiece model with pieces of (text, score, kind)."""
     body = b"".join(_field(1, _piece(*piece)) for piece in pieces)
-    trainer = _varint_field(3, 2) + _varint_field(35, 1)
+    trainer = _varint_field(3, 1 if unigram else 2) + _varint_field(35, not unigram)
     normalizer = _field(1, b"identity") + _varint_field(3, 1)
+    if charsmap:
+        normalizer += _field(2, charsmap)
     path.write_bytes(body + _field(2, trainer) + _field(3, normalizer))
 
 
@@ -140,6 +145,110 @@ def sentencepiece_json(config: dict[str, Any] | None = None) -> Callable[[Path],
         _write_config(folder, base | (config or {}))
 
     return write
+
+
+def slow(
+    write: Callable[[Path], None], config: dict[str, Any] | None, files: dict[str, str] | None = None
+) -> Callable[[Path], None]:
+    """The same vocabulary in a slow tokenizer's files, with `config` as tokenizer_config.json."""
+
+    def write_slow(folder: Path) -> None:
+        write(folder)
+        found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        vocab = found["model"]["vocab"] | {entry["content"]: entry["id"] for entry in found["added_tokens"]}
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+        if found["model"]["type"] == "BPE":
+            (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+            rules = "\n".join(["#version: 0.2", *found["model"]["merges"]])
+            (folder / "merges.txt").write_text(rules + "\n", encoding="utf-8")
+        else:
+            words = sorted(vocab, key=vocab.__getitem__)
+            (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+        if config is not None:
+            _write_config(folder, config)
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    return write_slow
+
+
+_UNIGRAM_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+_UNIGRAM_CONFIG = {
+    "tokenizer_class": "XLMRobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>",
+    "cls_token": "<s>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>",
+}  # fmt: skip
+
+
+def _unigram_words() -> list[str]:
+    return ["\u2581", "\u2581the", "\u2581of", "ing", "er", "e", "t", "a", "o", "n", "\u00e9", "\u4e2d", "!"]
+
+
+def unigram_json(folder: Path) -> None:
+    """XLM-RoBERTa's kind of tokenizer.json, with rules for normalization."""
+    vocab = [[text, 0.0] for text in _UNIGRAM_SPECIAL]
+    vocab += [[word, -1.5 - index] for index, word in enumerate(_unigram_words())]
+    vocab.append(["<mask>", 0.0])
+    texts = [entry[0] for entry in vocab]
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    begin, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>"))
+    _write_json(
+        folder,
+        [_added(texts.index(text), text, True) for text in (*_UNIGRAM_SPECIAL, "<mask>")],
+        normalizer={
+            "type": "Precompiled",
+            "precompiled_charsmap": b64encode(charsmap({"\uff11": "1", "\u2026": "..."})).decode(),
+        },
+        pre_tokenizer={
+            "type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True,
+        },
+        post_processor={
+            "type": "TemplateProcessing",
+            "single": [begin, first, end],
+            "pair": [begin, first, end, end, second, end],
+            "special_tokens": {n: {"id": n, "ids": [texts.index(n)], "tokens": [n]} for n in ("<s>", "</s>")},
+        },
+        decoder={"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        model={"type": "Unigram", "unk_id": 3, "vocab": vocab, "byte_fallback": False},
+    )  # fmt: skip
+    _write_config(folder, _UNIGRAM_CONFIG)
+
+
+def unigram_model(folder: Path) -> None:
+    """XLM-RoBERTa's `sentencepiece.bpe.model`, where ids are off by one."""
+    special = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    words = [(word, -1.5 - index, 1) for index, word in enumerate(_unigram_words())]
+    rules = charsmap({"\uff11": "1"})
+    sentencepiece_file(folder / "sentencepiece.bpe.model", [*special, *words], unigram=True, charsmap=rules)
+    _write_config(folder, _UNIGRAM_CONFIG)
+
+
+def charsmap(rules: dict[str, str]) -> bytes:
+    """Normalization rules in Darts-clone's layout: every node's children lie in 256 units of their own."""
+    trie: dict[int, Any] = {}
+    texts = b""
+    for source, target in rules.items():
+        node = trie
+        for byte in source.encode():
+            node = node.setdefault(byte, {})
+        node[-1] = len(texts)
+        texts += target.encode() + b"\0"
+    units: dict[int, int] = {}
+    queue = [(0, 0, trie)]
+    blocks = 0
+    while queue:
+        index, label, node = queue.pop()
+        blocks += 1
+        base = blocks * 256
+        for byte, child in node.items():
+            if byte == -1:
+                units[base] = 1 << 31 | child
+            else:
+                queue.append((base ^ byte, byte, child))
+        units[index] = (base ^ index) << 10 | (256 if -1 in node else 0) | label
+    size = (blocks + 1) * 256
+    array = struct.pack(f"<{size}I", *(units.get(index, 0) for index in range(size)))
+    return struct.pack("<I", len(array)) + array + texts
 
 
 def wordpiece(folder: Path) -> None:

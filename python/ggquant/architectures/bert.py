@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ggquant.architectures import beyond_gguf
 from ggquant.architectures.config import Config
 from ggquant.architectures.family import Family, Rename, module
+from ggquant.architectures.graph import Graph, Half
 from ggquant.architectures.keys import BASE, key, pooling
 
 _LAYER = "encoder.layer.{bid}"
@@ -73,4 +75,13 @@ FAMILY = Family(
         Rename(r"^classifier\.(weight|bias)$", r"classifier.out_proj.\1", lambda c: _labels(c) is not None),
     ),
     ignore=(r"embeddings\.position_ids", r"pooler\.dense\..*", r"cls\.(predictions|seq_relationship).*"),
+    graph=Graph(
+        attention=Half(sum_norm="attn_output_norm"),
+        feed_forward=Half(sum_norm="layer_output_norm"),
+        norm="layer",
+        rope="none",
+        activation="gelu",
+        causal=False,
+    ),
+    beyond_gguf=(beyond_gguf.activation("hidden_act"),),
 )

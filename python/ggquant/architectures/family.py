@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ggquant.architectures.config import Config
+from ggquant.architectures.graph import Graph
 from ggquant.architectures.lazy import LazyTensor
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict, SourceTensor
@@ -89,6 +90,8 @@ class Family:
         ignore: regular expressions of checkpoint tensors that the model does not need.
         dims: sizes for the rules' shapes.
         packed: `quant_method`s in config.json whose weights the rules can take as they are.
+        graph: the forward pass.
+        beyond_gguf: facts for the forward pass that GGUF does not store, see `ggquant.architectures.beyond_gguf`.
     """
 
     name: str
@@ -106,6 +109,8 @@ class Family:
     renames: tuple[Rename, ...] = ()
     ignore: tuple[str, ...] = ()
     packed: tuple[str, ...] = ()
+    graph: Graph = field(default_factory=Graph)
+    beyond_gguf: tuple[Entry, ...] = ()
 
 
 def module(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.decoder import BLOCK, DIMS, FEED_FORWARD, LAYER, UNUSED, attention
 from ggquant.architectures.family import Family, Rule, module
+from ggquant.architectures.graph import Graph, Half
 from ggquant.architectures.keys import file_type, key
 from ggquant.architectures.steps import add
 
@@ -65,4 +66,17 @@ FAMILY = Family(
     },
     prepare=(rope.standardize(),),
     ignore=(*UNUSED, r"lm_head\.weight"),  # the head is the embedding; some tools store it again
+    graph=Graph(
+        attention=Half("attn_norm", out_norm="post_attention_norm"),
+        feed_forward=Half("ffn_norm", out_norm="post_ffw_norm"),
+        activation="gelu_tanh",
+        full_every=2,
+        scale_embedding=True,
+        deep_scale_layers=46,
+    ),
+    beyond_gguf=(
+        beyond_gguf.activation("hidden_activation"),
+        beyond_gguf.windows,
+        beyond_gguf.query_scale(256.0),
+    ),
 )

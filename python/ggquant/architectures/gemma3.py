@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.config import Config
 from ggquant.architectures.decoder import BLOCK, DIMS, FEED_FORWARD, LAYER, UNUSED, attention
 from ggquant.architectures.family import Family, module
 from ggquant.architectures.gemma2 import NORMS, norm
+from ggquant.architectures.graph import Graph, Half
 from ggquant.architectures.keys import BASE, full_attention_rope, key
 from ggquant.architectures.lazy import LazyTensor
 
@@ -63,4 +64,18 @@ FAMILY = Family(
     },
     prepare=(rope.split_by_layer_kind(1_000_000.0, 10_000.0),),
     ignore=UNUSED,
+    graph=Graph(
+        attention=Half("attn_norm", out_norm="post_attention_norm"),
+        feed_forward=Half("ffn_norm", out_norm="post_ffw_norm"),
+        activation="gelu_tanh",
+        full_every=6,
+        sliding_rope=True,
+        scale_embedding=True,
+        deep_scale_layers=62,
+    ),
+    beyond_gguf=(
+        beyond_gguf.activation("hidden_activation"),
+        beyond_gguf.windows,
+        beyond_gguf.query_scale(256.0),
+    ),
 )

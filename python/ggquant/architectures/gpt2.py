@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ggquant.architectures import beyond_gguf
 from ggquant.architectures.family import Family, Rename, module
+from ggquant.architectures.graph import Graph
 from ggquant.architectures.keys import file_type, key
 from ggquant.architectures.steps import transpose
 
@@ -48,4 +50,6 @@ FAMILY = Family(
     },
     renames=(Rename(r"^transformer\.", ""),),
     ignore=(r"h\.\d+\.attn\.(masked_)?bias",),  # causal masks, not weights
+    graph=Graph(norm="layer", rope="none", activation="gelu_tanh"),
+    beyond_gguf=(beyond_gguf.activation("activation_function"),),
 )

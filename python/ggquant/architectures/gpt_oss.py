@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.config import Config
 from ggquant.architectures.decoder import (
     BLOCK,
@@ -17,6 +17,7 @@ from ggquant.architectures.decoder import (
     fill_kv_heads,
 )
 from ggquant.architectures.family import Family, Output, Rule, module
+from ggquant.architectures.graph import Graph, Half
 from ggquant.architectures.keys import BASE, key
 from ggquant.architectures.steps import every, transpose
 
@@ -109,4 +110,11 @@ FAMILY = Family(
     prepare=(_yarn_unless_said, fill_kv_heads, fill_head_dim, rope.standardize(150_000.0)),
     packed=("mxfp4",),
     ignore=UNUSED,
+    graph=Graph(
+        feed_forward=Half("post_attention_norm"),
+        activation="swiglu_oai",
+        router="softmax_chosen",
+        full_every=2,
+    ),
+    beyond_gguf=(beyond_gguf.windows, beyond_gguf.yarn_truncates),
 )

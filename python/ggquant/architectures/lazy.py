@@ -84,8 +84,12 @@ class LazyTensor:
         return replace(self, axes=(*self.axes[:index], *self.axes[index + 1 :]))
 
     def apply(self, name: str, constant: float = 0.0) -> LazyTensor:
-        """Adds an elementwise operation in float32."""
-        return replace(self, ops=(*self.ops, (name, constant)))
+        """Adds an elementwise operation: in float32, but on half-precision tensors in their own precision.
+
+        That is how llama.cpp's converter computes; it widens bfloat16 first.
+        """
+        rounding = (("round_f16", 0.0),) if self.stored.dtype == "F16" else ()
+        return replace(self, ops=(*self.ops, (name, constant), *rounding))
 
     def view(self) -> View:
         """The window as the writer takes it."""
@@ -97,6 +101,7 @@ class LazyTensor:
             shape=tuple(size for size, _ in loops),
             strides=tuple(stride for _, stride in loops),
             start=self.start,
+            packed=self.stored.packed,
         )
 
     def _single(self, axis: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.config import Config
 from ggquant.architectures.decoder import (
     DIMS,
@@ -17,6 +17,7 @@ from ggquant.architectures.decoder import (
     fill_kv_heads,
 )
 from ggquant.architectures.family import Family, Rename
+from ggquant.architectures.graph import Graph
 from ggquant.architectures.keys import BASE, key
 from ggquant.architectures.steps import interleave_rope
 from ggquant.metadata import MetaValue
@@ -70,4 +71,6 @@ FAMILY = Family(
     extra_tensors=(rope.llama3_factors,),
     renames=(Rename("^", "model.", lambda c: c.architecture == "LlamaModel"),),
     ignore=UNUSED,
+    graph=Graph(rope="neighbours"),
+    beyond_gguf=beyond_gguf.COMMON,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggquant.architectures import llama
+from ggquant.architectures import beyond_gguf, llama
 
 FAMILY = replace(
     llama.FAMILY,
@@ -20,4 +20,5 @@ FAMILY = replace(
         "rms_norm_eps": 1e-6,
     },
     renames=(),
+    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.all_windows),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggquant.architectures import llama, rope
+from ggquant.architectures import beyond_gguf, llama, rope
 from ggquant.architectures.decoder import BLOCK, EMBEDDINGS, LAYER, NORMS, fill_kv_heads
 from ggquant.architectures.family import experts, module
 
@@ -36,4 +36,5 @@ FAMILY = replace(
     },
     prepare=(fill_kv_heads, rope.standardize(1_000_000.0)),
     renames=(),
+    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.all_windows),
 )

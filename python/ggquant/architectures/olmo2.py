@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.decoder import (
     BLOCK,
     DIMS,
@@ -14,6 +14,7 @@ from ggquant.architectures.decoder import (
     fill_kv_heads,
 )
 from ggquant.architectures.family import Family, module
+from ggquant.architectures.graph import Graph, Half
 from ggquant.architectures.keys import BASE
 
 FAMILY = Family(
@@ -42,4 +43,10 @@ FAMILY = Family(
     },
     prepare=(fill_kv_heads, rope.standardize()),
     ignore=UNUSED,
+    graph=Graph(
+        attention=Half(out_norm="post_attention_norm"),
+        feed_forward=Half(out_norm="post_ffw_norm"),
+        head_norm="whole",
+    ),
+    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.windows),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.config import Config
 from ggquant.architectures.decoder import BLOCK, DIMS, EMBEDDINGS, LAYER, NORMS, UNUSED, fill_kv_heads
 from ggquant.architectures.family import Family, module
@@ -117,4 +117,5 @@ FAMILY = Family(
     },
     prepare=(fill_kv_heads, rope.standardize(), _long_rope),
     ignore=UNUSED,
+    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.all_windows),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.decoder import (
     DIMS,
     EMBEDDINGS,
@@ -37,4 +37,5 @@ FAMILY = Family(
     prepare=(fill_kv_heads, rope.standardize()),
     renames=(Rename("^", "model.", lambda c: c.architecture in ("Qwen2Model", "Qwen3Model")),),
     ignore=UNUSED,
+    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.windows),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.decoder import (
     BLOCK,
     DIMS,
@@ -67,4 +67,5 @@ FAMILY = Family(
     },
     prepare=(fill_kv_heads, rope.standardize()),
     ignore=UNUSED,
+    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.windows, beyond_gguf.router_normalizes(False)),
 )

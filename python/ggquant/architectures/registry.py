@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from ggquant.architectures.family import Family
+from ggquant.architectures.graph import Graph
 from ggquant.errors import UnsupportedError
 
 _FILES = (
@@ -24,6 +25,7 @@ _FILES = (
     "granite",
     "gpt_oss",
     "bert",
+    "xlm_roberta",
 )
 
 
@@ -44,5 +46,20 @@ def family_of(architecture: str, source: str) -> Family:
     near = get_close_matches(architecture, known, n=5, cutoff=0.4) or sorted(known)
     raise UnsupportedError(
         f"{source}: architecture {architecture!r} is not supported; the nearest known are {', '.join(near)}",
+        file=source,
+    )
+
+
+def graph_of(arch: str, source: str) -> Graph:
+    """The forward pass of a GGUF architecture.
+
+    Raises:
+        UnsupportedError: it is not known.
+    """
+    known = {family.name: family.graph for family in reversed(families())}
+    if arch in known:
+        return known[arch]
+    raise UnsupportedError(
+        f"{source}: models of architecture {arch!r} cannot be run; those that can are {', '.join(sorted(known))}",
         file=source,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ggquant.architectures import rope
+from ggquant.architectures import beyond_gguf, rope
 from ggquant.architectures.decoder import BLOCK, DIMS, EMBEDDINGS, LAYER, NORMS, UNUSED, attention
 from ggquant.architectures.family import Family, module
+from ggquant.architectures.graph import Graph
 from ggquant.architectures.keys import BASE
 
 FAMILY = Family(
@@ -32,4 +33,6 @@ FAMILY = Family(
     },
     prepare=(rope.standardize(),),
     ignore=UNUSED,
+    graph=Graph(norm="layer", activation="gelu_tanh"),
+    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.all_windows),
 )

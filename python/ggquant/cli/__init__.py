@@ -8,10 +8,16 @@ from typing import Annotated
 import typer
 
 from ggquant import __version__, isa
+from ggquant.cli.compare import compare
+from ggquant.cli.evaluate import evaluate
+from ggquant.cli.export import export
 from ggquant.cli.files import inspect, merge, split, verify
+from ggquant.cli.imatrix import imatrix
 from ggquant.cli.outcome import EXIT_CODES_HELP, INTERRUPTED, guarded
 from ggquant.cli.quantize import quantize
+from ggquant.cli.sensitivity import sensitivity
 from ggquant.cli.tables import formats, variants
+from ggquant.cli.transcode import transcode
 
 app = typer.Typer(
     name="ggquant",
@@ -41,7 +47,22 @@ def _root(
     del version  # handled by its callback
 
 
-for _command in (quantize, inspect, verify, split, merge, variants, formats):
+_COMMANDS = (
+    quantize,
+    imatrix,
+    evaluate,
+    compare,
+    sensitivity,
+    inspect,
+    verify,
+    split,
+    merge,
+    export,
+    transcode,
+    variants,
+    formats,
+)
+for _command in _COMMANDS:
     app.command(epilog=EXIT_CODES_HELP)(guarded(_command))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ggquant.cli import render
+from ggquant.cli.method import solve
 from ggquant.cli.outcome import say_warning
-from ggquant.cli.progress import conversion_progress
+from ggquant.cli.progress import conversion_progress, layer_progress
 from ggquant.cli.text import parse_size, printable, size
 from ggquant.errors import UsageError
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _AS_THEIRS = "Options of llama-quantize"
 _OURS = "Options of ggquant"
+_METHOD = "Quantization methods"
 
 
 def _theirs(*names: str, help: str, metavar: str | None = None, min: int | None = None) -> Any:
@@ -31,6 +34,10 @@ def _theirs(*names: str, help: str, metavar: str | None = None, min: int | None 
 
 def _ours(*names: str, help: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_OURS)
+
+
+def _method(*names: str, help: str, metavar: str | None = None, min: int | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, min=min, rich_help_panel=_METHOD)
 
 
 def quantize(
@@ -48,7 +55,12 @@ def quantize(
     ],
     imatrix: Annotated[
         Path | None,
-        _theirs("--imatrix", help="Importance matrix: GGUF or legacy .dat of llama-imatrix.", metavar="FILE"),
+        _theirs(
+            "--imatrix",
+            help="Importance matrix: GGUF or legacy .dat of llama-imatrix; `auto` to collect one now, from the text "
+            "that ships with ggquant.",
+            metavar="FILE|auto",
+        ),
     ] = None,
     include_weights: Annotated[
         list[str] | None,
@@ -132,6 +144,15 @@ def quantize(
         bool,
         _ours("--no-fallback", help="Fail if a tensor cannot take the format that the variant asks for."),
     ] = False,
+    encoder: Annotated[
+        str,
+        _ours(
+            "--encoder",
+            help="auto: blocks whose weights are values of the format already get the codes of these values; lattice: "
+            "all blocks must; ordinary: packed weights are encoded anew, too.",
+            metavar="NAME",
+        ),
+    ] = "default",
     redact_paths: Annotated[
         bool, _ours("--redact-paths", help="Store the names of imatrix files without their folders.")
     ] = False,
@@ -157,6 +178,35 @@ def quantize(
             help="Keep what is done when interrupted, and go on from what an earlier --resume run left.",
         ),
     ] = False,
+    method: Annotated[
+        str | None,
+        _method(
+            "--method",
+            help="gptq (errors make up for each other), awq (salient columns are scaled), or awq+gptq.",
+            metavar="NAME",
+        ),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        _method("--calibration", help="Text to calibrate with, by default the package's. Repeatable.", metavar="FILE"),
+    ] = None,
+    chunks: Annotated[
+        int | None, _method("--chunks", help="Most chunks of text to use, by default all.", metavar="N", min=1)
+    ] = None,
+    context: Annotated[int, _method("--context", "-c", help="Tokens in a chunk.", metavar="N", min=2)] = 512,
+    effort: Annotated[
+        str, _method("--effort", help="fast, normal or best: how long to look for better codes.", metavar="NAME")
+    ] = "normal",
+    damp: Annotated[
+        float | None,
+        _method("--damp", help="Added to the diagonal of Hessians, relative to its mean.", metavar="X"),
+    ] = None,
+    seed: Annotated[
+        int | None, _method("--seed", help="Choose the chunks at random, reproducibly.", metavar="N")
+    ] = None,
+    report_file: Annotated[
+        Path | None, _method("--report", help="Write what became of each tensor, as JSON.", metavar="FILE")
+    ] = None,
     overwrite: Annotated[bool, _ours("--overwrite", help="Replace an existing output.")] = False,
     json_output: Annotated[
         bool,
@@ -169,7 +219,9 @@ def quantize(
     The output has the bytes of convert_hf_to_gguf.py and llama-quantize, and its name once it is whole.
     """
     import ggquant as gg
+    from ggquant.imatrix import load_imatrix
     from ggquant.recipe import parse_recipe, write_recipe
+    from ggquant.text_files import write_text
 
     destination, variant, positional_threads = _positionals(rest)
     options = _options(
@@ -185,15 +237,49 @@ def quantize(
         allow_requantize=allow_requantize,
         no_fallback=no_fallback,
         redact_paths=redact_paths,
+        encoder=encoder,
     )
-    importances = _imatrix(imatrix, include_weights or [], exclude_weights or [])
+    workers = threads if threads is not None else positional_threads
+    if imatrix == Path("auto"):
+        importances: Imatrix | None = _collected(source, workers, pre, quiet=quiet or json_output)
+    else:
+        importances = load_imatrix(imatrix) if imatrix is not None else None
+    if importances is not None:
+        importances = importances.select(include_weights or [], exclude_weights or [])
     lines = parse_recipe(_text(recipe)) if recipe is not None else []
     if dry_run or recipe_out is not None:
         plan = gg.plan(source, variant, imatrix=importances, options=options, pre=pre, recipe=lines)
         if recipe_out is not None:
-            recipe_out.write_text(write_recipe(plan), "utf-8")
+            write_text(recipe_out, write_recipe(plan), overwrite=overwrite)
     if dry_run:
         _show_plan(plan, json_output=json_output, quiet=quiet)
+        return
+    if method is not None:
+        for given, name in ((also, "--also"), (recipe, "--recipe"), (split_max_size, "--split-max-size"),
+                            (split_max_tensors, "--split-max-tensors"), (manifest, "--manifest"),
+                            (imatrix, "--imatrix"), (max_buffer_size, "--max-buffer-size")):  # fmt: skip
+            if given:
+                raise UsageError(f"{name} cannot be used together with --method yet")
+        solved = solve(
+            source,
+            destination,
+            variant,
+            method=method,
+            calibration=calibration or [],
+            chunks=chunks,
+            context=context,
+            effort=effort,
+            damp=damp,
+            seed=seed,
+            options=options,
+            pre=pre,
+            threads=threads if threads is not None else positional_threads,
+            overwrite=overwrite,
+            resume=resume,
+            report_file=report_file,
+            quiet=quiet or json_output,
+        )
+        _show_report(solved, json_output=json_output, quiet=quiet)
         return
     with conversion_progress(quiet=quiet or json_output) as progress:
         report = gg.convert(
@@ -201,7 +287,7 @@ def quantize(
             destination,
             variant,
             imatrix=importances,
-            threads=threads if threads is not None else positional_threads,
+            threads=workers,
             progress=progress,
             overwrite=overwrite,
             options=options,
@@ -298,10 +384,11 @@ def _options(
     return Options(tensor_types=types, prune_layers=pruned, overrides=overrides, **others)
 
 
-def _imatrix(path: Path | None, include: list[str], exclude: list[str]) -> Imatrix | None:
-    from ggquant.imatrix import load_imatrix
+def _collected(source: Path, threads: int | None, pre: str | None, *, quiet: bool) -> Imatrix:
+    from ggquant.calibration.auto import auto_imatrix
 
-    return None if path is None else load_imatrix(path).select(include, exclude)
+    with layer_progress(quiet=quiet) as progress:
+        return auto_imatrix(source, threads=threads, pre=pre, progress=progress)
 
 
 def _show_plan(plan: Plan, *, json_output: bool, quiet: bool) -> None:
@@ -324,6 +411,7 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
         facts["seconds"] = report.seconds
         facts["isa"] = report.isa
         facts["warnings"] = report.warnings
+        facts["on_grid"] = report.on_grid
         if report.also:
             facts["also"] = {
                 name: {**_facts(other), "paths": [str(path) for path in other.paths]}
@@ -334,10 +422,20 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
         out = render.console()
         out.print(render.plan_table(report.tensors))
         _print_totals(report)
+        _print_on_grid(report)
         rate = report.total_bytes / report.seconds if report.seconds > 0 else 0.0
         print(f"{report.seconds:.2f} s, {size(rate)}/s written, instruction set: {report.isa}")
         for path in report.paths:
             print(printable(str(path)))
+
+
+def _print_on_grid(report: ConversionReport) -> None:
+    """The share of blocks whose weights were values of the format."""
+    if not report.on_grid:
+        return
+    blocks = {t.name: render.count(t.shape) // 32 for t in report.tensors}
+    searched, found = sum(blocks[name] for name in report.on_grid), sum(report.on_grid.values())
+    print(f"{100 * found / max(1, searched):.2f} % of {searched:,} blocks kept the codes of their own values")
 
 
 def _facts(made: Plan | ConversionReport) -> dict[str, Any]:
@@ -351,6 +449,7 @@ def _facts(made: Plan | ConversionReport) -> dict[str, Any]:
                 "to": t.format,
                 "bytes": t.nbytes,
                 "why": t.why if t.fallback is None else f"{t.why}; {t.fallback}",
+                **({"transcoding": t.transcoding} if t.transcoding is not None else {}),
             }
             for t in made.tensors
         ],
@@ -374,4 +473,10 @@ def _print_totals(made: Plan | ConversionReport) -> None:
         rows = ((t.name, t.wanted, t.format, t.fallback or "") for t in made.fallbacks)
         out.print(render.table(("tensor", "wanted", "got", "why"), rows))
         out.print()
+    kinds = Counter(t.transcoding for t in made.tensors if t.transcoding is not None)
+    if kinds:
+        print("Weights that are quantized already:")
+        for kind, number in kinds.most_common():
+            print(f"  {number} tensors {kind}")
+        print()
     print(f"{len(made.tensors)} tensors, {size(made.total_bytes)}, {made.bits_per_weight:.3f} bits per weight")

@@ -11,6 +11,7 @@ from ggquant.tokenizers.bpe_fallback import write_bpe_fallback
 from ggquant.tokenizers.bytelevel import write_bpe, write_wordpiece
 from ggquant.tokenizers.files import TokenizerFiles
 from ggquant.tokenizers.sentencepiece import write_phi3, write_sentencepiece
+from ggquant.tokenizers.unigram import write_unigram
 
 Writer = Callable[[TokenizerFiles, Config, MetaDict, str | None, list[str]], bool]
 
@@ -20,13 +21,15 @@ _WRITERS: dict[str, Writer] = {
     "bpe_fallback": write_bpe_fallback,
     "bpe": write_bpe,
     "wordpiece": write_wordpiece,
+    "unigram": write_unigram,
 }
 _FILES = {
     "sentencepiece": "tokenizer.model",
     "phi3": "tokenizer.model",
     "bpe_fallback": "tokenizer.json",
-    "bpe": "tokenizer.json",
-    "wordpiece": "tokenizer.json",
+    "bpe": "tokenizer.json (or vocab.json with merges.txt)",
+    "wordpiece": "tokenizer.json (or vocab.txt)",
+    "unigram": "tokenizer.json",
 }
 
 

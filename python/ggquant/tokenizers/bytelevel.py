@@ -13,8 +13,8 @@ from ggquant.tokenizers.special import write_special
 
 
 def write_bpe(files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]) -> bool:
-    """Byte-level BPE. False where the folder has no tokenizer.json."""
-    if not files.json:
+    """Byte-level BPE. False where the folder has neither tokenizer.json nor a slow tokenizer's files."""
+    if not files.definition:
         return False
     tokens, types = token_list(files, config)
     metadata["tokenizer.ggml.model"] = MetaValue("STRING", "gpt2")
@@ -29,7 +29,7 @@ def write_wordpiece(
     files: TokenizerFiles, config: Config, metadata: MetaDict, pre: str | None, warnings: list[str]
 ) -> bool:
     """BERT's WordPiece: `##` marks a piece inside a word; GGUF marks the pieces that begin one instead."""
-    if not files.json:
+    if not files.definition:
         return False
     tokens, types = token_list(files, config)
     texts = [_begin_marked(text, kind) for text, kind in zip(tokens, types, strict=True)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from json import dumps
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggquant.bounded_json import MAX_TOKENIZER_BYTES, read_bytes, read_object
 from ggquant.errors import CheckpointError, MalformedFileError
+from ggquant.tokenizers.slow import assemble
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,6 +46,11 @@ class TokenizerFiles:
         return read_object(self.json_path, MAX_TOKENIZER_BYTES) if self.json_path.is_file() else {}
 
     @cached_property
+    def definition(self) -> dict[str, Any]:
+        """tokenizer.json, or what it would say, put together from a slow tokenizer's files."""
+        return self.json or assemble(self.folder, self.config, self.model_config)
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """tokenizer_config.json."""
         return read_object(self.config_path, MAX_TOKENIZER_BYTES) if self.config_path.is_file() else {}
@@ -57,7 +64,7 @@ class TokenizerFiles:
     @property
     def model(self) -> dict[str, Any]:
         """The model section of tokenizer.json."""
-        model = self.json.get("model")
+        model = self.definition.get("model")
         if not isinstance(model, dict):
             raise self.malformed("no 'model' object")
         return model
@@ -96,8 +103,8 @@ class TokenizerFiles:
 
     @cached_property
     def added_entries(self) -> list[dict[str, Any]]:
-        """The `added_tokens` of tokenizer.json, checked."""
-        entries = self.json.get("added_tokens") or []
+        """The `added_tokens` of the definition, checked."""
+        entries = self.definition.get("added_tokens") or []
         if not isinstance(entries, list) or not all(
             isinstance(e, dict) and _is_id(e.get("id")) and isinstance(e.get("content"), str) for e in entries
         ):
@@ -128,7 +135,10 @@ class TokenizerFiles:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_str(read_bytes(self.json_path, MAX_TOKENIZER_BYTES).decode("utf-8"))
+            if self.json:
+                tokenizer = Tokenizer.from_str(read_bytes(self.json_path, MAX_TOKENIZER_BYTES).decode("utf-8"))
+            else:
+                tokenizer = Tokenizer.from_str(dumps({"version": "1.0", **self.definition}))
         except Exception as error:  # the library raises bare Exception
             raise self.malformed(f"not a tokenizer that the tokenizers library reads: {error}") from error
         tokenizer.no_truncation()

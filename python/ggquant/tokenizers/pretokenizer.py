@@ -83,9 +83,9 @@ def pretokenizer_name(files: TokenizerFiles, override: str | None, warnings: lis
     digest = fingerprint(files)
     if digest in FINGERPRINTS:
         return FINGERPRINTS[digest]
-    definition = splits(files.json.get("pre_tokenizer"))
+    definition = splits(files.definition.get("pre_tokenizer"))
     name = None
-    if definition is not None and _is_harmless(files.json.get("normalizer")):
+    if definition is not None and _is_harmless(files.definition.get("normalizer")):
         name = _BY_DEFINITION.get(tuple(_canonical(pattern) for pattern in definition))
     if name is None:
         raise UnsupportedError(

@@ -16,7 +16,9 @@ from ggquant.tokenizers.kinds import TokenType, looks_special
 from ggquant.tokenizers.protobuf import WireError, fields
 from ggquant.tokenizers.special import write_special
 
-_KEPT_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED, TokenType.BYTE)
+KEPT_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED, TokenType.BYTE)
+"""Kinds of pieces that GGUF keeps; all others are normal tokens there."""
+
 _PADDING_SCORE = -10000.0
 _ADDED_SCORE = -1000.0
 
@@ -170,7 +172,7 @@ def _pieces(files: TokenizerFiles, config: Config, warnings: list[str]) -> Token
         raise config.wrong("vocab_size", "a number of tokens")
     table = TokenTable(size)
     for index, piece in enumerate(model.pieces):
-        kind = piece.kind if piece.kind in _KEPT_TYPES else TokenType.NORMAL
+        kind = piece.kind if piece.kind in KEPT_TYPES else TokenType.NORMAL
         if not table.put(index, piece.text, piece.score, kind):
             warnings.append(f"{path}: pieces from {index} on are beyond the vocabulary of {size} and left out")
             break

@@ -11,6 +11,7 @@ from ggquant.bounded_json import read_object, read_text
 from ggquant.metadata import MetaValue
 from ggquant.model import MetaDict
 from ggquant.tokenizers.files import SPECIAL_KINDS, TokenizerFiles
+from ggquant.tokenizers.slow import merge_rules
 
 _ID_KEYS = {
     "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask",
@@ -85,7 +86,7 @@ def find_special(files: TokenizerFiles, vocabulary_size: int | None) -> SpecialT
         for processor in _processors(files.json.get("post_processor")):
             _learn_from(processor, special, bool(files.config))
     if files.config:
-        ids = {entry["content"]: entry["id"] for entry in reversed(files.added_entries)}
+        ids = {entry["content"]: entry["id"] for entry in reversed(files.added_entries)} if files.json else {}
         for kind in special.kinds:
             flag = files.config.get(f"add_{kind}_token")
             if isinstance(flag, bool):
@@ -200,13 +201,7 @@ def _merges(files: TokenizerFiles) -> list[str]:
 
 def _merges_txt(files: TokenizerFiles) -> list[str]:
     path = files.folder / "merges.txt"
-    if not path.is_file():
-        return []
-    lines = _lines_as_one_kind(read_text(path)).split("\n")
-    if lines and lines[0].strip().startswith("#"):
-        lines = lines[1:]
-    pairs = [line.split(None, 3) for line in lines]
-    return [f"{pair[0]} {pair[1]}" for pair in pairs if len(pair) == 2]
+    return merge_rules(path) if path.is_file() else []
 
 
 def _write_chat_template(files: TokenizerFiles, metadata: MetaDict, warnings: list[str]) -> None:

@@ -1,15 +1,16 @@
-//! AVX2: 8 lanes.
+//! AVX2 and F16C: 8 lanes.
 
+use half::f16;
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Not, Sub};
 
 use crate::lanes::{F32Lanes, I32Lanes, Mask, head, head_mut};
 
-/// Evaluates intrinsics that need AVX2 and nothing else.
+/// Evaluates intrinsics that need AVX2 or F16C and nothing else.
 macro_rules! avx2 {
     ($body:expr) => {
-        // SAFETY: kernels are instantiated with these types only behind shims compiled for AVX2, which the kernel table
-        // hands out only where AVX2 was detected. Loads and stores go through references to arrays of the full width.
+        // SAFETY: kernels are instantiated with these types only behind shims compiled for both, which the kernel table
+        // hands out only where both were detected. Loads and stores go through references to arrays of the full width.
         unsafe { $body }
     };
 }
@@ -126,6 +127,36 @@ impl I32Lanes for I32 {
     fn as_float(self) -> F32 {
         avx2!(F32(_mm256_castsi256_ps(self.0)))
     }
+
+    #[inline(always)]
+    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
+        let v: &[Self; 4] = head(vectors);
+        avx2!({
+            let byte = _mm256_set1_epi32(255);
+            let low = _mm256_packus_epi32(_mm256_and_si256(v[0].0, byte), _mm256_and_si256(v[1].0, byte));
+            let high = _mm256_packus_epi32(_mm256_and_si256(v[2].0, byte), _mm256_and_si256(v[3].0, byte));
+            // Packing works within halves of 128 bits: fours of bytes lie in the order 0 2 4 6 1 3 5 7.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
+        });
+    }
+
+    #[inline(always)]
+    fn minus_one(mask: Bools) -> Self {
+        F32(mask.0).as_int()
+    }
+
+    #[inline(always)]
+    fn look_up_16(self, table: &[f32; 16]) -> F32 {
+        let (low, high) = (F32::load(table), F32::load(&table[8..]));
+        // The permutation looks at the lowest three bits; the fourth goes where the blend looks.
+        avx2!(F32(_mm256_blendv_ps(
+            _mm256_permutevar8x32_ps(low.0, self.0),
+            _mm256_permutevar8x32_ps(high.0, self.0),
+            self.shl::<28>().as_float().0
+        )))
+    }
 }
 
 impl F32Lanes for F32 {
@@ -188,6 +219,17 @@ impl F32Lanes for F32 {
     #[inline(always)]
     fn as_int(self) -> I32 {
         avx2!(I32(_mm256_castps_si256(self.0)))
+    }
+
+    #[inline(always)]
+    fn truncate(self) -> I32 {
+        avx2!(I32(_mm256_cvttps_epi32(self.0)))
+    }
+
+    #[inline(always)]
+    fn to_half(value: f32) -> f16 {
+        let bits = avx2!(_mm_cvtsi128_si32(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value))));
+        f16::from_bits(if value.is_nan() { 0xfe00 } else { bits as u16 })
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! AVX-512 F, BW, DQ and VL: 16 lanes.
 
+use half::f16;
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Not, Sub};
 
@@ -140,6 +141,26 @@ impl I32Lanes for I32 {
     fn as_float(self) -> F32 {
         avx512!(F32(_mm512_castsi512_ps(self.0)))
     }
+
+    #[inline(always)]
+    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
+        let v: &[Self; 2] = head(vectors);
+        let (low, high) = to.split_at_mut(16);
+        avx512!({
+            _mm_storeu_si128(low.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v[0].0));
+            _mm_storeu_si128(high.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v[1].0));
+        });
+    }
+
+    #[inline(always)]
+    fn minus_one(mask: Bools) -> Self {
+        avx512!(Self(_mm512_movm_epi32(mask.0)))
+    }
+
+    #[inline(always)]
+    fn look_up_16(self, table: &[f32; 16]) -> F32 {
+        avx512!(F32(_mm512_permutexvar_ps(self.0, F32::load(table).0)))
+    }
 }
 
 impl F32Lanes for F32 {
@@ -202,6 +223,17 @@ impl F32Lanes for F32 {
     #[inline(always)]
     fn as_int(self) -> I32 {
         avx512!(I32(_mm512_castps_si512(self.0)))
+    }
+
+    #[inline(always)]
+    fn truncate(self) -> I32 {
+        avx512!(I32(_mm512_cvttps_epi32(self.0)))
+    }
+
+    #[inline(always)]
+    fn to_half(value: f32) -> f16 {
+        let bits = avx512!(_mm_cvtsi128_si32(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value))));
+        f16::from_bits(if value.is_nan() { 0xfe00 } else { bits as u16 })
     }
 
     #[inline(always)]

@@ -5,9 +5,9 @@
 //! A format without a kernel for the chosen instruction set runs its scalar reference.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 mod table;
 
 use std::fmt;
@@ -25,7 +25,7 @@ pub const ISA_VARIABLE: &str = "GGQUANT_ISA";
 pub enum Isa {
     /// Plain Rust, on every machine.
     Scalar,
-    /// x86-64 with AVX2.
+    /// x86-64 with AVX2, FMA and F16C, which came together.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -49,10 +49,15 @@ impl Isa {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
+            Self::Avx2 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+                    && std::arch::is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                std::arch::is_x86_feature_detected!("avx512f")
+                Self::Avx2.is_available()
+                    && std::arch::is_x86_feature_detected!("avx512f")
                     && std::arch::is_x86_feature_detected!("avx512bw")
                     && std::arch::is_x86_feature_detected!("avx512dq")
                     && std::arch::is_x86_feature_detected!("avx512vl")
@@ -186,14 +191,16 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn lanes_do_what_they_say() {
-        use crate::lanes::check::{operations, transposition};
+        use crate::lanes::check::{conversions, operations, transposition};
         if Isa::Avx2.is_available() {
             operations::<avx2::F32, 8>();
             transposition::<avx2::F32>();
+            conversions::<avx2::F32>();
         }
         if Isa::Avx512.is_available() {
             operations::<avx512::F32, 16>();
             transposition::<avx512::F32>();
+            conversions::<avx512::F32>();
         }
     }
 }

@@ -1,21 +1,39 @@
 //! The table of kernels: formats that have one, compiled for each instruction set.
 
-use crate::block::{Format, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, q2_k, q3_k, q4_k, q5_k, q6_k};
-use crate::kernel::{self, EncodeRows, codebook, scale_min, signed, ternary};
+use crate::block::{Format, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
+use crate::block::{mxfp4, nvfp4, q2_0, q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0};
+use crate::block::{q2_k, q3_k, q4_k, q5_k, q6_k};
+use crate::kernel::{
+    self, EncodeRows, RowEncoder, codebook, legacy, nonlinear, one_bit, plain, scale_min, signed, ternary,
+};
+
+/// Compiles a function for some features.
+macro_rules! compiled {
+    ($features:literal, $encode_rows:expr) => {{
+        #[target_feature(enable = $features)]
+        fn compiled(x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
+            $encode_rows(x, row_len, imatrix, out);
+        }
+        // SAFETY: the table is consulted only where these features were detected.
+        Some(|x, row_len, imatrix, out| unsafe { compiled(x, row_len, imatrix, out) })
+    }};
+}
 
 /// Defines a look-up for one instruction set: the lanes, and the features they need.
 macro_rules! table {
-    ($(#[$meta:meta])* $isa:ident, $lanes:ty, $features:literal: $($format:ident => $encoder:ty),+ $(,)?) => {
+    (
+        $(#[$meta:meta])* $isa:ident, $lanes:ty, $features:literal:
+        batches { $($batch_format:ident => $batch_encoder:ty,)+ }
+        rows { $($row_format:ident => $row_encoder:ty,)+ }
+    ) => {
         $(#[$meta])*
         pub(super) fn $isa(format: Format) -> Option<EncodeRows> {
             match format {
-                $(Format::$format => {
-                    #[target_feature(enable = $features)]
-                    fn compiled(x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
-                        kernel::encode_rows::<$lanes, $encoder, _>(x, row_len, imatrix, out);
-                    }
-                    // SAFETY: the table is consulted only where these features were detected.
-                    Some(|x, row_len, imatrix, out| unsafe { compiled(x, row_len, imatrix, out) })
+                $(Format::$batch_format => {
+                    compiled!($features, kernel::encode_rows::<$lanes, $batch_encoder, _, _>)
+                })+
+                $(Format::$row_format => {
+                    compiled!($features, <$row_encoder as RowEncoder>::encode_rows::<$lanes>)
                 })+
                 _ => None,
             }
@@ -25,31 +43,48 @@ macro_rules! table {
 
 /// Defines the look-ups for all instruction sets of x86-64.
 macro_rules! kernels {
-    ($($format:ident => $encoder:ty),+ $(,)?) => {
+    ($($kernels:tt)+) => {
         #[cfg(target_arch = "x86_64")]
         table! {
             /// Kernels for AVX2.
-            avx2, super::avx2::F32, "avx2": $($format => $encoder),+
+            avx2, super::avx2::F32, "avx2,f16c": $($kernels)+
         }
         #[cfg(target_arch = "x86_64")]
         table! {
             /// Kernels for AVX-512.
-            avx512, super::avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl": $($format => $encoder),+
+            avx512, super::avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl": $($kernels)+
         }
     };
 }
 
 kernels! {
-    Q2_K => scale_min::Encoder<q2_k::Q2_K, 16, 16>,
-    Q3_K => signed::Encoder<q3_k::Q3_K>,
-    Q4_K => scale_min::Encoder<q4_k::Q4_K, 8, 32>,
-    Q5_K => scale_min::Encoder<q5_k::Q5_K, 8, 32>,
-    Q6_K => signed::Encoder<q6_k::Q6_K>,
-    IQ1_S => ternary::Encoder<iq1_s::IQ1_S, 32>,
-    IQ1_M => ternary::Encoder<iq1_m::IQ1_M, 16>,
-    IQ2_XXS => codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>,
-    IQ2_XS => codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>,
-    IQ2_S => codebook::Encoder<iq2_s::IQ2_S, 8, 16>,
-    IQ3_XXS => codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>,
-    IQ3_S => codebook::Encoder<iq3_s::IQ3_S, 4, 32>,
+    batches {
+        Q2_K => scale_min::Encoder<q2_k::Q2_K, 16, 16>,
+        Q3_K => signed::Encoder<q3_k::Q3_K>,
+        Q4_K => scale_min::Encoder<q4_k::Q4_K, 8, 32>,
+        Q5_K => scale_min::Encoder<q5_k::Q5_K, 8, 32>,
+        Q6_K => signed::Encoder<q6_k::Q6_K>,
+        IQ4_NL => nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>,
+        IQ4_XS => nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>,
+        IQ1_S => ternary::Encoder<iq1_s::IQ1_S, 32>,
+        IQ1_M => ternary::Encoder<iq1_m::IQ1_M, 16>,
+        IQ2_XXS => codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>,
+        IQ2_XS => codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>,
+        IQ2_S => codebook::Encoder<iq2_s::IQ2_S, 8, 16>,
+        IQ3_XXS => codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>,
+        IQ3_S => codebook::Encoder<iq3_s::IQ3_S, 4, 32>,
+        Q1_0 => one_bit::Encoder,
+    }
+    rows {
+        Q4_0 => legacy::Encoder<q4_0::Q4_0>,
+        Q4_1 => legacy::Encoder<q4_1::Q4_1>,
+        Q5_0 => legacy::Encoder<q5_0::Q5_0>,
+        Q5_1 => legacy::Encoder<q5_1::Q5_1>,
+        Q8_0 => plain::Encoder<q8_0::Q8_0, 32>,
+        Q2_0 => plain::Encoder<q2_0::Q2_0, 64>,
+        TQ1_0 => plain::Encoder<tq1_0::TQ1_0, 256>,
+        TQ2_0 => plain::Encoder<tq2_0::TQ2_0, 256>,
+        MXFP4 => plain::Encoder<mxfp4::MXFP4, 32>,
+        NVFP4 => plain::Encoder<nvfp4::NVFP4, 64>,
+    }
 }

@@ -4,7 +4,7 @@
 //! scales), the stored bytes are defined by what the stray bits do.
 
 /// Two codes a byte within stretches of `2 * HALF` weights: weight `j` below, weight `j + HALF` above.
-#[inline]
+#[inline(always)]
 pub(crate) fn pack_nibbles<const HALF: usize>(codes: &[u8], out: &mut [u8]) {
     for (codes, out) in codes.chunks_exact(2 * HALF).zip(out.chunks_exact_mut(HALF)) {
         for j in 0..HALF {
@@ -26,7 +26,7 @@ pub(crate) fn unpack_nibbles<const HALF: usize>(bytes: &[u8], mut put: impl FnMu
 
 /// Two-bit codes of a super-block, four a byte within each half of 128: weight `j` lowest, then `j + 32`, `j + 64`,
 /// `j + 96`.
-#[inline]
+#[inline(always)]
 pub(crate) fn pack_pairs(codes: &[u8; 256]) -> [u8; 64] {
     std::array::from_fn(|i| {
         let j = i / 32 * 128 + i % 32;
@@ -53,7 +53,7 @@ pub(crate) fn pack_planes<const FROM: u32>(codes: &[u8; 256]) -> [u8; 32] {
 }
 
 /// Fifth bits of 32 codes, weight `j` at bit `j`.
-#[inline]
+#[inline(always)]
 pub(crate) fn pack_fifth_bits(codes: &[u8; 32]) -> u32 {
     let mut bits = 0;
     for (j, &code) in codes.iter().enumerate() {

@@ -3,6 +3,15 @@
 /// Twice the value of each code, so that all are integers; scales carry the other half.
 pub(crate) const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
+/// The values of [`DOUBLED`], rising, zero once.
+pub(crate) const RISING: [i8; 15] = [-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12];
+
+/// The code of a place in [`RISING`].
+#[inline]
+pub(crate) fn code_of_rank(rank: u8) -> u8 {
+    if rank < 7 { 15 - rank } else { rank - 7 }
+}
+
 /// The code whose value times `scale` (half the block's scale) is nearest to `x`, the first of equals. Code 8, negative
 /// zero, is never chosen.
 #[inline]

@@ -174,7 +174,7 @@ fn pack(x: &[f32; 256], weights: &[f32], found: &[Option<Found>]) -> Block {
 }
 
 /// The super-block's scale, gathered from the words it is scattered over.
-fn super_scale(block: &Block) -> f16 {
+pub(crate) fn super_scale(block: &Block) -> f16 {
     f16::from_bits(block.scales.iter().enumerate().fold(0, |bits, (i, word)| bits | (word >> 12) << (4 * i)))
 }
 

@@ -2,10 +2,12 @@
 //!
 //! `x = d * VALUES[code]`; the table is denser around zero, as weights are.
 
+use super::scalar::ScalarCodes;
 use super::bits::{pack_nibbles, unpack_nibbles};
-use super::layout::{Layout, block_layout, decode_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::nonlinear::NonLinear;
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::nonlinear::{VALUES, best_scale, codes};
 use crate::reference::rounding::to_half;
@@ -40,6 +42,18 @@ fn encode(x: &[f32; 32], weights: &[f32; 32]) -> Block {
     Block { d: to_half(d), qs: pack(&codes(x, d)) }
 }
 
+impl NonLinear<1> for IQ4_NL {
+    type Block = Block;
+
+    fn round_scales(scales: &[f32; 1]) -> (Block, [f32; 1]) {
+        (Block { d: to_half(scales[0]), qs: [0; 16] }, *scales)
+    }
+
+    fn with_codes(block: Block, [qs]: &[[u8; 16]; 1]) -> Block {
+        Block { qs: *qs, ..block }
+    }
+}
+
 impl BlockFormat for IQ4_NL {
     const INFO: FormatInfo = FormatInfo {
         name: "IQ4_NL",
@@ -67,5 +81,20 @@ impl BlockFormat for IQ4_NL {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for IQ4_NL {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &VALUES;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = pack(group(codes, 0));
+        own.write(block);
     }
 }

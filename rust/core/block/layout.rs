@@ -19,13 +19,13 @@ macro_rules! fields {
         impl Field for $number {
             const BYTES: usize = size_of::<$number>();
 
-            #[inline]
+            #[inline(always)]
             fn take(bytes: &mut &[u8]) -> Self {
                 let [number] = <[$number; 1]>::take(bytes);
                 number
             }
 
-            #[inline]
+            #[inline(always)]
             fn put(&self, bytes: &mut &mut [u8]) {
                 [*self].put(bytes);
             }
@@ -34,7 +34,7 @@ macro_rules! fields {
         impl<const N: usize> Field for [$number; N] {
             const BYTES: usize = N * size_of::<$number>();
 
-            #[inline]
+            #[inline(always)]
             fn take(bytes: &mut &[u8]) -> Self {
                 let (own, rest) = bytes.split_at(Self::BYTES);
                 *bytes = rest;
@@ -42,7 +42,7 @@ macro_rules! fields {
                 std::array::from_fn(|i| <$number>::from_le_bytes(items[i]))
             }
 
-            #[inline]
+            #[inline(always)]
             fn put(&self, bytes: &mut &mut [u8]) {
                 let (own, rest) = std::mem::take(bytes).split_at_mut(Self::BYTES);
                 *bytes = rest;
@@ -55,12 +55,12 @@ macro_rules! fields {
         impl<const M: usize, const N: usize> Field for [[$number; M]; N] {
             const BYTES: usize = N * <[$number; M] as Field>::BYTES;
 
-            #[inline]
+            #[inline(always)]
             fn take(bytes: &mut &[u8]) -> Self {
                 std::array::from_fn(|_| Field::take(bytes))
             }
 
-            #[inline]
+            #[inline(always)]
             fn put(&self, bytes: &mut &mut [u8]) {
                 for item in self {
                     item.put(bytes);
@@ -94,13 +94,13 @@ macro_rules! block_layout {
         impl $crate::block::layout::Layout for $name {
             const BYTES: usize = 0 $(+ <$type as $crate::block::layout::Field>::BYTES)+;
 
-            #[inline]
+            #[inline(always)]
             fn read(mut bytes: &[u8]) -> Self {
                 $(let $field = $crate::block::layout::Field::take(&mut bytes);)+
                 Self { $($field),+ }
             }
 
-            #[inline]
+            #[inline(always)]
             fn write(&self, mut bytes: &mut [u8]) {
                 $($crate::block::layout::Field::put(&self.$field, &mut bytes);)+
                 debug_assert!(bytes.is_empty());

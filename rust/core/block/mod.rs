@@ -8,11 +8,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-mod bits;
-mod fp4;
+pub(crate) mod bits;
+pub(crate) mod fp4;
 pub(crate) mod layout;
+pub mod scalar;
 pub(crate) mod scale_min;
-mod signs;
+pub(crate) mod signs;
 
 /// How a format's encoder treats an importance matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,10 +3,13 @@
 //!
 //! The exponent is that of the largest magnitude less 2. An importance matrix changes nothing.
 
+use super::scalar::ScalarCodes;
 use super::bits::{pack_nibbles, unpack_nibbles};
 use super::fp4;
-use super::layout::{block_layout, decode_blocks, encode_blocks, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::floor_log2;
 use crate::reference::symmetric::largest;
 
@@ -20,15 +23,19 @@ block_layout! {
 }
 
 /// Half of `2^(e - 127)`.
-fn half_scale(e: u8) -> f32 {
+pub(crate) fn half_scale(e: u8) -> f32 {
     // The two smallest are subnormal.
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
 }
 
-fn encode(x: &[f32; 32]) -> Block {
-    let amax = largest(x);
+/// The exponent for a largest magnitude.
+fn exponent(amax: f32) -> u8 {
     // Below 2^-125 the difference is negative and wraps to a huge scale, under which every code is 0.
-    let e = if amax > 0.0 { (floor_log2(amax) - 2 + 127) as u8 } else { 0 };
+    if amax > 0.0 { (floor_log2(amax) - 2 + 127) as u8 } else { 0 }
+}
+
+fn encode(x: &[f32; 32]) -> Block {
+    let e = exponent(largest(x));
     let scale = half_scale(e);
     let mut qs = [0; 16];
     pack_nibbles::<16>(&x.map(|v| fp4::nearest(v, scale)), &mut qs);
@@ -37,6 +44,19 @@ fn encode(x: &[f32; 32]) -> Block {
 
 /// 4-bit floats (E2M1), one power-of-two scale per 32.
 pub struct MXFP4;
+
+impl Plain<32> for MXFP4 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 32]) -> Block {
+        let amax = plain::magnitude::<F>(x);
+        let e = exponent(amax);
+        let mut qs = [0; 16];
+        pack_nibbles::<16>(&plain::float4::<F, 32, 1>(x, &[amax], &[half_scale(e)]), &mut qs);
+        Block { e, qs }
+    }
+}
 
 impl BlockFormat for MXFP4 {
     const INFO: FormatInfo = FormatInfo {
@@ -64,5 +84,21 @@ impl BlockFormat for MXFP4 {
         validate_blocks(data, |block: &Block| {
             if block.e == 255 { Err("exponent e is 255, which stands for NaN".into()) } else { Ok(()) }
         })
+    }
+}
+
+impl ScalarCodes for MXFP4 {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &fp4::RISING;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = half_scale(Block::read(block).e);
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        let codes: &[u8; 32] = group(codes, 0);
+        pack_nibbles::<16>(&codes.map(fp4::code_of_rank), &mut own.qs);
+        own.write(block);
     }
 }

@@ -4,10 +4,13 @@
 //! `d` is the largest magnitude over 6, the largest E2M1 value. An importance matrix changes nothing. Scales stop at 448 and
 //! at 2^-9, so tensors are expected to be brought into range by a factor kept beside them.
 
+use super::scalar::ScalarCodes;
 use super::bits::{pack_nibbles, unpack_nibbles};
 use super::fp4;
-use super::layout::{block_layout, decode_blocks, encode_blocks, group};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::truncate;
 use crate::reference::symmetric::largest;
 
@@ -42,7 +45,7 @@ fn to_ue4m3(x: f32) -> u8 {
 }
 
 /// Half of a UE4M3 number. 0x7f, NaN, counts as 0, and the eighth bit as nothing.
-fn half_scale(ue4m3: u8) -> f32 {
+pub(crate) fn half_scale(ue4m3: u8) -> f32 {
     let (exponent, mantissa) = (u32::from(ue4m3 >> 3) & 15, f32::from(ue4m3 & 7));
     match (ue4m3, exponent) {
         (0x7f, _) => 0.0,
@@ -64,6 +67,23 @@ fn encode(x: &[f32; 64]) -> Block {
 
 /// 4-bit floats (E2M1), UE4M3 scale per 16.
 pub struct NVFP4;
+
+impl Plain<64> for NVFP4 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 64]) -> Block {
+        let (mut d, mut magnitudes, mut scales) = ([0; 4], [0.0; 4], [0.0; 4]);
+        for s in 0..4 {
+            magnitudes[s] = plain::magnitude::<F>(group::<_, 16>(x, s));
+            d[s] = to_ue4m3(magnitudes[s] / 6.0);
+            scales[s] = half_scale(d[s]);
+        }
+        let mut qs = [0; 32];
+        pack_nibbles::<8>(&plain::float4::<F, 64, 4>(x, &magnitudes, &scales), &mut qs);
+        Block { d, qs }
+    }
+}
 
 impl BlockFormat for NVFP4 {
     const INFO: FormatInfo = FormatInfo {
@@ -91,5 +111,21 @@ impl BlockFormat for NVFP4 {
         // Every byte is a valid scale, 0x7f included.
         let _ = data;
         Ok(())
+    }
+}
+
+impl ScalarCodes for NVFP4 {
+    const SUB_LEN: usize = 16;
+    const TABLE: &'static [i8] = &fp4::RISING;
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale.copy_from_slice(&Block::read(block).d.map(half_scale));
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        let codes: &[u8; 64] = group(codes, 0);
+        pack_nibbles::<8>(&codes.map(fp4::code_of_rank), &mut own.qs);
+        own.write(block);
     }
 }

@@ -5,7 +5,8 @@
 
 use half::f16;
 
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::scalar::ScalarCodes;
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::reference::rounding::to_half;
 
@@ -57,5 +58,20 @@ impl BlockFormat for Q1_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for Q1_0 {
+    const SUB_LEN: usize = 128;
+    const TABLE: &'static [i8] = &[-1, 1];
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = std::array::from_fn(|i| (0..8).fold(0, |byte, k| byte | codes[8 * i + k] << k));
+        own.write(block);
     }
 }

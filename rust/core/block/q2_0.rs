@@ -5,8 +5,11 @@
 
 use half::f16;
 
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::{round_half_away, to_half};
 use crate::reference::symmetric::{largest, reciprocal};
 
@@ -33,6 +36,21 @@ fn encode(x: &[f32; 64]) -> Block {
 /// 2-bit codes -1..2, one f16 scale per 64.
 pub struct Q2_0;
 
+impl Plain<64> for Q2_0 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 64]) -> Block {
+        let (d, codes) = plain::by_magnitude::<F, 64>(x, 1.0, 1, (0, 3));
+        // Four bytes of two bits each, side by side in the lowest of them.
+        let qs = std::array::from_fn(|i| {
+            let four = u32::from_le_bytes(codes.as_chunks().0[i]);
+            (four | (four >> 6) | (four >> 12) | (four >> 18)) as u8
+        });
+        Block { d: F::to_half(d), qs }
+    }
+}
+
 impl BlockFormat for Q2_0 {
     const INFO: FormatInfo = FormatInfo {
         name: "Q2_0",
@@ -57,5 +75,20 @@ impl BlockFormat for Q2_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for Q2_0 {
+    const SUB_LEN: usize = 64;
+    const TABLE: &'static [i8] = &steps::<4>(-1);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = std::array::from_fn(|i| (0..4).fold(0, |byte, k| byte | codes[4 * i + k] << (2 * k)));
+        own.write(block);
     }
 }

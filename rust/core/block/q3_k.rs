@@ -7,10 +7,9 @@
 
 use half::f16;
 
+use super::scalar::{ScalarCodes, steps};
 use super::bits::{pack_pairs, pack_planes, pair};
-use super::layout::{
-    block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
-};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::signed::{Signed, Weighting};
 use crate::reference::rounding::{nearest_int, to_half};
@@ -47,7 +46,7 @@ fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
 }
 
 #[inline]
-fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
+pub(crate) fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
     let lower = (packed[j % 8] >> (j / 8 * 4)) & 15;
     let upper = (packed[8 + j % 4] >> (j / 4 * 2)) & 3;
     i32::from(lower | (upper << 4)) - HALF_SCALE
@@ -179,5 +178,22 @@ impl BlockFormat for Q3_K {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for Q3_K {
+    const SUB_LEN: usize = 16;
+    const TABLE: &'static [i8] = &steps::<8>(-HALF);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        let own = Block::read(block);
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = own.d.to_f32() * unpack_scale(&own.scales, j) as f32;
+        }
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let own = Block::read(block);
+        pack(own.d, own.scales, group(codes, 0)).write(block);
     }
 }

@@ -5,9 +5,11 @@
 
 use half::f16;
 
+use super::scalar::{ScalarCodes, steps};
 use super::bits::{pack_nibbles, unpack_nibbles};
-use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::rounding::to_half;
 use crate::reference::{importance, symmetric};
 
@@ -20,17 +22,38 @@ block_layout! {
     }
 }
 
-fn pack(d: f32, codes: &[u8; 32]) -> Block {
-    let mut qs = [0; 16];
-    pack_nibbles::<16>(codes, &mut qs);
-    Block { d: to_half(d), qs }
-}
-
 /// Codes are stored with this added.
 const HALF: i32 = 8;
 
+#[inline(always)]
+fn pack(d: f16, codes: &[u8; 32]) -> Block {
+    let mut qs = [0; 16];
+    pack_nibbles::<16>(codes, &mut qs);
+    Block { d, qs }
+}
+
+fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+    let weights = importance::weigh(x, imatrix, sigma2);
+    let (d, codes) = symmetric::search(x, Some(&weights), HALF);
+    pack(to_half(d), &codes.map(|code| code as u8))
+}
+
 /// 4-bit codes, one f16 scale per 32.
 pub struct Q4_0;
+
+impl Legacy for Q4_0 {
+    type Block = Block;
+    const LEVELS: Levels = Levels::Symmetric { half: HALF };
+
+    #[inline(always)]
+    fn pack(d: f16, _m: f16, codes: &[u8; 32]) -> Block {
+        pack(d, codes)
+    }
+
+    fn reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+        encode_weighted(x, imatrix, sigma2)
+    }
+}
 
 impl BlockFormat for Q4_0 {
     const INFO: FormatInfo = FormatInfo {
@@ -47,15 +70,11 @@ impl BlockFormat for Q4_0 {
         let Some(imatrix) = imatrix else {
             return encode_blocks(x, out, |x: &[f32; 32]| {
                 let (d, codes) = symmetric::by_extreme(x, HALF);
-                pack(d, &codes)
+                pack(to_half(d), &codes)
             });
         };
         let sigma2 = importance::sum_of_squares(x) / x.len() as f32;
-        encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| {
-            let weights = importance::weigh(x, imatrix, sigma2);
-            let (d, codes) = symmetric::search(x, Some(&weights), HALF);
-            pack(d, &codes.map(|code| code as u8))
-        });
+        encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));
     }
 
     fn decode_row(data: &[u8], out: &mut [f32]) {
@@ -67,5 +86,20 @@ impl BlockFormat for Q4_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for Q4_0 {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &steps::<16>(-HALF);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        pack_nibbles::<16>(codes, &mut own.qs);
+        own.write(block);
     }
 }

@@ -6,9 +6,11 @@
 
 use half::f16;
 
+use super::scalar::{ScalarCodes, steps};
 use super::bits::{fifth_bit, pack_fifth_bits, pack_nibbles, unpack_nibbles};
-use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::affine::{self, Cost, Fit, WEIGHTED_GRID};
 use crate::reference::importance;
 use crate::reference::rounding::to_half;
@@ -26,16 +28,40 @@ block_layout! {
     }
 }
 
-fn pack(fit: &Fit<32>) -> Block {
+const MAX_CODE: i32 = 31;
+
+#[inline(always)]
+fn pack(d: f16, m: f16, codes: &[u8; 32]) -> Block {
     let mut qs = [0; 16];
-    pack_nibbles::<16>(&fit.codes.map(|code| code & 15), &mut qs);
-    Block { d: to_half(fit.scale), m: to_half(-fit.min), qh: pack_fifth_bits(&fit.codes), qs }
+    pack_nibbles::<16>(&codes.map(|code| code & 15), &mut qs);
+    Block { d, m, qh: pack_fifth_bits(codes), qs }
 }
 
-const MAX_CODE: i32 = 31;
+fn encode(fit: &Fit<32>) -> Block {
+    pack(to_half(fit.scale), to_half(-fit.min), &fit.codes)
+}
+
+fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+    let weights = importance::weigh(x, imatrix, sigma2);
+    encode(&affine::search(x, &weights, MAX_CODE, WEIGHTED_GRID, Cost::Square))
+}
 
 /// 5-bit codes, f16 scale and minimum per 32.
 pub struct Q5_1;
+
+impl Legacy for Q5_1 {
+    type Block = Block;
+    const LEVELS: Levels = Levels::Affine { max_code: MAX_CODE };
+
+    #[inline(always)]
+    fn pack(d: f16, m: f16, codes: &[u8; 32]) -> Block {
+        pack(d, m, codes)
+    }
+
+    fn reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+        encode_weighted(x, imatrix, sigma2)
+    }
+}
 
 impl BlockFormat for Q5_1 {
     const INFO: FormatInfo = FormatInfo {
@@ -50,13 +76,10 @@ impl BlockFormat for Q5_1 {
 
     fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
         let Some(imatrix) = imatrix else {
-            return encode_blocks(x, out, |x: &[f32; 32]| pack(&affine::by_range(x, MAX_CODE)));
+            return encode_blocks(x, out, |x: &[f32; 32]| encode(&affine::by_range(x, MAX_CODE)));
         };
         let sigma2 = importance::sum_of_squares(x) / x.len() as f32;
-        encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| {
-            let weights = importance::weigh(x, imatrix, sigma2);
-            pack(&affine::search(x, &weights, MAX_CODE, WEIGHTED_GRID, Cost::Square))
-        });
+        encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));
     }
 
     fn decode_row(data: &[u8], out: &mut [f32]) {
@@ -68,5 +91,24 @@ impl BlockFormat for Q5_1 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d).and(finite("minimum m", block.m)))
+    }
+}
+
+impl ScalarCodes for Q5_1 {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &steps::<32>(0);
+    const OFFSET: bool = true;
+
+    fn grid(block: &[u8], scale: &mut [f32], offset: &mut [f32]) {
+        let own = Block::read(block);
+        (scale[0], offset[0]) = (own.d.to_f32(), own.m.to_f32());
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        let codes: &[u8; 32] = group(codes, 0);
+        pack_nibbles::<16>(&codes.map(|code| code & 15), &mut own.qs);
+        own.qh = pack_fifth_bits(codes);
+        own.write(block);
     }
 }

@@ -5,8 +5,9 @@
 
 use half::f16;
 
+use super::scalar::{ScalarCodes, steps};
 use super::bits::{pack_nibbles, pack_planes, unpack_nibbles};
-use super::layout::{block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::scale_min::ScaleMin;
@@ -120,5 +121,26 @@ impl BlockFormat for Q5_K {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d).and(finite("scale dmin", block.dmin)))
+    }
+}
+
+impl ScalarCodes for Q5_K {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &steps::<32>(0);
+    const OFFSET: bool = true;
+
+    fn grid(block: &[u8], scale: &mut [f32], offset: &mut [f32]) {
+        let own = Block::read(block);
+        let scales = Scales { d: own.d, dmin: own.dmin, packed: own.scales };
+        for (j, (scale, offset)) in scale.iter_mut().zip(offset).enumerate() {
+            let (s, min) = scales.decode(j);
+            (*scale, *offset) = (s, -min);
+        }
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let own = Block::read(block);
+        let scales = Scales { d: own.d, dmin: own.dmin, packed: own.scales };
+        pack(&scales, group(codes, 0)).write(block);
     }
 }

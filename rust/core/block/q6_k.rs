@@ -6,10 +6,9 @@
 
 use half::f16;
 
+use super::scalar::{ScalarCodes, steps};
 use super::bits::{pack_nibbles, pack_pairs, pair, unpack_nibbles};
-use super::layout::{
-    block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks,
-};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::signed::{Signed, Weighting};
 use crate::reference::rounding::{nearest_int, to_half};
@@ -132,5 +131,22 @@ impl BlockFormat for Q6_K {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for Q6_K {
+    const SUB_LEN: usize = 16;
+    const TABLE: &'static [i8] = &steps::<64>(-HALF);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        let own = Block::read(block);
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = own.d.to_f32() * f32::from(own.scales[j]);
+        }
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let own = Block::read(block);
+        pack(own.d, own.scales, group(codes, 0)).write(block);
     }
 }

@@ -5,8 +5,11 @@
 
 use half::f16;
 
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
 
@@ -21,6 +24,16 @@ block_layout! {
 
 /// 8-bit codes, one f16 scale per 32.
 pub struct Q8_0;
+
+impl Plain<32> for Q8_0 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 32]) -> Block {
+        let (d, codes) = plain::by_magnitude::<F, 32>(x, 127.0, 0, (i32::MIN, i32::MAX));
+        Block { d: F::to_half(d), qs: codes.map(|code| code as i8) }
+    }
+}
 
 impl BlockFormat for Q8_0 {
     const INFO: FormatInfo = FormatInfo {
@@ -49,5 +62,20 @@ impl BlockFormat for Q8_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for Q8_0 {
+    const SUB_LEN: usize = 32;
+    const TABLE: &'static [i8] = &steps::<255>(-127);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = std::array::from_fn(|j| (i32::from(codes[j]) - 127) as i8);
+        own.write(block);
     }
 }

@@ -119,7 +119,7 @@ fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
 }
 
 #[inline]
-fn unpack(packed: &[u8; 12], j: usize) -> (u8, u8) {
+pub(crate) fn unpack(packed: &[u8; 12], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {

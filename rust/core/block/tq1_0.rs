@@ -6,8 +6,11 @@
 
 use half::f16;
 
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
 
@@ -27,28 +30,40 @@ block_layout! {
 const STRETCHES: [(usize, usize, usize); 3] = [(0, 32, 5), (160, 16, 5), (240, 4, 4)];
 
 /// Five trits, first in the most significant place, as a rounded-up fraction of 256.
-fn pack_trits(trits: impl Iterator<Item = u8>) -> u8 {
-    let value = trits.fold(0u8, |value, trit| value.wrapping_mul(3).wrapping_add(trit));
+#[inline(always)]
+fn pack_trits(trits: [u8; 5]) -> u8 {
+    let value = trits.into_iter().fold(0u8, |value, trit| value.wrapping_mul(3).wrapping_add(trit));
     (u16::from(value) * 256).div_ceil(243) as u8
 }
 
+/// Packs a stretch of `COUNT` bytes that starts with weight `first`. A byte of four trits has a zero in the fifth place.
+#[inline(always)]
+fn pack_stretch<const COUNT: usize>(codes: &[u8; 256], first: usize, trits: usize) -> [u8; COUNT] {
+    let mut bytes = [0; COUNT];
+    for j in 0..COUNT {
+        let code = |n: usize| if n < trits { codes[first + j + n * COUNT] } else { 0 };
+        bytes[j] = pack_trits([code(0), code(1), code(2), code(3), code(4)]);
+    }
+    bytes
+}
+
+#[inline(always)]
+fn pack(d: f16, codes: &[u8; 256]) -> Block {
+    let mut qs = [0; 48];
+    qs[..32].copy_from_slice(&pack_stretch::<32>(codes, 0, 5));
+    qs[32..].copy_from_slice(&pack_stretch::<16>(codes, 160, 5));
+    Block { qs, qh: pack_stretch(codes, 240, 4), d }
+}
+
 /// Trit `n` of a byte.
-fn trit(byte: u8, n: usize) -> u8 {
+pub(crate) fn trit(byte: u8, n: usize) -> u8 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as u8
 }
 
 fn encode(x: &[f32; 256]) -> Block {
     let (d, codes) = symmetric::to_trits(x);
-    let mut block = Block { qs: [0; 48], qh: [0; 4], d: to_half(d) };
-    let mut bytes = block.qs.iter_mut().chain(&mut block.qh);
-    for (first, count, trits) in STRETCHES {
-        for (j, byte) in bytes.by_ref().take(count).enumerate() {
-            // A byte of four trits has a zero in the fifth place.
-            *byte = pack_trits((0..5).map(|n| if n < trits { codes[first + j + n * count] } else { 0 }));
-        }
-    }
-    block
+    pack(to_half(d), &codes)
 }
 
 fn decode(block: &Block, out: &mut [f32; 256]) {
@@ -65,6 +80,16 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 
 /// Ternary, 5 weights in 8 bits.
 pub struct TQ1_0;
+
+impl Plain<256> for TQ1_0 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 256]) -> Block {
+        let (d, codes) = plain::by_magnitude::<F, 256>(x, 1.0, 1, (i32::MIN, i32::MAX));
+        pack(F::to_half(d), &codes)
+    }
+}
 
 impl BlockFormat for TQ1_0 {
     const INFO: FormatInfo = FormatInfo {
@@ -87,5 +112,18 @@ impl BlockFormat for TQ1_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for TQ1_0 {
+    const SUB_LEN: usize = 256;
+    const TABLE: &'static [i8] = &steps::<3>(-1);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        pack(Block::read(block).d, group(codes, 0)).write(block);
     }
 }

@@ -5,9 +5,12 @@
 
 use half::f16;
 
+use super::scalar::{ScalarCodes, steps};
 use super::bits::{pack_pairs, pair};
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
+use crate::kernel::plain::{self, Plain};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
 
@@ -27,6 +30,16 @@ fn encode(x: &[f32; 256]) -> Block {
 
 /// Ternary, 2-bit codes.
 pub struct TQ2_0;
+
+impl Plain<256> for TQ2_0 {
+    type Block = Block;
+
+    #[inline(always)]
+    fn encode<F: F32Lanes>(x: &[f32; 256]) -> Block {
+        let (d, codes) = plain::by_magnitude::<F, 256>(x, 1.0, 1, (i32::MIN, i32::MAX));
+        Block { qs: pack_pairs(&codes), d: F::to_half(d) }
+    }
+}
 
 impl BlockFormat for TQ2_0 {
     const INFO: FormatInfo = FormatInfo {
@@ -52,5 +65,20 @@ impl BlockFormat for TQ2_0 {
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {
         validate_blocks(data, |block: &Block| finite("scale d", block.d))
+    }
+}
+
+impl ScalarCodes for TQ2_0 {
+    const SUB_LEN: usize = 256;
+    const TABLE: &'static [i8] = &steps::<3>(-1);
+
+    fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
+        scale[0] = Block::read(block).d.to_f32();
+    }
+
+    fn set_codes(block: &mut [u8], codes: &[u8]) {
+        let mut own = Block::read(block);
+        own.qs = pack_pairs(group(codes, 0));
+        own.write(block);
     }
 }

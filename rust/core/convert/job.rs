@@ -4,13 +4,15 @@ use std::path::Path;
 
 use super::dtype::SourceType;
 use super::gather::Gather;
+use super::linear::PackedRows;
 use super::packed::Packed;
-use super::plan::{OutputFile, Source, TensorPlan, View};
+use super::plan::{OutputFile, PackedWeights, Source, TensorPlan, View};
 use super::source::SourceFiles;
 use super::step::{Step, Stored};
 use crate::block::Format;
 use crate::encode::TASK_WEIGHTS;
 use crate::error::{At, Error, Result};
+use crate::packed::blocks::Target;
 
 /// Element counts at which any tensor may be cut whose rows need not stay whole: a multiple of every block length.
 const ANY_CUT: usize = 256;
@@ -30,7 +32,7 @@ const WORKER_WEIGHTS: usize = 4 * TASK_WEIGHTS;
 
 /// One tensor to stream.
 pub(super) struct Job<'p> {
-    pub(super) plan: &'p TensorPlan,
+    pub(super) plan: &'p TensorPlan<'p>,
     /// Which output, counted from 0.
     pub(super) output: usize,
     /// Where its bytes go in the output.
@@ -67,6 +69,8 @@ enum Parts {
     Concatenated(Vec<Gather>),
     /// Codes and scales, woven together.
     Packed(Box<Packed>),
+    /// Matrices that are unpacked row by row, one after the other.
+    Rows(Vec<PackedRows>),
 }
 
 impl Parts {
@@ -75,13 +79,19 @@ impl Parts {
         match self {
             Self::Concatenated(views) => views.first(),
             Self::Packed(packed) => Some(packed.first()),
+            Self::Rows(parts) => parts.first().map(PackedRows::first),
         }
     }
 }
 
 impl<'p> Job<'p> {
     /// Checks tensor `index` of `file` and opens its sources.
-    pub(super) fn new(output: usize, file: &'p OutputFile, index: usize, sources: &mut SourceFiles) -> Result<Self> {
+    pub(super) fn new(
+        output: usize,
+        file: &'p OutputFile<'_>,
+        index: usize,
+        sources: &mut SourceFiles,
+    ) -> Result<Self> {
         let plan = &file.tensors[index];
         let (offset, bytes_out) = (file.layout.offsets[index], file.layout.nbytes[index]);
         let input = Input::new(plan, bytes_out, sources).map_err(|error| error.in_tensor(&plan.name))?;
@@ -102,17 +112,21 @@ impl<'p> Job<'p> {
 
     /// Whether one reading serves both: the same elements of the same files, cut where both may be cut.
     pub(super) fn reads_like(&self, other: &Self) -> bool {
-        let views = |job: &Self| match &job.plan.source {
-            Source::Views { views, .. } => views.iter().collect(),
-            Source::PackedMxfp4 { codes, scales } => vec![codes, scales],
-            Source::Inline(_) => Vec::new(),
+        let same = match (&self.plan.source, &other.plan.source) {
+            (Source::Views { views, .. }, Source::Views { views: others, .. }) => views == others,
+            (
+                Source::PackedMxfp4 { codes, scales },
+                Source::PackedMxfp4 { codes: other_codes, scales: other_scales },
+            ) => codes == other_codes && scales == other_scales,
+            (Source::Packed { parts, .. }, Source::Packed { parts: others, .. }) => parts == others,
+            _ => false,
         };
         match (&self.input, &other.input) {
             (Input::Elements(a), Input::Elements(b)) => {
                 let (low, high) = (a.quantum.min(b.quantum), a.quantum.max(b.quantum));
                 // Elements that may be cut anywhere may be cut at whole rows, too, unless rows cut the source's blocks.
                 let fits = low == high || (low == ANY_CUT && high.is_multiple_of(a.from.unit().0));
-                fits && a.from == b.from && self.plan.shape == other.plan.shape && views(self) == views(other)
+                fits && a.from == b.from && self.plan.shape == other.plan.shape && same
             }
             _ => false,
         }
@@ -129,7 +143,7 @@ impl<'p> Job<'p> {
 }
 
 impl<'p> Input<'p> {
-    fn new(plan: &'p TensorPlan, bytes_out: u64, sources: &mut SourceFiles) -> Result<Self> {
+    fn new(plan: &'p TensorPlan<'_>, bytes_out: u64, sources: &mut SourceFiles) -> Result<Self> {
         let bad = |what: String| Error::Shape { at: At::default(), what };
         let mut open = |view: &View| Gather::new(view, sources.get(&view.file)?);
         let (from, parts, ops): (_, _, &[_]) = match &plan.source {
@@ -155,6 +169,11 @@ impl<'p> Input<'p> {
                 let packed = Packed::new(open(codes)?, open(scales)?)?;
                 (SourceType::Block(Format::MXFP4), Parts::Packed(Box::new(packed)), &[])
             }
+            Source::Packed { parts, target, ops } => {
+                let mut rows = |part: &PackedWeights| PackedRows::new(part, *target, &mut open);
+                let from = target.map_or(Format::F32, Target::format);
+                (SourceType::Block(from), Parts::Rows(parts.iter().map(&mut rows).collect::<Result<_>>()?), ops)
+            }
         };
 
         let too_large = || bad(format!("shape {:?} is larger than this machine can address", plan.shape));
@@ -164,7 +183,8 @@ impl<'p> Input<'p> {
         let row_len = plan.shape.last().map_or(Ok(1), |&n| usize::try_from(n)).map_err(|_| too_large())?;
         let stored = Stored::new(plan, row_len)?;
         let step = Step::new(plan, ops, from, stored, len)?;
-        let quantum = if step.needs_rows() { row_len } else { ANY_CUT };
+        let whole_rows = step.needs_rows() || matches!(parts, Parts::Rows(_));
+        let quantum = if whole_rows { row_len } else { ANY_CUT };
         let elements = Elements { from, step, len, quantum, stored, parts };
         elements.check(bytes_out)?;
         Ok(Self::Elements(Box::new(elements)))
@@ -179,7 +199,13 @@ impl Elements<'_> {
         let units = match &self.parts {
             Parts::Concatenated(views) => views.iter().map(Gather::units).fold(0, usize::saturating_add),
             Parts::Packed(packed) => packed.blocks(),
+            Parts::Rows(parts) => parts.iter().map(PackedRows::elements).fold(0, usize::saturating_add) / unit,
         };
+        if let Parts::Rows(parts) = &self.parts
+            && let Some(part) = parts.iter().find(|part| part.columns() != self.quantum)
+        {
+            return bad(format!("rows of {} packed weights where {} are needed", part.columns(), self.quantum));
+        }
         let given = units.saturating_mul(unit);
         if given != self.len {
             return bad(format!("the sources hold {given} elements where {} are needed", self.len));
@@ -207,6 +233,7 @@ impl Elements<'_> {
         let transposed = match &self.parts {
             Parts::Concatenated(views) => views.iter().any(Gather::is_transposed),
             Parts::Packed(_) => false,
+            Parts::Rows(parts) => parts.iter().any(PackedRows::is_transposed),
         };
         let bytes = if transposed { TRANSPOSED_READ_BYTES } else { READ_BYTES };
         whole_quanta(self.from.elements(bytes), quantum)
@@ -220,6 +247,14 @@ impl Elements<'_> {
     /// Elements that must stay together, except at the end of the tensor.
     pub(super) fn quantum(&self) -> usize {
         self.quantum
+    }
+
+    /// Blocks whose own codes were found again, where they were looked for.
+    pub(super) fn on_grid(&self) -> Option<u64> {
+        match &self.step {
+            Step::Encode(encode) => encode.on_grid(),
+            Step::Copy(_) => None,
+        }
     }
 
     /// Bytes that so many elements take in the output.
@@ -240,6 +275,7 @@ impl Elements<'_> {
         let views = match &self.parts {
             Parts::Concatenated(views) => views,
             Parts::Packed(packed) => return packed.read(first / self.from.unit().0, out, scratch, given_up),
+            Parts::Rows(parts) => return read_rows(parts, first, self.from, out, scratch, given_up),
         };
         let last = first + self.from.elements(out.len());
         let mut start = 0;
@@ -254,6 +290,29 @@ impl Elements<'_> {
         }
         Ok(())
     }
+}
+
+/// Reads rows from the one that begins with element `first` on, as many as `out` holds.
+fn read_rows(
+    parts: &[PackedRows],
+    first: usize,
+    from: SourceType,
+    out: &mut [u8],
+    scratch: &mut Vec<u8>,
+    given_up: &dyn Fn() -> bool,
+) -> Result<()> {
+    let last = first + from.elements(out.len());
+    let mut start = 0;
+    for part in parts {
+        let end = start + part.elements();
+        let (from_element, to_element) = (first.max(start), last.min(end));
+        if from_element < to_element {
+            let bytes = from.bytes(from_element - first)..from.bytes(to_element - first);
+            part.read((from_element - start) / part.columns(), &mut out[bytes], scratch, given_up)?;
+        }
+        start = end;
+    }
+    Ok(())
 }
 
 fn whole_quanta(elements: usize, quantum: usize) -> usize {

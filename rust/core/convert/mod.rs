@@ -13,6 +13,7 @@ mod dtype;
 mod gather;
 mod job;
 mod journal;
+mod linear;
 mod packed;
 mod pipeline;
 mod plan;
@@ -25,7 +26,11 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 pub use dtype::SourceType;
-pub use plan::{ImatrixPlan, Op, OutputFile, Plan, Source, TensorPlan, View, ggml_type};
+pub use linear::{read_codes, read_packed};
+pub use plan::{
+    Coding, Grouping, ImatrixPlan, Lattice, Op, OutputFile, PackedWeights, Plan, Source, TensorPlan, View, Zeros,
+    ggml_type,
+};
 pub use progress::{Event, Progress, Report, TensorReport};
 
 use crate::encode::{Run, thread_count};
@@ -57,7 +62,7 @@ pub struct Options<'a> {
 /// # Errors
 /// Everything in [`Error`], with file and tensor. If several tensors are at fault, the first in the order of the source
 /// files is named, at any number of threads.
-pub fn convert(plan: &Plan, options: Options<'_>, progress: &dyn Progress) -> Result<Report> {
+pub fn convert(plan: &Plan<'_>, options: Options<'_>, progress: &dyn Progress) -> Result<Report> {
     let started = Instant::now();
     let threads = thread_count(options.run.threads)?;
     let mut sources = SourceFiles::default();
@@ -85,7 +90,7 @@ pub fn convert(plan: &Plan, options: Options<'_>, progress: &dyn Progress) -> Re
 }
 
 /// Checks all tensors against their sources and their places in the outputs.
-fn jobs<'p>(plan: &'p Plan, sources: &mut SourceFiles) -> Result<Vec<Job<'p>>> {
+fn jobs<'p>(plan: &'p Plan<'_>, sources: &mut SourceFiles) -> Result<Vec<Job<'p>>> {
     let mut jobs = Vec::new();
     for (number, output) in plan.outputs.iter().enumerate() {
         let layout = &output.layout;
@@ -101,7 +106,7 @@ fn jobs<'p>(plan: &'p Plan, sources: &mut SourceFiles) -> Result<Vec<Job<'p>>> {
 }
 
 /// Refuses outputs that are sources, or each other.
-fn refuse_clashes(plan: &Plan, sources: &SourceFiles) -> Result<()> {
+fn refuse_clashes(plan: &Plan<'_>, sources: &SourceFiles) -> Result<()> {
     let mut paths = HashSet::new();
     for output in &plan.outputs {
         sources.refuse_output(&output.path)?;
@@ -114,6 +119,6 @@ fn refuse_clashes(plan: &Plan, sources: &SourceFiles) -> Result<()> {
 }
 
 /// Creates the outputs under temporary names.
-fn create(plan: &Plan, overwrite: bool) -> Result<Vec<AtomicFile>> {
+fn create(plan: &Plan<'_>, overwrite: bool) -> Result<Vec<AtomicFile>> {
     plan.outputs.iter().map(|output| AtomicFile::create(&output.path, overwrite)).collect()
 }

@@ -407,6 +407,10 @@ impl<'s> Stream<'s> {
             to: plan.ty,
             bytes_in,
             bytes_out,
+            on_grid: match input {
+                Input::Elements(elements) => elements.on_grid(),
+                Input::Inline(_) => None,
+            },
             elapsed: self.begun[job].get().map_or(Duration::ZERO, Instant::elapsed),
         }
     }

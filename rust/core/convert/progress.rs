@@ -59,6 +59,8 @@ pub struct TensorReport {
     pub bytes_in: u64,
     /// Bytes in the output, without padding.
     pub bytes_out: u64,
+    /// Blocks whose own codes were found again, where they were looked for; those of an earlier run do not count.
+    pub on_grid: Option<u64>,
     /// From the start of the first read to the end of the last write. Tensors overlap in time.
     pub elapsed: Duration,
 }

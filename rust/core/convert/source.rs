@@ -2,12 +2,13 @@
 //! a mapping would end the process.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::gguf::path::is_same_file;
 
 /// A source file, open for reading.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl SourceFile {
     /// Whether `path` leads to this very file, under whatever name.
     fn is_at(&self, path: &Path) -> bool {
         match (self.file.metadata(), path.metadata()) {
-            (Ok(ours), Ok(theirs)) => is_same(&ours, &self.path, &theirs, path),
+            (Ok(ours), Ok(theirs)) => is_same_file(&ours, &self.path, &theirs, path),
             _ => false,
         }
     }
@@ -83,17 +84,6 @@ impl SourceFiles {
             }
         }
     }
-}
-
-#[cfg(unix)]
-fn is_same(a: &Metadata, _a_path: &Path, b: &Metadata, _b_path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
-}
-
-#[cfg(not(unix))]
-fn is_same(_a: &Metadata, a_path: &Path, _b: &Metadata, b_path: &Path) -> bool {
-    matches!((a_path.canonicalize(), b_path.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 #[cfg(unix)]

@@ -1,11 +1,15 @@
 //! What happens to elements between reading and writing.
 
 use super::dtype::SourceType;
-use super::plan::{ImatrixPlan, Op, TensorPlan};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::plan::{ImatrixPlan, Lattice, Op, TensorPlan};
 use crate::arch::{Kernel, kernel};
 use crate::block::Format;
 use crate::encode::{Imatrix, RowEncoder, TASK_WEIGHTS, check_finite};
 use crate::error::{At, Error, Result};
+use crate::packed::blocks::Target;
+use crate::packed::lattice;
 
 /// How the elements of one tensor are stored.
 #[derive(Clone, Copy)]
@@ -18,7 +22,7 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn new(plan: &TensorPlan, row_len: usize) -> Result<Self> {
+    pub(super) fn new(plan: &TensorPlan<'_>, row_len: usize) -> Result<Self> {
         let unknown = || Error::Unsupported { at: At::default(), what: format!("{} cannot be written", plan.ty) };
         let (block_len, block_bytes) = plan.ty.block().ok_or_else(unknown)?;
         Ok(Self { block_len, block_bytes, row_len, format: plan.ty.format() })
@@ -48,7 +52,7 @@ pub(super) enum Step<'p> {
 impl<'p> Step<'p> {
     /// Chooses what to do with `elements` elements of type `from`.
     pub(super) fn new(
-        plan: &'p TensorPlan,
+        plan: &'p TensorPlan<'_>,
         ops: &'p [Op],
         from: SourceType,
         stored: Stored,
@@ -76,7 +80,26 @@ impl<'p> Step<'p> {
             let rows = elements.checked_div(stored.row_len).unwrap_or(0);
             Some(RowEncoder::new(format, rows, stored.row_len, imatrix)?)
         };
-        Ok(Self::Encode(Encode { from, ops, round, kernel: kernel(format)?, rows, stored }))
+        let lattice = match (plan.lattice, Target::of(format)) {
+            (Lattice::Off, _) => None,
+            (asked, Some(target)) => {
+                let stored = match round {
+                    Some(Rounding::F16) => lattice::Stored::F16,
+                    Some(Rounding::BF16) => lattice::Stored::BF16,
+                    None if plan.intermediate.format() == Some(Format::F16) => lattice::Stored::F16,
+                    None if plan.intermediate.format() == Some(Format::BF16) => lattice::Stored::BF16,
+                    None => lattice::Stored::F32,
+                };
+                Some(OnLattice { target, stored, only: asked == Lattice::Only, found: AtomicU64::new(0) })
+            }
+            (Lattice::Auto, None) => None,
+            (Lattice::Only, None) => {
+                return unsupported(format!(
+                    "codes can be found again in Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, not in {format}"
+                ));
+            }
+        };
+        Ok(Self::Encode(Encode { from, ops, round, kernel: kernel(format)?, rows, stored, lattice }))
     }
 
     /// Whether pieces must be whole rows.
@@ -85,7 +108,7 @@ impl<'p> Step<'p> {
     }
 }
 
-impl ImatrixPlan {
+impl ImatrixPlan<'_> {
     fn as_imatrix(&self) -> Result<Imatrix<'_>> {
         let rows_per_expert = usize::try_from(self.rows_per_expert).map_err(|_| Error::Imatrix {
             at: At::default(),
@@ -133,9 +156,43 @@ pub(super) struct Encode<'p> {
     /// For formats whose blocks depend on their row; single elements are encoded wherever they are cut.
     rows: Option<RowEncoder<'p>>,
     stored: Stored,
+    lattice: Option<OnLattice>,
+}
+
+/// The search for blocks that are on the grid already.
+struct OnLattice {
+    target: Target,
+    stored: lattice::Stored,
+    /// Whether any other block is an error.
+    only: bool,
+    /// Blocks found.
+    found: AtomicU64,
+}
+
+impl OnLattice {
+    /// Puts the codes of blocks on the grid in the place of what the encoder made of them. `first` is the first element.
+    fn run(&self, x: &[f32], out: &mut [u8], stored: Stored, first: usize) -> Result<()> {
+        let mut found = 0;
+        for (number, (x, out)) in x.as_chunks().0.iter().zip(out.chunks_mut(stored.block_bytes)).enumerate() {
+            if lattice::encode(self.target, x, self.stored, out) {
+                found += 1;
+            } else if self.only {
+                let (row, block) = stored.place(first, number);
+                let what = format!("these weights are not values of {}", self.target.format());
+                return Err(Error::InvalidBlock { at: At::default(), row, block, what });
+            }
+        }
+        self.found.fetch_add(found, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 impl Encode<'_> {
+    /// Blocks that were found on the format's grid, if they were looked for.
+    pub(super) fn on_grid(&self) -> Option<u64> {
+        self.lattice.as_ref().map(|lattice| lattice.found.load(Ordering::Relaxed))
+    }
+
     /// Encodes source bytes, which start at element `first`, into `out`. `x` is scratch; `keep_going` is asked every
     /// few rows.
     pub(super) fn run(
@@ -161,7 +218,12 @@ impl Encode<'_> {
             self.ops.iter().for_each(|op| op.apply(x));
             self.round(x);
             match &self.rows {
-                Some(encoder) => encoder.encode_rows(at / self.stored.row_len, x, out)?,
+                Some(encoder) => {
+                    encoder.encode_rows(at / self.stored.row_len, x, out)?;
+                    if let Some(lattice) = &self.lattice {
+                        lattice.run(x, out, self.stored, at)?;
+                    }
+                }
                 None => {
                     check_finite(x, at, self.stored.row_len)?;
                     self.kernel.encode_rows(x, x.len(), None, out);

@@ -91,7 +91,7 @@ impl Run<'_> {
     }
 
     /// Runs `work` on every task, with its number and a scratch buffer; on this thread if there is but one.
-    fn for_each<T: Send>(
+    pub(crate) fn for_each<T: Send>(
         &self,
         tasks: Vec<T>,
         work: impl Fn(&mut Vec<f32>, usize, T) -> Result<()> + Sync + Send,

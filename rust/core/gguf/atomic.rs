@@ -1,11 +1,14 @@
 //! Files that appear under their final name whole or not at all.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile, TempPath};
 
+use super::hidden;
+use super::hidden::folder;
 use crate::error::{Error, Result};
 
 /// A file being written under a temporary name in the target's folder.
@@ -20,7 +23,8 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Creates the temporary file. Permissions are those that the process' umask leaves of `rw-rw-rw-`.
+    /// Creates the temporary file, and removes what killed processes have left for this target. Permissions are those that
+    /// the process' umask leaves of `rw-rw-rw-`.
     ///
     /// # Errors
     /// `Io` if the folder cannot be written to, if the target is something other than a file, or if it exists and
@@ -28,31 +32,37 @@ impl AtomicFile {
     pub fn create(target: impl AsRef<Path>, overwrite: bool) -> Result<Self> {
         let target = target.as_ref();
         check_target(target, overwrite)?;
+        hidden::sweep(target, None)?;
+        let prefix = hidden::prefix(target);
         let mut builder = Builder::new();
-        builder.prefix(".ggquant-").suffix(".part");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // The umask applies to these, as it does to any file a program creates.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        builder.prefix(&prefix).suffix(".part").rand_bytes(hidden::RANDOM_LEN);
+        let failed = |e| Error::io(target, "create a temporary file in the target's folder", e);
+        loop {
+            // The library's own error would name the temporary file and lose the system's number.
+            let number = Cell::new(None);
+            let open = |path: &Path| {
+                let opened = File::options().read(true).write(true).create_new(true).open(path);
+                opened.inspect_err(|e| number.set(e.raw_os_error()))
+            };
+            let file = builder
+                .make_in(folder(target), open)
+                .map_err(|e| failed(number.get().map_or(e, io::Error::from_raw_os_error)))?;
+            if hidden::lock_new(file.as_file()).map_err(failed)? {
+                return Ok(Self { file, target: target.to_owned(), overwrite });
+            }
         }
-        let file = builder
-            .tempfile_in(folder(target))
-            .map_err(|e| Error::io(target, "create a temporary file in the target's folder", e))?;
-        Ok(Self { file, target: target.to_owned(), overwrite })
     }
 
     /// Opens `partial`, or creates it, as the file that will be given the target's name. Unlike a temporary file it stays
     /// when it is dropped without a commit, so that a later run can go on with it.
     ///
     /// # Errors
-    /// As [`AtomicFile::create`].
+    /// As [`AtomicFile::create`], and if another process is writing `partial`.
     pub fn resume(target: impl AsRef<Path>, partial: &Path, overwrite: bool) -> Result<Self> {
         let target = target.as_ref();
         check_target(target, overwrite)?;
-        let failed = |e| Error::io(partial, "open the unfinished file", e);
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(partial).map_err(failed)?;
-        let path = TempPath::try_from_path(partial).map_err(failed)?;
+        let file = hidden::open_locked(partial, target)?;
+        let path = TempPath::try_from_path(partial).map_err(|e| Error::io(partial, "open the unfinished file", e))?;
         let mut file = NamedTempFile::from_parts(file, path);
         file.disable_cleanup(true);
         Ok(Self { file, target: target.to_owned(), overwrite })
@@ -148,7 +158,7 @@ impl SealedFile {
 }
 
 /// Refuses targets that cannot or must not be written.
-fn check_target(target: &Path, overwrite: bool) -> Result<()> {
+pub(crate) fn check_target(target: &Path, overwrite: bool) -> Result<()> {
     let refuse = |kind: io::ErrorKind, why: &str| Error::io(target, "create the file", io::Error::new(kind, why));
     if target.file_name().is_none() {
         return Err(refuse(io::ErrorKind::InvalidInput, "the path does not end in a file name"));
@@ -161,14 +171,6 @@ fn check_target(target: &Path, overwrite: bool) -> Result<()> {
             Err(refuse(io::ErrorKind::AlreadyExists, "it exists already; remove it or allow overwriting"))
         }
         _ => Ok(()),
-    }
-}
-
-/// The folder that holds `target`.
-fn folder(target: &Path) -> &Path {
-    match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod header;
+pub(crate) mod hidden;
 mod index;
 pub mod layout;
 pub mod metadata;

@@ -4,6 +4,7 @@
 //! folder. Links need one exception: caches of model hubs keep each file once, in a folder of blobs, and build the
 //! model's folder out of links to them.
 
+use std::fs::Metadata;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{At, Error, Result};
@@ -81,6 +82,19 @@ pub fn check_link(path: &Path, dir: &Path, sibling: Option<&Path>) -> Result<()>
         path,
         format!("is a link to {}, outside the model's folder; put the file itself there", target.display()),
     ))
+}
+
+/// Whether two files, with their metadata and the paths that led to them, are one.
+#[cfg(unix)]
+pub(crate) fn is_same_file(a: &Metadata, _a_path: &Path, b: &Metadata, _b_path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// Whether two paths lead to one file.
+#[cfg(not(unix))]
+pub(crate) fn is_same_file(_a: &Metadata, a_path: &Path, _b: &Metadata, b_path: &Path) -> bool {
+    matches!((a_path.canonicalize(), b_path.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 #[cfg(test)]

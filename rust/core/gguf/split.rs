@@ -8,8 +8,8 @@ use super::atomic::SealedFile;
 use super::header::TensorInfo;
 use super::layout::{DEFAULT_ALIGNMENT, TensorSpec, trim_shape};
 use super::metadata::{Metadata, Value};
-use super::path::shard_path;
-use super::reader::{Reader, SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_COUNT_KEY};
+use super::path::{is_same_file, shard_path};
+use super::reader::{Reader, SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_COUNT_KEY, Shard};
 use super::writer::Writer;
 use crate::error::{At, Error, Result};
 
@@ -141,6 +141,7 @@ pub fn split(
     let source = &reader.shards()[0].path;
     let shards = plan(reader.metadata(), &specs, options).map_err(|e| e.in_file(source))?;
     let count = shards.len() as u16;
+    (0..count).try_for_each(|number| refuse_source(reader, &shard_path(prefix, number, count)))?;
     let mut paths = Vec::with_capacity(shards.len());
     let mut sealed = Vec::with_capacity(shards.len());
     for (number, shard) in shards.into_iter().enumerate() {
@@ -165,6 +166,7 @@ pub fn merge(reader: &Reader, target: &Path, overwrite: bool, watch: Watch<'_>) 
         return Err(Error::Unsupported { at: At::file(source), what });
     }
     let mut shards = reader.metadata().clone();
+    refuse_source(reader, target)?;
     // A count of 0 says that the file is whole. The other split keys stay, as they do upstream.
     shards.set_last(SPLIT_COUNT_KEY, Value::U16(0));
     let mut metadata = Metadata::default();
@@ -172,6 +174,19 @@ pub fn merge(reader: &Reader, target: &Path, overwrite: bool, watch: Watch<'_>) 
     let writer = Writer::create(target, &metadata, &trimmed_specs(reader)?, overwrite)?;
     copy(reader, reader.tensors(), &writer, watch)?;
     writer.finish()
+}
+
+/// An output must not take the place of what it is made from, under whatever name.
+fn refuse_source(reader: &Reader, output: &Path) -> Result<()> {
+    let Ok(found) = output.metadata() else { return Ok(()) };
+    let same = |shard: &&Shard| shard.path.metadata().is_ok_and(|m| is_same_file(&m, &shard.path, &found, output));
+    match reader.shards().iter().find(same) {
+        None => Ok(()),
+        Some(shard) => {
+            let what = format!("is also read from (as {}); write to another file", shard.path.display());
+            Err(Error::Unsupported { at: At::file(output), what })
+        }
+    }
 }
 
 /// All tensors with their shapes as ggml writes them.

@@ -166,3 +166,19 @@ pub(crate) fn recode<F: F32Lanes, const G: usize, const T: usize>(
     }
     codes
 }
+
+/// The codes that [`search`] left.
+#[inline(always)]
+pub(crate) fn codes<F: F32Lanes, const G: usize, const T: usize>(
+    x: &Tile<F, G, T>,
+    (inverse, origin): ([F; T], [F; T]),
+    max_code: i32,
+) -> [[F::Int; T]; G] {
+    let mut codes = [[F::Int::splat(0); T]; G];
+    for i in 0..G {
+        for t in 0..T {
+            codes[i][t] = (inverse[t] * (x[i][t] - origin[t])).nearest_int().clamp(0, max_code);
+        }
+    }
+    codes
+}

@@ -11,6 +11,10 @@
 //! - [`scale_min`]: Q2_K, Q4_K and Q5_K;
 //! - [`symmetric`]: the searches over a group without a minimum;
 //! - [`signed`]: Q3_K and Q6_K;
+//! - [`nonlinear`]: IQ4_NL and IQ4_XS;
+//! - [`plain`]: formats without a search;
+//! - [`legacy`]: Q4_0, Q4_1, Q5_0 and Q5_1;
+//! - [`one_bit`]: Q1_0;
 //! - [`grid`]: searches through the codebooks of the i-quants;
 //! - [`codebook`]: the i-quants of 2 and 3 bits;
 //! - [`ternary`]: the i-quants of 1 bit.
@@ -18,6 +22,10 @@
 pub(crate) mod affine;
 pub(crate) mod codebook;
 pub(crate) mod grid;
+pub(crate) mod legacy;
+pub(crate) mod nonlinear;
+pub(crate) mod one_bit;
+pub(crate) mod plain;
 pub(crate) mod scale_min;
 pub(crate) mod signed;
 pub(crate) mod superblock;
@@ -37,21 +45,27 @@ pub(crate) const MAX_GROUPS: usize = BATCH * 16;
 /// Encodes whole rows: weights, their number in a row, one importance a column, bytes.
 pub(crate) type EncodeRows = fn(&[f32], usize, Option<&[f32]>, &mut [u8]);
 
-/// A format that encodes blocks of `N` weights by batches.
-pub(crate) trait BatchEncoder<const N: usize> {
+/// A format that encodes rows in its own way.
+pub(crate) trait RowEncoder {
+    /// See [`EncodeRows`].
+    fn encode_rows<F: F32Lanes>(x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]);
+}
+
+/// A format that encodes blocks of `N` weights by batches of `B` blocks.
+pub(crate) trait BatchEncoder<const N: usize, const B: usize = BATCH> {
     /// A block of the format.
     type Block: Layout;
 
     /// Encodes a batch, with the importances of each block if there are any.
-    fn encode_batch<F: F32Lanes>(x: &[&[f32; N]; BATCH], imatrix: Option<&[&[f32; N]; BATCH]>) -> [Self::Block; BATCH];
+    fn encode_batch<F: F32Lanes>(x: &[&[f32; N]; B], imatrix: Option<&[&[f32; N]; B]>) -> [Self::Block; B];
 
     /// Encodes a batch, given for each block the rest of its row from there on, which few formats look at.
     #[inline(always)]
     fn encode_batch_of_rows<F: F32Lanes>(
-        x: &[&[f32; N]; BATCH],
-        _rows: &[&[f32]; BATCH],
-        imatrix: Option<&[&[f32; N]; BATCH]>,
-    ) -> [Self::Block; BATCH] {
+        x: &[&[f32; N]; B],
+        _rows: &[&[f32]; B],
+        imatrix: Option<&[&[f32; N]; B]>,
+    ) -> [Self::Block; B] {
         Self::encode_batch::<F>(x, imatrix)
     }
 }
@@ -60,7 +74,7 @@ pub(crate) trait BatchEncoder<const N: usize> {
 ///
 /// The last batch is filled up with its last block.
 #[inline(always)]
-pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N>, const N: usize>(
+pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N, B>, const N: usize, const B: usize>(
     x: &[f32],
     row_len: usize,
     imatrix: Option<&[f32]>,
@@ -68,9 +82,9 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N>, const N: usize>(
 ) {
     let blocks = x.as_chunks::<N>().0;
     let importances = imatrix.map(|imatrix| imatrix[..row_len].as_chunks::<N>().0);
-    for (batch, out) in out.chunks_mut(BATCH * E::Block::BYTES).enumerate() {
+    for (batch, out) in out.chunks_mut(B * E::Block::BYTES).enumerate() {
         let last = out.len() / E::Block::BYTES - 1;
-        let numbers: [usize; BATCH] = std::array::from_fn(|i| batch * BATCH + i.min(last));
+        let numbers: [usize; B] = std::array::from_fn(|i| batch * B + i.min(last));
         let rows = numbers.map(|number| &x[N * number..(N * number / row_len + 1) * row_len]);
         let x = numbers.map(|number| &blocks[number]);
         let importances = importances.map(|rows| numbers.map(|number| &rows[number % rows.len()]));
@@ -83,8 +97,8 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N>, const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::{BatchEncoder, codebook, encode_rows, scale_min, signed, ternary};
-    use crate::block::{Format, ImatrixUse, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs};
+    use super::{BatchEncoder, codebook, encode_rows, nonlinear, scale_min, signed, ternary};
+    use crate::block::{Format, ImatrixUse, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
     use crate::block::{q2_k, q3_k, q4_k, q5_k, q6_k};
     use crate::lanes::portable::Floats;
 
@@ -100,7 +114,7 @@ mod tests {
     }
 
     /// At 8 and 16 lanes a kernel gives the bytes of the reference, also where this machine has no such lanes.
-    fn check<E: BatchEncoder<256>>(format: Format) {
+    fn check<E: BatchEncoder<N, B>, const N: usize, const B: usize>(format: Format) {
         let (row_len, rows) = (768, 7);
         let x = weights(row_len * rows);
         let imatrix: Vec<f32> = weights(row_len).iter().map(|v| v.abs().min(4.0)).collect();
@@ -113,7 +127,7 @@ mod tests {
             for (row, out) in x.chunks(row_len).zip(expected.chunks_mut(row_bytes)) {
                 (format.reference().encode_row)(row, imatrix, out);
             }
-            let encoders = [encode_rows::<Floats<8>, E, 256>, encode_rows::<Floats<16>, E, 256>];
+            let encoders = [encode_rows::<Floats<8>, E, N, B>, encode_rows::<Floats<16>, E, N, B>];
             for encode in encoders {
                 let mut out = vec![0x5a; expected.len()];
                 encode(&x, row_len, imatrix, &mut out);
@@ -124,17 +138,19 @@ mod tests {
 
     #[test]
     fn the_number_of_lanes_does_not_matter() {
-        check::<scale_min::Encoder<q2_k::Q2_K, 16, 16>>(Format::Q2_K);
-        check::<signed::Encoder<q3_k::Q3_K>>(Format::Q3_K);
-        check::<scale_min::Encoder<q4_k::Q4_K, 8, 32>>(Format::Q4_K);
-        check::<scale_min::Encoder<q5_k::Q5_K, 8, 32>>(Format::Q5_K);
-        check::<signed::Encoder<q6_k::Q6_K>>(Format::Q6_K);
-        check::<ternary::Encoder<iq1_s::IQ1_S, 32>>(Format::IQ1_S);
-        check::<ternary::Encoder<iq1_m::IQ1_M, 16>>(Format::IQ1_M);
-        check::<codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>>(Format::IQ2_XXS);
-        check::<codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>>(Format::IQ2_XS);
-        check::<codebook::Encoder<iq2_s::IQ2_S, 8, 16>>(Format::IQ2_S);
-        check::<codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>>(Format::IQ3_XXS);
-        check::<codebook::Encoder<iq3_s::IQ3_S, 4, 32>>(Format::IQ3_S);
+        check::<scale_min::Encoder<q2_k::Q2_K, 16, 16>, _, _>(Format::Q2_K);
+        check::<signed::Encoder<q3_k::Q3_K>, _, _>(Format::Q3_K);
+        check::<scale_min::Encoder<q4_k::Q4_K, 8, 32>, _, _>(Format::Q4_K);
+        check::<scale_min::Encoder<q5_k::Q5_K, 8, 32>, _, _>(Format::Q5_K);
+        check::<signed::Encoder<q6_k::Q6_K>, _, _>(Format::Q6_K);
+        check::<nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>, _, _>(Format::IQ4_NL);
+        check::<nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>, _, _>(Format::IQ4_XS);
+        check::<ternary::Encoder<iq1_s::IQ1_S, 32>, _, _>(Format::IQ1_S);
+        check::<ternary::Encoder<iq1_m::IQ1_M, 16>, _, _>(Format::IQ1_M);
+        check::<codebook::Encoder<iq2_xxs::IQ2_XXS, 8, 32>, _, _>(Format::IQ2_XXS);
+        check::<codebook::Encoder<iq2_xs::IQ2_XS, 8, 16>, _, _>(Format::IQ2_XS);
+        check::<codebook::Encoder<iq2_s::IQ2_S, 8, 16>, _, _>(Format::IQ2_S);
+        check::<codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>, _, _>(Format::IQ3_XXS);
+        check::<codebook::Encoder<iq3_s::IQ3_S, 4, 32>, _, _>(Format::IQ3_S);
     }
 }

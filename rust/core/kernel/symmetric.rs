@@ -17,7 +17,7 @@ pub(crate) struct Fit<F, const T: usize> {
 
 /// The weight largest in magnitude, the first of equals, and whether the group counts as zero.
 #[inline(always)]
-fn extreme<F: F32Lanes, const G: usize, const T: usize>(x: &Tile<F, G, T>, t: usize) -> (F, F::Mask) {
+pub(super) fn extreme<F: F32Lanes, const G: usize, const T: usize>(x: &Tile<F, G, T>, t: usize) -> (F, F::Mask) {
     let (mut max, mut amax) = (F::splat(0.0), F::splat(0.0));
     for i in 0..G {
         let larger = x[i][t].abs().gt(amax);

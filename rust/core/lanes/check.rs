@@ -81,8 +81,9 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         a.abs().lesser(F::splat(4e6)).nearest_code(-4.0, 3.0),
         b.look_up_4(i),
         if F::LEN < 8 { table } else { table.look_up_8(i.shr::<21>()) },
-        // NaN, which this may not see, is left out by either order of the two.
-        F::splat(F::select(a.eq(a), a, c).lesser(F::splat(1e9)).least()),
+        (i & F::Int::splat(15)).look_up_16(&std::array::from_fn(|i| i as f32 + 0.25)),
+        // NaN, which this may not see, becomes the other one.
+        F::splat(a.lesser(F::splat(1e9)).least()),
     ];
     let int = [
         F::Int::splat(-7),
@@ -99,7 +100,9 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         F::Int::load(&bits),
         F::Int::load_u16(&words),
         F::Int::select(mask, j, k),
+        F::Int::minus_one(mask),
         a.nearest_int(),
+        a.truncate(),
     ];
     let masks = [a.lt(b), a.gt(b), a.eq(b), i.eq(j), a.lt(b) & b.lt(c), a.lt(b) | b.lt(c), a.lt(b) ^ b.lt(c), !mask];
     let any = masks.map(|mask| u32::from(mask.any()));
@@ -116,6 +119,18 @@ pub(crate) fn operations<F: F32Lanes, const N: usize>() {
             let (a, b, c) = (turned(first), turned(second), turned(first + 2 * second + 1));
             assert_eq!(results::<F>(&a, &b, &c), results::<Floats<N>>(&a, &b, &c), "{a:?} {b:?} {c:?}");
         }
+    }
+}
+
+/// Operations whose results are not lanes.
+pub(crate) fn conversions<F: F32Lanes>() {
+    for (turn, &value) in VALUES.iter().enumerate() {
+        assert_eq!(F::to_half(value).to_bits(), crate::reference::rounding::to_half(value).to_bits(), "{value}");
+        let words: Vec<i32> = (0..32).map(|i| VALUES[(i + turn) % VALUES.len()].to_bits() as i32 >> i).collect();
+        let vectors: Vec<F::Int> = words.chunks(F::LEN).map(F::Int::load).collect();
+        let mut bytes = [0; 32];
+        F::Int::store_bytes(&vectors, &mut bytes);
+        assert!(bytes.iter().zip(&words).all(|(byte, word)| *byte == *word as u8), "{words:?}");
     }
 }
 

@@ -9,6 +9,7 @@
 //! `#[inline(always)]`, so that it is compiled with the instruction set of the shim that it ends up in; closures that take
 //! or return lanes are avoided, because they cannot be marked so.
 
+use half::f16;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Not, Sub};
 
 /// The most lanes that any instruction set has.
@@ -64,6 +65,12 @@ pub(crate) trait I32Lanes:
     fn to_float(self) -> Self::Float;
     /// The float with these bits.
     fn as_float(self) -> Self::Float;
+    /// Writes the lowest byte of each lane of 32 lanes: `vectors` holds `32 / LEN` of them.
+    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]);
+    /// -1 where the mask is true, 0 elsewhere.
+    fn minus_one(mask: Self::Mask) -> Self;
+    /// The entry that each lane names; lanes lie in `0..16`.
+    fn look_up_16(self, table: &[f32; 16]) -> Self::Float;
 
     /// Limits to `low..=high`.
     #[inline(always)]
@@ -105,6 +112,10 @@ pub(crate) trait F32Lanes:
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// The integer with these bits.
     fn as_int(self) -> Self::Int;
+    /// See [`crate::reference::rounding::truncate`].
+    fn truncate(self) -> Self::Int;
+    /// See [`crate::reference::rounding::to_half`]; one value, not a lane.
+    fn to_half(value: f32) -> f16;
     /// The least of all lanes, none of which is NaN; which of two zeros is left open.
     fn least(self) -> f32;
     /// Entries of a table of four, which `self` repeats every four lanes: the two lowest bits of `index` choose.
@@ -118,6 +129,12 @@ pub(crate) trait F32Lanes:
     #[inline(always)]
     fn gt(self, other: Self) -> Self::Mask {
         other.lt(self)
+    }
+
+    /// The largest of all lanes, none of which is NaN; which of two zeros is left open.
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        -self.neg().least()
     }
 
     /// The value with its sign turned, NaN and zeros included.

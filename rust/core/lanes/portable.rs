@@ -1,9 +1,11 @@
 //! Lanes in plain Rust, any number of them: what each operation means, and a way to run kernels at the width of
 //! instruction sets that this machine lacks.
 
+use half::f16;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Not, Sub};
 
 use super::{F32Lanes, I32Lanes, Mask};
+use crate::reference::rounding;
 
 /// `N` floats.
 #[derive(Clone, Copy)]
@@ -103,6 +105,20 @@ impl<const N: usize> I32Lanes for Ints<N> {
     fn as_float(self) -> Floats<N> {
         Floats(self.0.map(|value| f32::from_bits(value as u32)))
     }
+
+    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
+        for (to, value) in to.iter_mut().zip(vectors.iter().flat_map(|vector| vector.0)) {
+            *to = value as u8;
+        }
+    }
+
+    fn minus_one(mask: Bools<N>) -> Self {
+        Self(mask.0.map(|value| -i32::from(value)))
+    }
+
+    fn look_up_16(self, table: &[f32; 16]) -> Floats<N> {
+        Floats(self.0.map(|value| table[value as usize]))
+    }
 }
 
 impl<const N: usize> F32Lanes for Floats<N> {
@@ -152,6 +168,14 @@ impl<const N: usize> F32Lanes for Floats<N> {
 
     fn as_int(self) -> Ints<N> {
         Ints(self.0.map(|value| value.to_bits() as i32))
+    }
+
+    fn truncate(self) -> Ints<N> {
+        Ints(self.0.map(rounding::truncate))
+    }
+
+    fn to_half(value: f32) -> f16 {
+        rounding::to_half(value)
     }
 
     fn least(self) -> f32 {

@@ -1,5 +1,6 @@
 //! Encoding and decoding of arrays.
 
+use ggquant::block::scalar::{self, ScalarCodec};
 use ggquant::block::{Format, ImatrixUse};
 use ggquant::encode::{Imatrix, Run, Weights};
 use half::slice::HalfBitsSliceExt;
@@ -125,4 +126,66 @@ pub(crate) fn decode<'py>(
         Ok(out)
     })?;
     Ok(PyArray1::from_vec(py, out))
+}
+
+/// Names of the formats in which every weight has a code of its own.
+#[pyfunction]
+pub(crate) fn scalar_formats() -> Vec<&'static str> {
+    Format::ALL.iter().filter(|format| format.scalar_codes().is_some()).map(|format| format.info().name).collect()
+}
+
+/// Arrays of scales and of offsets (empty without any), one for each sub-block; the table; weights of a sub-block.
+type BlockGrid<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f32>>, usize);
+
+/// The values that encoded weights can take while their scales stay: `scale * table[code] + offset`.
+#[pyfunction]
+pub(crate) fn block_grid<'py>(
+    py: Python<'py>,
+    format: &str,
+    data: PyReadonlyArray1<'py, u8>,
+) -> PyResult<BlockGrid<'py>> {
+    let (format, codec) = scalar_format(format)?;
+    let data = data.as_slice()?;
+    whole_blocks(format, data.len())?;
+    let grid = py.detach(|| scalar::grid(format, data)).ok_or_else(|| no_codes(format))?;
+    let table = codec.table.iter().map(|&value| f32::from(value)).collect();
+    let array = |values: Vec<f32>| PyArray1::from_vec(py, values);
+    Ok((array(grid.scale), array(grid.offset), array(table), codec.sub_len))
+}
+
+/// Encoded blocks with other codes, one a weight, counted from the lowest value of the table.
+#[pyfunction]
+pub(crate) fn with_codes<'py>(
+    py: Python<'py>,
+    format: &str,
+    data: PyReadonlyArray1<'py, u8>,
+    codes: PyReadonlyArray1<'py, u8>,
+) -> PyResult<Bound<'py, PyArray1<u8>>> {
+    let (format, codec) = scalar_format(format)?;
+    let (data, codes) = (data.as_slice()?, codes.as_slice()?);
+    let blocks = whole_blocks(format, data.len())?;
+    if blocks.checked_mul(format.info().block_len) != Some(codes.len()) {
+        return Err(PyValueError::new_err(format!("{} codes for {blocks} blocks of {format}", codes.len())));
+    }
+    let out = py.detach(|| scalar::with_codes(format, data, codes)).ok_or_else(|| {
+        PyValueError::new_err(format!("codes of {format} are below {}, and some are not", codec.table.len()))
+    })?;
+    Ok(PyArray1::from_vec(py, out))
+}
+
+fn scalar_format(name: &str) -> PyResult<(Format, ScalarCodec)> {
+    let format = parse_format(name)?;
+    Ok((format, format.scalar_codes().ok_or_else(|| no_codes(format))?))
+}
+
+fn no_codes(format: Format) -> PyErr {
+    PyValueError::new_err(format!("weights of {format} have no codes of their own"))
+}
+
+fn whole_blocks(format: Format, bytes: usize) -> PyResult<usize> {
+    let size = format.info().block_bytes;
+    if bytes.is_multiple_of(size) {
+        return Ok(bytes / size);
+    }
+    Err(PyValueError::new_err(format!("{bytes} bytes are not whole blocks of {format}, which have {size}")))
 }

@@ -1,15 +1,15 @@
 //! Conversion: the plan that Python made becomes the engine's, events become calls.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ggquant::checkpoint::Checkpoint;
 use ggquant::convert::{
-    self, Event, ImatrixPlan, Op, Options, OutputFile, Plan, Progress, Source, SourceType, TensorPlan, View,
+    self, Event, ImatrixPlan, Lattice, Op, Options, OutputFile, Plan, Progress, Source, SourceType, TensorPlan, View,
 };
 use ggquant::encode::Run;
 use ggquant::gguf::path::shard_path;
@@ -23,6 +23,7 @@ use pyo3::types::PyBytes;
 
 use crate::gguf::{parse_type, split_by};
 use crate::metadata;
+use crate::packed::{GivenPacked, target};
 use crate::run::{detached, with_events};
 
 /// How often a caller hears of progress.
@@ -42,46 +43,67 @@ pub(crate) struct GivenTensor<'py> {
     format: String,
     intermediate: String,
     views: Vec<ViewParts>,
+    packed: Vec<GivenPacked>,
+    /// Whether packed codes go into blocks as they are.
+    keeps_codes: bool,
     ops: Vec<(String, f32)>,
     inline: Option<Bound<'py, PyBytes>>,
     imatrix: Option<PyReadonlyArray1<'py, f32>>,
     rows_per_expert: u64,
+    /// "off", "auto" or "only".
+    lattice: String,
 }
 
 impl GivenTensor<'_> {
-    fn plan(self) -> PyResult<TensorPlan> {
+    /// The plan borrows the importances.
+    fn plan(&self) -> PyResult<TensorPlan<'_>> {
         let named = |e: String| PyValueError::new_err(format!("tensor '{}': {e}", self.name));
         let source = match &self.inline {
             Some(bytes) => Source::Inline(bytes.as_bytes().into()),
             None => {
-                let view = |(file, offset, dtype, shape, strides, start): ViewParts| {
-                    let dtype = SourceType::from_str(&dtype).map_err(&named)?;
-                    Ok(View { file: file.into(), offset, dtype, shape, strides, start })
+                let view = |(file, offset, dtype, shape, strides, start): &ViewParts| {
+                    let dtype = SourceType::from_str(dtype).map_err(&named)?;
+                    let (shape, strides) = (shape.clone(), strides.clone());
+                    Ok(View { file: file.into(), offset: *offset, dtype, shape, strides, start: *start })
                 };
-                let views = self.views.into_iter().map(view).collect::<PyResult<Vec<_>>>()?;
-                if self.ops.iter().any(|(name, _)| name == MXFP4_REPACK) {
+                let op = |(name, value): &(String, f32)| Op::named(name, *value).map_err(&named);
+                let views = self.views.iter().map(view).collect::<PyResult<Vec<_>>>()?;
+                if !self.packed.is_empty() {
+                    let target = match self.keeps_codes {
+                        true => Some(target(&self.format).map_err(&named)?),
+                        false => None,
+                    };
+                    let parts = self.packed.iter().cloned().map(|part| part.plan().map_err(&named));
+                    let ops = self.ops.iter().map(op).collect::<PyResult<_>>()?;
+                    Source::Packed { parts: parts.collect::<PyResult<_>>()?, target, ops }
+                } else if self.ops.iter().any(|(name, _)| name == MXFP4_REPACK) {
                     let [codes, scales] = <[View; 2]>::try_from(views)
                         .map_err(|_| named(format!("{MXFP4_REPACK} takes codes and scales, and nothing else")))?;
                     Source::PackedMxfp4 { codes, scales }
                 } else {
-                    let op = |(name, value): (String, f32)| Op::named(&name, value).map_err(&named);
-                    Source::Views { views, ops: self.ops.into_iter().map(op).collect::<PyResult<_>>()? }
+                    Source::Views { views, ops: self.ops.iter().map(op).collect::<PyResult<_>>()? }
                 }
             }
         };
+        let lattice = match self.lattice.as_str() {
+            "off" => Lattice::Off,
+            "auto" => Lattice::Auto,
+            _ => Lattice::Only,
+        };
         let imatrix = match &self.imatrix {
             Some(values) => {
-                Some(ImatrixPlan { values: Arc::from(values.as_slice()?), rows_per_expert: self.rows_per_expert })
+                Some(ImatrixPlan { values: Cow::Borrowed(values.as_slice()?), rows_per_expert: self.rows_per_expert })
             }
             None => None,
         };
         Ok(TensorPlan {
             ty: parse_type(&self.format)?,
             intermediate: parse_type(&self.intermediate)?,
-            name: self.name,
-            shape: self.shape,
+            name: self.name.clone(),
+            shape: self.shape.clone(),
             source,
             imatrix,
+            lattice,
         })
     }
 }
@@ -109,13 +131,13 @@ enum Cut {
 }
 
 /// The shards of a model whose sizes are given, as `llama-quantize --keep-split` writes them.
-fn given_shards(
+fn given_shards<'a>(
     prefix: &Path,
     metadata: &Metadata,
     specs: &[TensorSpec],
-    tensors: Vec<TensorPlan>,
+    tensors: Vec<TensorPlan<'a>>,
     sizes: &[usize],
-) -> ggquant::Result<Vec<OutputFile>> {
+) -> ggquant::Result<Vec<OutputFile<'a>>> {
     let unsupported = |what: &str| ggquant::Error::Unsupported { at: ggquant::At::file(prefix), what: what.to_owned() };
     let count = u16::try_from(sizes.len()).map_err(|_| unsupported("there are too many shards"))?;
     let total = i32::try_from(tensors.len()).map_err(|_| unsupported("there are too many tensors to split"))?;
@@ -137,8 +159,13 @@ fn given_shards(
 }
 
 /// Lays out one file, or the shards of a split.
-fn outputs(target: &Path, metadata: &Metadata, tensors: Vec<TensorPlan>, cut: Cut) -> ggquant::Result<Vec<OutputFile>> {
-    let spec = |t: &TensorPlan| TensorSpec {
+fn outputs<'a>(
+    target: &Path,
+    metadata: &Metadata,
+    tensors: Vec<TensorPlan<'a>>,
+    cut: Cut,
+) -> ggquant::Result<Vec<OutputFile<'a>>> {
+    let spec = |t: &TensorPlan<'_>| TensorSpec {
         name: t.name.clone(),
         shape: ggquant::gguf::layout::trim_shape(&t.shape.iter().rev().copied().collect::<Vec<_>>()).to_vec(),
         ty: t.ty,
@@ -194,15 +221,18 @@ impl Progress for Reporter<'_> {
     }
 }
 
-/// Files written for each model, bytes written and bytes taken over from an earlier run.
-type Outcome = (Vec<Vec<(PathBuf, u64)>>, u64, u64);
+/// Of each model, the tensors whose own codes were looked for, and how many blocks of them were found.
+type OnGrid = Vec<Vec<(String, u64)>>;
+
+/// Files written for each model, bytes written, bytes taken over from an earlier run, and what was found on grids.
+type Outcome = (Vec<Vec<(PathBuf, u64)>>, u64, u64, OnGrid);
 
 /// Carries out a plan of one model or several, which are made from one reading of their sources.
 #[pyfunction]
 #[pyo3(signature = (models, threads, overwrite, resume, max_buffer, progress))]
 pub(crate) fn convert_models(
     py: Python<'_>,
-    models: Vec<GivenModel<'_>>,
+    mut models: Vec<GivenModel<'_>>,
     threads: Option<usize>,
     overwrite: bool,
     resume: bool,
@@ -211,10 +241,10 @@ pub(crate) fn convert_models(
 ) -> PyResult<Outcome> {
     let mut files = Vec::new();
     let mut counts = Vec::with_capacity(models.len());
-    for model in models {
-        let metadata = metadata::from_python(model.metadata)?;
-        let planned = model.tensors.into_iter().map(GivenTensor::plan).collect::<PyResult<Vec<_>>>()?;
-        let cut = match (model.shards, split_by(model.split_max_bytes, model.split_max_tensors)?) {
+    for model in &mut models {
+        let metadata = metadata::from_python(std::mem::take(&mut model.metadata))?;
+        let planned = model.tensors.iter().map(GivenTensor::plan).collect::<PyResult<Vec<_>>>()?;
+        let cut = match (model.shards.take(), split_by(model.split_max_bytes, model.split_max_tensors)?) {
             (Some(sizes), _) if sizes.iter().sum::<usize>() != planned.len() => {
                 return Err(PyValueError::new_err("the shards do not add up to the tensors"));
             }
@@ -222,8 +252,8 @@ pub(crate) fn convert_models(
             (None, Some(by)) => Cut::Limit(SplitOptions { by, no_tensor_first: false }),
             (None, None) => Cut::Whole,
         };
-        let target = model.target;
-        let made = detached(py, true, |_| outputs(Path::new(&target), &metadata, planned, cut))?;
+        let target = Path::new(&model.target);
+        let made = detached(py, true, |_| outputs(target, &metadata, planned, cut))?;
         counts.push(made.len());
         files.extend(made);
     }
@@ -238,8 +268,16 @@ pub(crate) fn convert_models(
         None => Ok(()),
     })?;
     let mut written = plan.outputs.into_iter().map(|output| (output.path, output.layout.file_len));
-    let written = counts.into_iter().map(|count| written.by_ref().take(count).collect()).collect();
-    Ok((written, report.bytes_written, report.bytes_reused))
+    let written = counts.iter().map(|&count| written.by_ref().take(count).collect()).collect();
+    let models = counts.iter().enumerate().flat_map(|(model, &count)| std::iter::repeat_n(model, count));
+    let models: Vec<usize> = models.collect();
+    let mut on_grid = vec![Vec::new(); counts.len()];
+    for tensor in report.tensors {
+        if let Some(found) = tensor.on_grid {
+            on_grid[models[tensor.output]].push((tensor.name, found));
+        }
+    }
+    Ok((written, report.bytes_written, report.bytes_reused, on_grid))
 }
 
 /// Name, dtype, shape, file, offset, bytes.

@@ -217,14 +217,17 @@ pub(crate) fn split_by(max_bytes: Option<u64>, max_tensors: Option<u64>) -> PyRe
     }
 }
 
-/// Entries by tensor name, names of the texts, number of chunks.
-type ImatrixParts<'py> = (Vec<(String, Bound<'py, PyArray1<f32>>)>, Bound<'py, PyTuple>, i64);
+/// Entries by tensor name (importances, counts), names of the texts, number of chunks.
+type ImatrixParts<'py> =
+    (Vec<(String, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f32>>)>, Bound<'py, PyTuple>, i64);
 
 /// Reads an importance matrix file of either kind.
 #[pyfunction]
 pub(crate) fn read_imatrix<'py>(py: Python<'py>, path: &str) -> PyResult<ImatrixParts<'py>> {
     let matrix = detached(py, false, |_| ggquant::imatrix::Imatrix::open(path))?;
-    let entries = matrix.entries.into_iter().map(|(name, values)| (name, PyArray1::from_vec(py, values))).collect();
+    let array = |values| PyArray1::from_vec(py, values);
+    let entry = |((name, values), counts)| (name, array(values), array(counts));
+    let entries = matrix.entries.into_iter().zip(matrix.counts).map(entry).collect();
     let datasets = matrix.datasets.iter().map(|name| metadata::text(py, name)).collect::<PyResult<Vec<_>>>()?;
     Ok((entries, PyTuple::new(py, datasets)?, matrix.chunk_count))
 }

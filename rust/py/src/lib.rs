@@ -4,8 +4,13 @@ mod blocks;
 mod convert;
 mod errors;
 mod gguf;
+mod gptq;
+mod matmul;
 mod metadata;
+mod nn;
+mod packed;
 mod run;
+mod stats;
 
 use pyo3::prelude::*;
 
@@ -28,9 +33,21 @@ mod _native {
     }
 
     #[pymodule_export]
-    use super::blocks::{decode, encode, formats};
+    use super::blocks::{block_grid, decode, encode, formats, scalar_formats, with_codes};
     #[pymodule_export]
     use super::convert::{checkpoint_tensors, convert_models};
     #[pymodule_export]
     use super::gguf::{GgufReader, GgufWriter, merge_file, read_imatrix, split_file, verify_file};
+    #[pymodule_export]
+    use super::gptq::{HessianFactor, gptq_formats, gptq_groups};
+    #[pymodule_export]
+    use super::matmul::{matmul, matmul_id};
+    #[pymodule_export]
+    use super::nn::{
+        activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
+    };
+    #[pymodule_export]
+    use super::packed::{block_codes, pack_codes, packed_codes, read_packed, round_to_nearest};
+    #[pymodule_export]
+    use super::stats::{difference, pack_logits, score_logits};
 }

@@ -1,0 +1,59 @@
+"""What a family's forward pass looks like: choices among parts that `ggquant.runtime` carries out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """Attention or feed-forward within a layer, `x + f(x)`, and where it normalizes.
+
+    Attributes:
+        norm: name of the norm of the input; empty where there is none.
+        out_norm: name of the norm of what is added to the residual stream.
+        sum_norm: name of the norm of the sum, where the stream itself is normalized (post-norm layers).
+    """
+
+    norm: str = ""
+    out_norm: str = ""
+    sum_norm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A transformer, in terms of its GGUF tensors and metadata.
+
+    What tensors say by being there is not repeated here: biases, a fused `attn_qkv`, an ungated feed-forward, experts,
+    sinks, learned positions.
+
+    Attributes:
+        attention, feed_forward: the two halves of a layer.
+        norm: kind of all norms.
+        head_norm: whether `attn_q_norm` and `attn_k_norm` go over each "head" or over the "whole" row.
+        rope: which values of a head rotate together: "neighbours" 2i and 2i+1, or "halves" i and i + n/2.
+        activation: of the feed-forward network; "swiglu_oai" is gpt-oss's clamped product.
+        router: "softmax" over all experts before the best are chosen, or "softmax_chosen" over those alone.
+        router_normalizes: whether the chosen experts' weights are made to sum to 1, unless the model says otherwise.
+        causal: whether tokens see only what is before them.
+        full_every: where there is a sliding window, every how many layers one sees everything; 0 where all do.
+        sliding_rope: whether layers with a window have a RoPE of their own, without scaling.
+        scale_embedding: whether embeddings are multiplied by the root of their width.
+        deep_scale_layers: number of layers of the size whose attention scale follows from the hidden size over the
+            number of heads instead of from the head's width; 0 where no size does.
+    """
+
+    attention: Half = Half("attn_norm")
+    feed_forward: Half = Half("ffn_norm")
+    norm: Literal["rms", "layer"] = "rms"
+    head_norm: Literal["head", "whole"] = "head"
+    rope: Literal["neighbours", "halves", "none"] = "halves"
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu", "swiglu_oai"] = "silu"
+    router: Literal["softmax", "softmax_chosen"] = "softmax"
+    router_normalizes: bool = True
+    causal: bool = True
+    full_every: int = 0
+    sliding_rope: bool = False
+    scale_embedding: bool = False
+    deep_scale_layers: int = 0

@@ -1,0 +1,171 @@
+"""Perplexity, and divergence from a reference: definitions and windows are those of llama-perplexity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ggquant import _native
+from ggquant.calibration import Chunks, cut
+from ggquant.errors import NonFiniteError, UsageError
+from ggquant.evaluation.logits_file import LogitsFile, writing_logits
+from ggquant.evaluation.states import first_scored, last_states, predictions
+from ggquant.evaluation.summary import Evaluation, summarize, summarize_alone
+from ggquant.evaluation.windows import bos_of, open_predictor, text_chunks
+from ggquant.runtime import RunnableModel
+from ggquant.runtime.memory import requirements
+from ggquant.runtime.ops import Floats, negative_log_likelihood
+
+if TYPE_CHECKING:
+    import os
+
+    from ggquant.product import Activations
+
+    Source = str | os.PathLike[str]
+    Report = Callable[[int, int, str], object]
+
+#: Tokens in a chunk unless the caller says otherwise.
+CONTEXT = 512
+
+#: Layers that take about as long as the output matrix and what is made of its result; for the progress alone.
+_OUTPUT_LAYERS = 2
+
+
+def evaluate(
+    model: Source,
+    text: Source | Sequence[Source] | None = None,
+    *,
+    reference: Source | None = None,
+    logits: Source | None = None,
+    save_logits: Source | None = None,
+    context: int | None = None,
+    chunks: int | None = None,
+    activations: Activations = "float32",
+    threads: int | None = None,
+    memory: int | None = None,
+    overwrite: bool = False,
+    progress: Report | None = None,
+) -> Evaluation:
+    """The perplexity of a model on a text, and how far its predictions are from a reference's.
+
+    The text is cut into chunks; each token of the second half of a chunk predicts the next. Weights are read layer by
+    layer. Results do not depend on the number of threads.
+
+    Args:
+        model: a checkpoint's folder, or a GGUF file of any format.
+        text: a text file, or several, as for `ggquant.calibration`. Not needed with `logits`, which have the tokens;
+            given, it must be the same text.
+        reference: the model to compare with, typically the original.
+        logits: its predictions in a file, instead.
+        save_logits: write the model's own predictions to this file, for later comparisons here or in llama.cpp.
+        context: tokens in a chunk, by default 512, or those of `logits`.
+        chunks: use only so many from the start.
+        activations: "float32", or "int8" to quantize activations as ggml does when it runs a quantized model.
+        threads: number of threads, by default one per core.
+        memory: most bytes of memory to use; hidden states that do not fit go to a temporary file.
+        overwrite: whether `save_logits` may be replaced.
+        progress: called with work done, work in all, and what is being done.
+
+    Raises:
+        UsageError: arguments that contradict each other, a text that is too short, a vocabulary that does not match.
+        NonFiniteError: the model's predictions are not finite.
+        FileError, MalformedFileError, CheckpointError, UnsupportedError: a file that cannot be used, and why.
+    """
+    started = time.monotonic()
+    if reference is not None and logits is not None:
+        raise UsageError("compare with a reference model or with its logits, not with both")
+    if text is None and logits is None:
+        raise UsageError("a text is needed")
+    own = open_predictor(model, activations, threads)
+    base = open_predictor(reference, activations, threads) if reference is not None else None
+    stored = LogitsFile(logits) if logits is not None else None
+    for other, n_vocab in ((reference, base and base.n_vocab), (logits, stored and stored.n_vocab)):
+        if other is not None and n_vocab != own.n_vocab:
+            raise UsageError(
+                f"{other}: its vocabulary has {n_vocab} tokens, and that of {model} has {own.n_vocab}: "
+                "these are different models",
+                file=str(other),
+            )
+    cuts = _chunks(own, text, stored, context, chunks)
+    n_chunks, n_ctx = cuts.tokens.shape
+    models = [own, *([base] if base else [])]
+    limits = [requirements(m, n_chunks, n_ctx, logits=True, budget=memory).hidden_limit // len(models) for m in models]
+    steps = _Steps(models, cuts.inputs.size, progress)
+    with ExitStack() as stack:
+        writer = None
+        if save_logits is not None:
+            writer = stack.enter_context(writing_logits(save_logits, cuts.tokens, own.n_vocab, overwrite=overwrite))
+        expected = last_states(base, cuts.inputs, limits[-1], steps.add) if base is not None else None
+        states = last_states(own, cuts.inputs, limits[0], steps.add)
+        packed = _packed(base, expected, stored, threads)
+        scores = []
+        for chunk, (ids, h) in enumerate(zip(cuts.tokens, states, strict=True)):
+            rows = predictions(own, h)
+            if writer is not None:
+                writer.add(_native.pack_logits(rows, own.n_vocab, threads))
+            scores.append(_score(rows, ids, next(packed, None), threads))
+            if not np.isfinite(scores[-1]).all():
+                raise NonFiniteError(f"{model}: its predictions for chunk {chunk} are not finite", file=str(model))
+            steps.add(_OUTPUT_LAYERS * len(models) * n_ctx, f"chunk {chunk + 1} of {n_chunks}")
+    summary = summarize_alone if base is None and stored is None else summarize
+    return summary(np.concatenate(scores), seconds=time.monotonic() - started, chunks=n_chunks, n_ctx=n_ctx)
+
+
+def _chunks(
+    model: RunnableModel,
+    text: Source | Sequence[Source] | None,
+    stored: LogitsFile | None,
+    context: int | None,
+    chunks: int | None,
+) -> Chunks:
+    if stored is None:
+        if text is None:
+            raise UsageError("a text is needed")
+        return text_chunks(model, text, CONTEXT if context is None else context, chunks)
+    if context is not None and context != stored.n_ctx:
+        raise UsageError(f"{stored.path}: made with chunks of {stored.n_ctx} tokens, not of {context}")
+    made = cut(stored.tokens.reshape(-1), stored.n_ctx, bos=bos_of(model), chunks=chunks, name=str(stored.path))
+    if text is not None:
+        found = text_chunks(model, text, stored.n_ctx, len(made)).tokens
+        if found.shape != made.tokens.shape or (found != made.tokens).any():
+            raise UsageError(f"{stored.path}: made from other tokens than {text} has: another text, or tokenizer")
+    return made
+
+
+def _packed(
+    base: RunnableModel | None, states: Floats | None, stored: LogitsFile | None, threads: int | None
+) -> Iterator[npt.NDArray[np.uint16]]:
+    """The reference's predictions, chunk by chunk."""
+    if stored is not None:
+        yield from stored.chunks()
+    elif base is not None and states is not None:
+        for h in states:
+            yield _native.pack_logits(predictions(base, h), base.n_vocab, threads)
+
+
+def _score(
+    rows: Floats, ids: npt.NDArray[np.int64], base: npt.NDArray[np.uint16] | None, threads: int | None
+) -> npt.NDArray[np.float64]:
+    targets = np.ascontiguousarray(ids[first_scored(len(ids)) + 1 :], np.uint32)
+    n_vocab = rows.size // len(targets)
+    if base is None:
+        return negative_log_likelihood(rows.reshape(-1, n_vocab), targets, threads)
+    return _native.score_logits(rows, n_vocab, base, targets, threads).reshape(-1, 5)
+
+
+class _Steps:
+    """Counts tokens times layers."""
+
+    def __init__(self, models: list[RunnableModel], tokens: int, report: Report | None) -> None:
+        self._total = sum(model.n_layer + _OUTPUT_LAYERS for model in models) * tokens
+        self._done, self._report = 0, report
+
+    def add(self, work: int, what: str) -> None:
+        self._done += work
+        if self._report is not None:
+            self._report(self._done, self._total, what)

@@ -1,0 +1,61 @@
+"""Hidden states of all chunks after the last layer, and what the model predicts from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ggquant.runtime import RunnableModel
+from ggquant.runtime.block import GROUP_TOKENS
+from ggquant.runtime.hidden import allocate
+from ggquant.runtime.ops import Floats
+
+
+def first_scored(n_ctx: int) -> int:
+    """Position in a chunk of the first token whose successor is predicted: the first half is context only."""
+    return n_ctx // 2
+
+
+def scored_tokens(n_ctx: int) -> int:
+    """How many tokens of a chunk are scored: the last has no successor."""
+    return n_ctx - 1 - first_scored(n_ctx)
+
+
+def last_states(
+    model: RunnableModel,
+    inputs: npt.NDArray[np.int64],
+    limit: int,
+    step: Callable[[int, str], object],
+) -> Floats:
+    """The hidden states after the last layer, one layer's weights in memory at a time.
+
+    Args:
+        model: the model.
+        inputs: [n_chunks, n_ctx] token ids.
+        limit: most bytes of hidden states in memory; more go to a file.
+        step: called with the number of tokens that went through a layer, and a few words.
+
+    Returns:
+        [n_chunks, n_ctx, hidden], float32.
+    """
+    h = allocate((*inputs.shape, model.hidden_size), limit)
+    parts = range(0, len(h), max(1, GROUP_TOKENS // inputs.shape[1]))
+    group = parts.step
+    for start in parts:
+        h[start : start + group] = model.embed(inputs[start : start + group])
+    for layer in range(model.n_layer):
+        block = model.block(layer)
+        for start in parts:
+            part = h[start : start + group]
+            block(part, out=part)
+            step(part.shape[0] * part.shape[1], f"layer {layer}")
+    return h
+
+
+def predictions(model: RunnableModel, h: Floats) -> Floats:
+    """Logits of the scored tokens of a chunk [n_ctx, hidden], flat."""
+    n_ctx = len(h)
+    made: Floats = np.ascontiguousarray(model.logits(h[first_scored(n_ctx) : n_ctx - 1])).reshape(-1)
+    return made

@@ -1,0 +1,165 @@
+"""The modules of a model: which of its tensors are weights of linear layers, and their values or codes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ggquant import _native
+from ggquant.checkpoint_index import StoredTensor
+from ggquant.errors import FileError, MalformedFileError, UnsupportedError
+from ggquant.export.layouts import Codes
+from ggquant.export.scheme import Scheme
+from ggquant.model import View
+from ggquant.native_plan import native_packed
+from ggquant.sources import contiguous_strides
+
+_FLOATS = ("F32", "F16", "BF16")
+
+#: Weights of linear layers that loaders keep in full precision: heads, routers and gates of experts, and the modules of
+#: other modalities and of multi-token prediction.
+_KEPT = re.compile(
+    r"(^|\.)(lm_head|score|classifier|embed_out)$"
+    r"|\.(gate|router|shared_expert_gate|router\.layer)$"
+    r"|(^|\.)(visual|vision\w*|audio\w*|mtp|multi_modal_projector|mm_projector|merger|patch_embed|resampler)(\.|$)"
+)
+_IN_LAYER = re.compile(r"(^|\.)(layers|h|blocks|block)\.\d+\.")
+_NOT_LINEAR = re.compile(r"(^|\.)(embed_tokens|word_embeddings|wte|wpe|embeddings?|\w*norm\w*|ln_\w+)(\.|$)")
+
+#: Conv1D layers of this family store weights input-first.
+_INPUT_FIRST = re.compile(r"(^|\.)h\.\d+\.(attn|mlp)\.c_(attn|fc|proj)$")
+
+
+class Weights(Protocol):
+    """The weights of a module, `[rows, columns]`."""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether there is reason to ask for codes."""
+
+    def values(self, first: int, last: int, threads: int | None) -> npt.NDArray[np.float32]:
+        """Rows `first..last` as float32."""
+
+    def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:
+        """The codes that the weights are made of, if they are: nothing is rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer.
+
+    Attributes:
+        name: name of the module.
+        rows, columns: outputs and inputs.
+        dtype: stored type of its weights, or the one to store them in.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    dtype: str
+    weights: Weights
+
+
+def split_names(tensors: Iterable[StoredTensor], skip: str | None) -> tuple[list[str], list[str]]:
+    """Names of the modules to quantize, and of the linear modules to keep as they are.
+
+    Args:
+        tensors: what the checkpoint holds, packed matrices as one tensor.
+        skip: regular expression of modules to keep besides.
+
+    Raises:
+        UnsupportedError: weights that are no modules of their own: stacked experts, input-first layers.
+    """
+    chosen: list[str] = []
+    kept: list[str] = []
+    wanted = re.compile(skip) if skip else None
+    for tensor in tensors:
+        module, _, end = tensor.name.rpartition(".")
+        if wanted is not None and wanted.search(module or tensor.name):
+            if len(tensor.shape) == 2 and end == "weight":
+                kept.append(module)
+            continue
+        if len(tensor.shape) == 3 and tensor.dtype in _FLOATS and _IN_LAYER.search(tensor.name) and "expert" in module:
+            raise UnsupportedError(
+                f"tensor {tensor.name}: stacked experts are no modules of their own in this layout; "
+                "--skip 'experts' keeps them as they are",
+                tensor=tensor.name,
+            )
+        if end != "weight" or len(tensor.shape) != 2 or tensor.dtype not in _FLOATS or _NOT_LINEAR.search(module):
+            continue
+        if _INPUT_FIRST.search(module):
+            raise UnsupportedError(
+                f"tensor {tensor.name}: layers that store weights input-first (Conv1D) cannot be exported",
+                tensor=tensor.name,
+            )
+        is_wanted = tensor.packed is not None or (_IN_LAYER.search(module) and not _KEPT.search(module))
+        (chosen if is_wanted else kept).append(module)
+    return chosen, kept
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """Weights of a checkpoint: floats, or packed."""
+
+    tensor: StoredTensor
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether there is reason to ask for codes."""
+        return self.tensor.packed is not None
+
+    def values(self, first: int, last: int, threads: int | None) -> npt.NDArray[np.float32]:
+        """Rows `first..last` as float32."""
+        tensor = self.tensor
+        if tensor.packed is not None:
+            columns = tensor.shape[-1]
+            view = self._view((last - first, columns), first * columns)
+            return _native.read_packed(native_packed(view), threads).reshape(last - first, columns)
+        return float_rows(tensor, first, last)
+
+    def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:
+        """The codes of packed integers."""
+        packed = self.tensor.packed
+        if packed is None or packed.coding == "float" or packed.rows_per_scale != 1 or packed.bits == 1:
+            return None
+        rows, columns = self.tensor.shape
+        view = self._view((rows, columns), 0)
+        codes, scales, zeros = _native.packed_codes(native_packed(view), threads)
+        groups = packed.groups
+        group_size = -1 if groups == 1 else packed.group_len
+        symmetric = packed.zero == 1 << packed.bits - 1
+        listed = None
+        if packed.listed is not None:
+            listed = np.fromfile(packed.listed.file, "<i4", columns, offset=packed.listed.offset)
+            group_size = -(-columns // groups)
+        made = Codes(codes.reshape(rows, columns), scales.reshape(rows, groups), zeros.reshape(rows, groups), listed)
+        return Scheme(packed.bits, group_size, symmetric), made
+
+    def _view(self, shape: tuple[int, int], start: int) -> View:
+        tensor = self.tensor
+        strides = contiguous_strides(shape)
+        return View(tensor.file, tensor.offset, tensor.dtype, shape, strides, start, packed=tensor.packed)
+
+
+def float_rows(tensor: StoredTensor, first: int, last: int) -> npt.NDArray[np.float32]:
+    """Rows `first..last` of a stored matrix of floats, as float32."""
+    columns = tensor.shape[-1]
+    item = np.dtype({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype])
+    count = (last - first) * columns
+    try:
+        found = np.fromfile(tensor.file, item, count, offset=tensor.offset + first * columns * item.itemsize)
+    except OSError as error:
+        raise FileError(f"{tensor.file}: {error.strerror}", file=tensor.file, errno=error.errno) from error
+    if found.size != count:
+        raise MalformedFileError(
+            f"{tensor.file}: tensor {tensor.name} is cut short", file=tensor.file, tensor=tensor.name
+        )
+    if tensor.dtype == "BF16":
+        found = (found.astype("<u4") << 16).view("<f4")
+    return found.astype(np.float32, copy=False).reshape(last - first, columns)

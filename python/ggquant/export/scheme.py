@@ -1,0 +1,88 @@
+"""What a module is quantized to, and which of it a layout can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ggquant.errors import UsageError
+
+Layout = Literal["gptq", "gptq_v2", "awq", "compressed-tensors"]
+
+#: Layouts, and the widths each has.
+WIDTHS: dict[Layout, tuple[int, ...]] = {
+    "gptq": (2, 3, 4, 8),
+    "gptq_v2": (2, 3, 4, 8),
+    "awq": (4,),
+    "compressed-tensors": (2, 3, 4, 5, 6, 7, 8),
+}
+
+
+Method = Literal["rtn", "keep"]
+
+
+def find_layout(name: str) -> Layout:
+    """The layout of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for layout in WIDTHS:
+        if layout == name.lower().replace("-v2", "_v2"):
+            return layout
+    raise UsageError(f"'{name}' is no layout; there are {', '.join(WIDTHS)}")
+
+
+def find_method(name: str | None) -> Method | None:
+    """The method of this name, if one is named.
+
+    Raises:
+        UsageError: there is none of this name, or it is not there yet.
+    """
+    known: dict[str | None, Method | None] = {None: None, "rtn": "rtn", "keep": "keep"}
+    if name in known:
+        return known[name]
+    if name in ("gptq", "awq", "awq+gptq"):
+        raise UsageError(f"method '{name}' is not there yet; rtn and keep are")
+    raise UsageError(f"'{name}' is no method; there are rtn and keep")
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a module's weights are quantized.
+
+    Attributes:
+        bits: bits of a code.
+        group_size: neighbouring inputs that share a scale, or -1 for whole rows.
+        symmetric: the zero point is the middle code.
+    """
+
+    bits: int = 4
+    group_size: int = 128
+    symmetric: bool = True
+
+    def groups(self, columns: int) -> int:
+        """Groups of a row."""
+        return 1 if self.group_size == -1 else -(-columns // self.group_size)
+
+    def group_len(self, columns: int) -> int:
+        """Inputs of a group."""
+        return columns if self.group_size == -1 else self.group_size
+
+
+def check(layout: Layout, scheme: Scheme) -> None:
+    """Raises UsageError where no module can be stored this way."""
+    if scheme.bits not in WIDTHS[layout]:
+        widths = ", ".join(map(str, WIDTHS[layout]))
+        raise UsageError(f"{layout} checkpoints have codes of {widths} bits, not {scheme.bits}")
+    if scheme.group_size != -1 and (scheme.group_size < 16 or scheme.group_size % 16):
+        raise UsageError(f"groups of {scheme.group_size}: give a multiple of 16 such as 128, or -1 for whole rows")
+
+
+def obstacle(layout: Layout, scheme: Scheme, rows: int, columns: int) -> str:
+    """Why a module of this shape cannot be stored so, or ""."""
+    if layout in ("awq", "compressed-tensors") and scheme.group_size != -1 and columns % scheme.group_size:
+        return f"{columns} inputs do not divide into groups of {scheme.group_size}, as {layout} needs"
+    if layout == "awq" and rows % 8:
+        return f"{rows} outputs do not divide into words of 8, as awq needs"
+    return ""

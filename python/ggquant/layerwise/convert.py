@@ -1,0 +1,226 @@
+"""A model quantized by GPTQ: plan, pass over the layers, ordinary conversion of what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggquant import __version__, pipeline
+from ggquant.calibration import CalibrationText, cut, default_text, read_texts
+from ggquant.errors import FileError
+from ggquant.imatrix import Imatrix
+from ggquant.layerwise.report import TensorReport
+from ggquant.layerwise.solve import LayerwiseOptions, solve_model
+from ggquant.layerwise.work import WorkFile
+from ggquant.metadata import MetaValue
+from ggquant.pipeline import ConversionReport
+from ggquant.policy import Options
+from ggquant.progress import Progress
+from ggquant.runtime import RunnableModel, open_model
+from ggquant.tokenizing import Tokenizer
+
+Source = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class LayerwiseProgress:
+    """Where the pass over the layers stands.
+
+    Attributes:
+        layer: the layer being solved; -1 for the embedding, `n_layer` for the output matrix.
+        n_layer: number of layers.
+        tensor: the tensor that is next.
+        done, total: tensors solved, and to be solved.
+        gain: loss of the tensor solved last relative to that of weighted rounding; None before the first.
+        seconds: time since the start.
+    """
+
+    layer: int
+    n_layer: int
+    tensor: str
+    done: int
+    total: int
+    gain: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LayerwiseReport:
+    """What a quantization by a method did.
+
+    Attributes:
+        conversion: of the file that was written.
+        tensors: what solving each tensor gave, in the order of the pass.
+        tokens: calibration tokens.
+        seconds: duration.
+    """
+
+    conversion: ConversionReport
+    tensors: list[TensorReport]
+    tokens: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--report`."""
+        return {
+            "path": str(self.conversion.path),
+            "bytes": self.conversion.total_bytes,
+            "bits_per_weight": self.conversion.bits_per_weight,
+            "calibration_tokens": self.tokens,
+            "seconds": self.seconds,
+            "tensors": [asdict(tensor) for tensor in self.tensors],
+        }
+
+
+def quantize_by_gptq(
+    src: Source,
+    dst: Source | None,
+    variant: str,
+    *,
+    method: LayerwiseOptions | None = None,
+    calibration: Sequence[Source] = (),
+    chunks: int | None = None,
+    context: int = 512,
+    seed: int | None = None,
+    options: Options | None = None,
+    pre: str | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    solving: Callable[[LayerwiseProgress], object] | None = None,
+    writing: Callable[[Progress], object] | None = None,
+) -> LayerwiseReport:
+    """Quantizes a model by GPTQ into an ordinary GGUF file of the variant, with the sizes that the variant has.
+
+    Args:
+        src, dst, variant, options, pre, threads, overwrite: as for `convert`.
+        method: strength and effort.
+        calibration: texts; the package's own without any.
+        chunks: how many chunks of text to use, at most; all by default.
+        context: tokens in a chunk.
+        seed: choose the chunks at random, reproducibly; otherwise they are taken from the beginning.
+        resume: keep solved tensors when the run fails or is interrupted, and go on from those that an earlier one left.
+        solving, writing: told of progress.
+
+    Raises:
+        UsageError: too little text, arguments that cannot be right.
+        NonFiniteError: weights or activations that are not finite.
+        FileError: the output exists, or the system refused a read or a write.
+    """
+    started = time.monotonic()
+    chosen = replace(method or LayerwiseOptions(), threads=threads)
+    model = open_model(src, threads=threads, pre=pre)
+    text = read_texts(calibration, model.metadata) if calibration else default_text()
+    tokens = calibration_tokens(model, text, context, chunks, seed)
+    stand_in = Imatrix({name: np.ones(size, np.float32) for name, size in _inputs(model).items()})
+    plan = pipeline.plan(src, variant, imatrix=stand_in, options=options, pre=pre)
+    formats = {
+        t.name: t.format
+        for t in plan.tensors
+        if t.format not in ("F32", "F16", "BF16") and (t.name in stand_in.entries or t.name == "token_embd.weight")
+    }
+    target = Path(dst) if dst is not None else pipeline.default_output(src, plan.variant)
+    if target.exists() and not overwrite:
+        raise FileError(f"{target}: exists already; --overwrite replaces it", file=str(target))
+    work = WorkFile(target, _fingerprint(model, text, tokens, formats, chosen), resume=resume)
+    try:
+        last: float | None = None
+
+        def tell(layer: int, name: str) -> None:
+            if solving is not None:
+                now = time.monotonic() - started
+                solving(LayerwiseProgress(layer, model.n_layer, name, len(work.done), len(formats), last, now))
+
+        earlier = dict(work.done)
+        for solved in solve_model(model, tokens, formats, chosen, tell, earlier):
+            if solved.name not in earlier:
+                work.add(solved)
+            last = solved.report.solved / solved.report.weighted if solved.report.weighted else None
+        reports = [solved.report for solved in work.done.values()]
+        matrix = Imatrix(
+            {**stand_in.entries, **{s.name: s.importance for s in work.done.values() if s.importance is not None}},
+            datasets=list(text.names),
+            chunk_count=len(tokens),
+        )
+        conversion = pipeline.convert(
+            src,
+            target,
+            variant,
+            imatrix=matrix,
+            options=_described(options or Options(), chosen),
+            pre=pre,
+            threads=threads,
+            progress=writing,
+            overwrite=overwrite,
+            ready=work.views,
+        )
+    except BaseException:
+        if not resume:
+            work.remove()
+        raise
+    work.remove()
+    return LayerwiseReport(conversion, reports, int(tokens.size), time.monotonic() - started)
+
+
+def calibration_tokens(
+    model: RunnableModel, text: CalibrationText, context: int, chunks: int | None, seed: int | None
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The text's chunks, [n_chunks, context]: the first ones, or with a seed a random choice in order."""
+    tokenizer = Tokenizer(model.metadata, model.path)
+    ids = tokenizer.encode(text.text, parse_special=text.has_special)
+    bos = tokenizer.bos if tokenizer.add_bos else None
+    inputs = cut(ids, context, bos=bos, chunks=None if seed is not None else chunks, name=text.names[0]).inputs
+    if seed is None or chunks is None or chunks >= len(inputs):
+        return inputs
+    kept = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:chunks])
+    return np.ascontiguousarray(inputs[kept])
+
+
+def _inputs(model: RunnableModel) -> dict[str, int]:
+    """Matrices that have an input whose columns can be counted, and how many importances they take."""
+    sizes = {}
+    for tensor in model.source.tensors:
+        matrix = tensor.name.startswith("blk.") or tensor.name == "output.weight"
+        if matrix and tensor.name.endswith(".weight") and len(tensor.shape) >= 2:
+            experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
+            sizes[tensor.name] = experts * tensor.shape[-1]
+    return sizes
+
+
+def _fingerprint(
+    model: RunnableModel,
+    text: CalibrationText,
+    tokens: np.ndarray[Any, np.dtype[np.int64]],
+    formats: Mapping[str, str],
+    method: LayerwiseOptions,
+) -> str:
+    """A digest of everything that a solution depends on: weights, tokens, formats, options, version."""
+    digest = hashlib.sha256()
+    digest.update(repr((__version__, sorted(formats.items()), replace(method, threads=None), text.names)).encode())
+    digest.update(np.ascontiguousarray(tokens).tobytes())
+    for path in model.source.inputs:
+        try:
+            with Path(path).open("rb") as file:
+                while part := file.read(1 << 22):
+                    digest.update(part)
+        except OSError as error:
+            raise FileError(f"{path}: {error.strerror}", file=path, errno=error.errno) from error
+    return digest.hexdigest()
+
+
+def _described(options: Options, method: LayerwiseOptions) -> Options:
+    """The options with a note of the method in the output's metadata."""
+    note = {
+        "quantize.method": MetaValue(
+            "STRING",
+            f"{'awq+' if method.awq and method.gptq else ''}{'gptq' if method.gptq else 'awq'} {method.effort}",
+        )
+    }
+    return replace(options, overrides={**note, **options.overrides})

@@ -1,0 +1,78 @@
+"""The token embedding: a weight without an input, whose errors every layer reads."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from ggquant.layerwise.report import SolvedTensor, TensorReport
+from ggquant.methods.solver import Effort, FactoredHessian, solver_formats
+from ggquant.runtime.model import RunnableModel
+from ggquant.runtime.weights import as_float32, read_tensor
+from ggquant.tensor import quantize
+
+Floats = npt.NDArray[np.float32]
+
+#: Chunks that are run to see how large the residual stream is at each layer.
+_PROBE_CHUNKS = 4
+
+_ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_qkv")
+_FEED_FORWARD = ("ffn_gate", "ffn_up")
+
+
+def reading_hessian(model: RunnableModel, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """How much an error of the residual stream moves what the layers make of it: [hidden, hidden].
+
+    An error e of the stream reaches a weight W behind a norm with weights g as `W diag(g) e / rms`, so that what all of
+    them make of it adds up to `e^T H e` with `H = sum diag(g) W^T W diag(g) / rms^2`.
+
+    Args:
+        model: the model as it was.
+        tokens: calibration tokens, of which a few chunks are used.
+    """
+    names = {tensor.name for tensor in model.source.tensors}
+    hessian = np.zeros((model.hidden_size, model.hidden_size))
+    h = model.embed(tokens[:_PROBE_CHUNKS])
+
+    def add(norm: str, weights: tuple[str, ...], prefix: str) -> None:
+        gain = np.ones(model.hidden_size)
+        if f"{prefix}{norm}.weight" in names:
+            gain = as_float32(read_tensor(model.tensor(f"{prefix}{norm}.weight"))).astype(np.float64)
+        for weight in weights:
+            if f"{prefix}{weight}.weight" in names:
+                w = as_float32(read_tensor(model.tensor(f"{prefix}{weight}.weight"))) * gain.astype(np.float32)
+                hessian[...] += (w.T @ w) / max(float(np.square(h, dtype=np.float64).mean()), 1e-30)
+
+    for layer in range(model.n_layer):
+        prefix = f"blk.{layer}."
+        add(model.graph.attention.norm, _ATTENTION, prefix)
+        add(model.graph.feed_forward.norm, _FEED_FORWARD, prefix)
+        model.block(layer)(h, out=h)
+    add("output_norm", ("output",), "")
+    return hessian
+
+
+def solve_embedding(model: RunnableModel, tokens: npt.NDArray[np.int64], format: str, effort: Effort) -> SolvedTensor:
+    """The token embedding in a block format, its rows weighted by what the layers read of them."""
+    name = "token_embd.weight"
+    started = time.monotonic()
+    w = as_float32(read_tensor(model.tensor(name)))
+    hessian = reading_hessian(model, tokens)
+    importance = np.asarray(np.diag(hessian), dtype=np.float32)
+    if format in solver_formats():
+        result = FactoredHessian(hessian, effort=effort).solve(w, format)
+        tensor, weighted, solved = result.tensor, float(result.rounded.sum()), float(result.solved.sum())
+    else:
+        tensor = quantize(w, format, imatrix=importance)
+        weighted = solved = _loss(w - tensor.dequantize(), hessian)
+    plain = quantize(w, format, imatrix=np.ones(w.shape[1], np.float32))
+    rounded = _loss(w - plain.dequantize(), hessian)
+    seconds = time.monotonic() - started
+    report = TensorReport(name, format, tensor.nbytes, rounded, weighted, solved, seconds, 0.01, 0)
+    return SolvedTensor(name, tensor, None, report)
+
+
+def _loss(error: Floats, hessian: npt.NDArray[np.float64]) -> float:
+    return float(((error @ hessian.astype(np.float32)) * error).sum(dtype=np.float64))

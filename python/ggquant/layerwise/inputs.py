@@ -1,0 +1,86 @@
+"""Which weights of a layer share an input, and what that input is for some tokens."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ggquant.runtime import Block
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Weights with the same input, which can be solved together.
+
+    Attributes:
+        names: GGUF names, in the order of use.
+        experts: whether each expert has inputs of its own.
+    """
+
+    names: tuple[str, ...]
+    experts: bool
+
+
+class _EnoughError(Exception):
+    """Raised in a hook to leave the layer once all that is wanted has been seen."""
+
+
+def stages(block: Block, h: Floats) -> list[Stage]:
+    """The stages of a layer, found by running a few tokens through it.
+
+    Args:
+        block: the layer.
+        h: hidden states [1, n, hidden] of a few tokens.
+    """
+    found: list[list[str]] = []
+    experts: list[bool] = []
+    last: Floats | None = None
+
+    def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
+        nonlocal last
+        known = any(name in names for names in found)
+        if x is last and not known:
+            found[-1].append(name)
+        elif not known:
+            found.append([name])
+            experts.append(ids is not None)
+        last = x
+
+    if block.experts is not None:
+        block.experts.all_for_hook = True
+    block(h, hook)
+    if block.experts is not None:
+        block.experts.all_for_hook = False
+    return [Stage(tuple(names), own) for names, own in zip(found, experts, strict=True)]
+
+
+def inputs_of(block: Block, h: Floats, wanted: tuple[str, ...]) -> dict[str, Floats]:
+    """Inputs of some weights, [tokens, K] each, for one group of chunks. Leaves the layer after the last of them."""
+    seen: dict[str, Floats] = {}
+
+    def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
+        if name in wanted:
+            seen[name] = x
+            if len(seen) == len(wanted):
+                raise _EnoughError
+
+    with suppress(_EnoughError):
+        block(h, hook)
+    return seen
+
+
+def expert_inputs(block: Block, h: Floats, name: str) -> list[tuple[int, Floats]]:
+    """Inputs of a stack of experts for one group of chunks: (expert, [tokens, K]) for each expert that has tokens."""
+    seen: list[tuple[int, Floats]] = []
+
+    def hook(given: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
+        if given == name and ids is not None and len(ids):
+            seen.append((int(ids[0]), x))
+
+    block(h, hook)
+    return seen

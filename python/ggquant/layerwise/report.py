@@ -1,0 +1,55 @@
+"""What solving a tensor gives: its blocks, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ggquant.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """What solving a tensor gave. Losses are sums over its rows of `e^T H e`, H being the mean over tokens.
+
+    Attributes:
+        name, format: of the tensor.
+        nbytes: size of its blocks.
+        rounded: loss of the format's own encoder when all columns count alike.
+        weighted: loss of the format's own encoder with the importance matrix.
+        solved: loss of the solution.
+        seconds: time the solver took.
+        damp: damping used; more than was asked for where the Hessian needed it.
+        tokens: tokens behind the Hessian.
+        note: anything out of the ordinary.
+    """
+
+    name: str
+    format: str
+    nbytes: int
+    rounded: float
+    weighted: float
+    solved: float
+    seconds: float
+    damp: float
+    tokens: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SolvedTensor:
+    """A tensor ready to be stored.
+
+    Attributes:
+        name: its GGUF name.
+        tensor: its blocks.
+        importance: mean squares of its inputs' columns, flat over experts; None where there are none.
+        report: what solving it gave.
+    """
+
+    name: str
+    tensor: QuantizedTensor
+    importance: npt.NDArray[np.float32] | None
+    report: TensorReport

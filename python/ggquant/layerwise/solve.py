@@ -1,0 +1,362 @@
+"""The pass over a model: weights that share an input are solved together, and what comes after sees the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ggquant.errors import UsageError
+from ggquant.layerwise.embedding import solve_embedding
+from ggquant.layerwise.inputs import Stage, expert_inputs, inputs_of, stages
+from ggquant.layerwise.moments import Moments
+from ggquant.layerwise.report import SolvedTensor, TensorReport
+from ggquant.methods.awq import AWQScales, awq_scales
+from ggquant.methods.solver import EFFORTS, Effort, FactoredHessian, GPTQResult, solver_formats
+from ggquant.model import SourceTensor
+from ggquant.runtime import Block
+from ggquant.runtime.block import GROUP_TOKENS
+from ggquant.runtime.linear import Arithmetic
+from ggquant.runtime.model import RunnableModel
+from ggquant.runtime.weights import as_float32, read_tensor
+from ggquant.tensor import QuantizedTensor, quantize
+
+Floats = npt.NDArray[np.float32]
+
+#: Names of the weights whose output is added to the residual stream.
+_ADDED = ("attn_output.weight", "ffn_down.weight")
+
+#: An expert with fewer tokens than this share of its columns has no Hessian worth the name.
+_ENOUGH_TOKENS = 0.25
+
+
+@dataclass(frozen=True)
+class LayerwiseOptions:
+    """How a model is solved.
+
+    Attributes:
+        effort: of the solver.
+        damp: added to the diagonal of Hessians, relative to its mean.
+        act_order: solve columns by falling diagonal within their windows.
+        cross: strength of the correction for inputs that differ from those of the original model, 0 to 1.
+        residual: strength of the correction of the residual stream, 0 to 1.
+        sequential: later layers, and later weights of a layer, see the quantized earlier ones.
+        awq: scale columns before rounding, where a norm can take the reciprocal.
+        gptq: let errors make up for each other; otherwise weights are rounded with their importance matrix.
+        threads: number of threads, None for one per core.
+    """
+
+    effort: Effort = "normal"
+    damp: float = 0.03
+    act_order: bool = True
+    cross: float = 1.0
+    residual: float = 1.0
+    sequential: bool = True
+    awq: bool = False
+    gptq: bool = True
+    threads: int | None = None
+
+    @classmethod
+    def of(cls, effort: Effort) -> LayerwiseOptions:
+        """What an effort means: corrections are left out of the fast one."""
+        if effort not in EFFORTS:
+            raise UsageError(f"unknown effort '{effort}'; there are {', '.join(EFFORTS)}")
+        strength = 0.0 if effort == "fast" else 1.0
+        return cls(effort=effort, cross=strength, residual=strength)
+
+
+@dataclass
+class _State:
+    """Hidden states of all chunks: of the model as it was, and as it is by now."""
+
+    original: Floats
+    current: Floats
+    replaced: dict[str, Floats] = field(default_factory=dict)
+
+
+def solve_model(
+    model: RunnableModel,
+    tokens: npt.NDArray[np.int64],
+    formats: Mapping[str, str],
+    options: LayerwiseOptions,
+    progress: Callable[[int, str], object] | None = None,
+    earlier: Mapping[str, SolvedTensor] | None = None,
+) -> Iterator[SolvedTensor]:
+    """Solves the weights of a model, in the order of the forward pass.
+
+    Args:
+        model: the model as it was, in float32 arithmetic.
+        tokens: calibration tokens [n_chunks, n_ctx].
+        formats: block format of each weight that is to be solved, by GGUF name; others stay as they are.
+        options: see `LayerwiseOptions`.
+        progress: told the layer and the tensor that is next.
+        earlier: what an earlier run solved, with the same arguments; given back in its place.
+
+    Raises:
+        NonFiniteError: activations overflow.
+        UnsupportedError: a Hessian that no damping makes usable.
+    """
+    yield from _Pass(model, tokens, formats, options, progress or (lambda _layer, _name: None), earlier or {}).run()
+
+
+class _Pass:
+    def __init__(
+        self,
+        model: RunnableModel,
+        tokens: npt.NDArray[np.int64],
+        formats: Mapping[str, str],
+        options: LayerwiseOptions,
+        progress: Callable[[int, str], object],
+        earlier: Mapping[str, SolvedTensor],
+    ) -> None:
+        self._model, self._tokens, self._formats = model, tokens, formats
+        self._options, self._progress, self._earlier = options, progress, earlier
+        self._step = max(1, GROUP_TOKENS // tokens.shape[1])
+        plain = not any((half.out_norm or half.sum_norm) for half in (model.graph.attention, model.graph.feed_forward))
+        self._residual = options.residual if plain and model.hyper.number("residual_scale", 1.0) == 1 else 0.0
+
+    def run(self) -> Iterator[SolvedTensor]:
+        model = self._model
+        original = model.embed(self._tokens)
+        state = _State(original, original)
+        embedding = "token_embd.weight"
+        if self._options.gptq and embedding in self._formats and model.output_name != embedding:
+            self._progress(-1, embedding)
+            solved = self._earlier.get(embedding) or solve_embedding(
+                model, self._tokens, self._formats[embedding], self._options.effort
+            )
+            yield solved
+            if self._options.sequential:
+                state.current = _with_embedding(model, solved.tensor).embed(self._tokens)
+        for layer in range(model.n_layer):
+            yield from self._layer(layer, state)
+        yield from self._output(state)
+
+    def _layer(self, layer: int, state: _State) -> Iterator[SolvedTensor]:
+        model = self._model
+        block = model.block(layer)
+        state.replaced = {}
+        for stage in stages(block, state.original[:1, : min(64, self._tokens.shape[1])]):
+            names = [name for name in stage.names if name in self._formats]
+            if not names:
+                continue
+            self._progress(layer, names[0])
+            if all(name in self._earlier for name in names):
+                norm = self._norm_before(layer, stage, block)
+                for name in [*names, *([norm] if norm in self._earlier else [])]:
+                    state.replaced[name] = self._earlier[name].tensor.dequantize(threads=self._options.threads)
+                    yield self._earlier[name]
+                continue
+            current = model.block(layer, state.replaced) if state.replaced and self._options.sequential else block
+            if stage.experts:
+                solved = self._experts(stage, names, current, state)
+            else:
+                moments = self._moments(layer, names, block, current, state)
+                solved = self._solve(names, moments, self._norm_before(layer, stage, block))
+            for one in solved:
+                state.replaced[one.name] = one.tensor.dequantize(threads=self._options.threads)
+                yield one
+        apart = state.current is not state.original
+        sequential = self._options.sequential
+        after = model.block(layer, state.replaced)(state.current) if sequential else state.current
+        state.original = block(state.original, out=state.original if apart else None)
+        state.current = after if sequential else state.original
+
+    def _norm_before(self, layer: int, stage: Stage, block: Block) -> str:
+        """The norm whose output is the input of these weights and of nothing else; empty where there is none."""
+        graph = self._model.graph
+        roles = {name.split(".")[2] for name in stage.names}
+        norm = ""
+        if roles <= {"attn_q", "attn_k", "attn_v", "attn_qkv"}:
+            norm = graph.attention.norm
+        elif roles <= {"ffn_gate", "ffn_up"} and block.experts is None:
+            norm = graph.feed_forward.norm
+        full = f"blk.{layer}.{norm}.weight"
+        known = {tensor.name for tensor in self._model.source.tensors}
+        biased = f"blk.{layer}.{norm}.bias" in known
+        whole = all(name in self._formats for name in stage.names)
+        return full if norm and self._options.awq and whole and full in known and not biased else ""
+
+    def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> Moments:
+        model, options = self._model, self._options
+        same = state.current is state.original and current is block
+        cross = bool(options.cross) and not same
+        added = len(names) == 1 and names[0].endswith(_ADDED) and bool(self._residual) and not same
+        middle = f"blk.{layer}.attn_output.weight"
+        wanted = (names[0], middle) if added and not names[0].endswith(_ADDED[0]) else (names[0],)
+        moments = Moments(model.tensor(names[0]).shape[-1], cross=cross)
+        for start in range(0, len(self._tokens), self._step):
+            now = np.ascontiguousarray(state.current[start : start + self._step])
+            seen = inputs_of(current, now, wanted)
+            if not (cross or added):
+                moments.add(seen[names[0]])
+                continue
+            then = np.ascontiguousarray(state.original[start : start + self._step])
+            before = inputs_of(block, then, wanted)
+            lack = None
+            if added:
+                lack = (then - now).reshape(-1, then.shape[-1])
+                if len(wanted) == 2:
+                    lack += before[middle] @ self._weight(middle, None).T - seen[middle] @ self._weight(middle, state).T
+            moments.add(seen[names[0]], before[names[0]] if cross else None, lack)
+        moments.check(names[0])
+        return moments
+
+    def _weight(self, name: str, state: _State | None) -> Floats:
+        if state is not None and name in state.replaced:
+            return state.replaced[name]
+        return as_float32(read_tensor(self._model.tensor(name)))
+
+    def _solve(self, names: list[str], moments: Moments, norm: str = "") -> list[SolvedTensor]:
+        options = self._options
+        factored: FactoredHessian | None = None
+        solved = []
+        weights = {name: self._weight(name, None) for name in names}
+        if options.gptq:
+            weights = {n: moments.target(w, options.damp, options.cross, self._residual) for n, w in weights.items()}
+        if norm:
+            formats = [self._formats[name] for name in names]
+            mean = moments.hessian / max(moments.tokens, 1)
+            found = awq_scales(list(weights.values()), mean, formats, threads=options.threads)
+            if found.exponent is not None:
+                weights = {name: w * found.scales for name, w in weights.items()}
+                moments.hessian /= np.outer(found.scales, found.scales)
+                solved.append(_scaled_norm(norm, self._weight(norm, None) / found.scales, found))
+        for name, target in weights.items():
+            started = time.monotonic()
+            if not options.gptq or self._formats[name] not in solver_formats():
+                note = "this format has no solver" if options.gptq else ""
+                solved.append(_rounded(name, target, self._formats[name], moments, note))
+                continue
+            if factored is None:
+                factored = FactoredHessian(
+                    moments.hessian / max(moments.tokens, 1),
+                    damp=options.damp,
+                    act_order=options.act_order,
+                    effort=options.effort,
+                )
+            result = factored.solve(target, self._formats[name], threads=options.threads)
+            solved.append(_result(name, target, result, moments, time.monotonic() - started))
+        return solved
+
+    def _experts(self, stage: Stage, names: list[str], current: Block, state: _State) -> list[SolvedTensor]:
+        model, options = self._model, self._options
+        count, _, columns = model.tensor(names[0]).shape
+        moments = [Moments(columns, cross=False) for _ in range(count)]
+        for start in range(0, len(self._tokens), self._step):
+            now = np.ascontiguousarray(state.current[start : start + self._step])
+            for expert, x in expert_inputs(current, now, names[0]):
+                moments[expert].add(x)
+        solved = []
+        for name in names:
+            w = self._weight(name, None)
+            format = self._formats[name]
+            parts = []
+            for expert, own in enumerate(moments):
+                own.check(name)
+                label = f"{name} (expert {expert})"
+                if own.tokens < _ENOUGH_TOKENS * columns or format not in solver_formats():
+                    note = f"expert {expert} saw {own.tokens} tokens"
+                    parts.append(_rounded(label, w[expert], format, own, note))
+                    continue
+                started = time.monotonic()
+                factored = FactoredHessian(
+                    own.hessian / own.tokens, damp=options.damp, act_order=options.act_order, effort=options.effort
+                )
+                result = factored.solve(w[expert], format, threads=options.threads)
+                parts.append(_result(label, w[expert], result, own, time.monotonic() - started))
+            solved.append(_stacked(name, w.shape, parts))
+        return solved
+
+    def _output(self, state: _State) -> Iterator[SolvedTensor]:
+        model = self._model
+        name = model.output_name
+        if name not in self._formats or not model.causal:
+            return
+        self._progress(model.n_layer, name)
+        if name in self._earlier:
+            yield self._earlier[name]
+            return
+        moments = Moments(model.hidden_size, cross=bool(self._options.cross))
+        for start in range(0, len(self._tokens), self._step):
+            x = model.normalized(state.current[start : start + self._step]).reshape(-1, model.hidden_size)
+            y = model.normalized(state.original[start : start + self._step]).reshape(-1, model.hidden_size)
+            moments.add(x, y)
+        moments.check(name)
+        yield from self._solve([name], moments)
+
+
+def _result(name: str, target: Floats, result: GPTQResult, moments: Moments, seconds: float) -> SolvedTensor:
+    plain = quantize(target, result.tensor.format, imatrix=np.ones(target.shape[1], np.float32))
+    # Same damping as in the solver's own losses, so that the three can be held against each other.
+    scale = moments.hessian / max(moments.tokens, 1)
+    error = target - plain.dequantize()
+    damped = float(result.damp * np.einsum("ii->i", scale).mean())
+    rounded = float(((error @ scale.astype(np.float32)) * error).sum(dtype=np.float64)) + damped * float(
+        (error * error).sum(dtype=np.float64)
+    )
+    report = TensorReport(
+        name=name,
+        format=result.tensor.format,
+        nbytes=result.tensor.nbytes,
+        rounded=rounded,
+        weighted=float(result.rounded.sum()),
+        solved=float(result.solved.sum()),
+        seconds=seconds,
+        damp=result.damp,
+        tokens=moments.tokens,
+        note=f"{result.dead} columns never used" if result.dead else "",
+    )
+    return SolvedTensor(name, result.tensor, moments.importance(), report)
+
+
+def _rounded(name: str, w: Floats, format: str, moments: Moments, note: str) -> SolvedTensor:
+    """Weighted rounding, where there is nothing to solve with."""
+    importance = moments.importance()
+    given = importance if importance.any() else np.ones(w.shape[-1], np.float32)
+    tensor = quantize(w, format, imatrix=given)
+    error = w - tensor.dequantize()
+    loss = float(((error * error) @ importance).sum(dtype=np.float64))
+    report = TensorReport(name, format, tensor.nbytes, loss, loss, loss, 0.0, 0.0, moments.tokens, note)
+    return SolvedTensor(name, tensor, importance, report)
+
+
+def _scaled_norm(name: str, weight: Floats, found: AWQScales) -> SolvedTensor:
+    """A norm that has taken the reciprocal of AWQ's scales."""
+    data = np.ascontiguousarray(weight, dtype="<f4").view(np.uint8)
+    tensor = QuantizedTensor(data, "F32", weight.shape)
+    note = f"takes scales with exponent {found.exponent}"
+    report = TensorReport(name, "F32", tensor.nbytes, found.before, found.before, found.after, 0.0, 0.0, 0, note)
+    return SolvedTensor(name, tensor, None, report)
+
+
+def _stacked(name: str, shape: tuple[int, ...], parts: list[SolvedTensor]) -> SolvedTensor:
+    """One tensor of those of all experts."""
+    reports = [part.report for part in parts]
+    data = np.concatenate([part.tensor.data.reshape(-1) for part in parts])
+    report = TensorReport(
+        name=name,
+        format=reports[0].format,
+        nbytes=sum(r.nbytes for r in reports),
+        rounded=sum(r.rounded for r in reports),
+        weighted=sum(r.weighted for r in reports),
+        solved=sum(r.solved for r in reports),
+        seconds=sum(r.seconds for r in reports),
+        damp=max(r.damp for r in reports),
+        tokens=sum(r.tokens for r in reports),
+        note="; ".join(r.note for r in reports if r.note),
+    )
+    importance = np.concatenate([part.importance for part in parts if part.importance is not None])
+    return SolvedTensor(name, QuantizedTensor(data, reports[0].format, shape), importance, report)
+
+
+def _with_embedding(model: RunnableModel, tensor: QuantizedTensor) -> RunnableModel:
+    """The same model with another token embedding."""
+    name = "token_embd.weight"
+    data = tensor.dequantize().astype("<f4").tobytes()
+    own = SourceTensor(name=name, shape=tensor.shape, dtype="F32", inline=data)
+    tensors = [own if t.name == name else t for t in model.source.tensors]
+    return RunnableModel(replace(model.source, tensors=tensors), model.path, Arithmetic(threads=model.threads))

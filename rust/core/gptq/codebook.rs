@@ -1,0 +1,339 @@
+//! Formats whose magnitudes are points of a codebook, 8 or 4 at a time, with signs apart: IQ2_XXS to IQ3_S.
+//!
+//! Eight weights are chosen together, since they share signs or a point. For targets `y` and the quadratic form `Q` that
+//! their errors count by, the best points under `diag(Q)` are found among all, and held against each other under `Q`.
+
+use std::sync::LazyLock;
+
+use super::dense::Dense;
+use super::factor::WINDOW;
+use super::form::{Factors, Form, GROUP, Parts, Quad};
+use crate::block::layout::Layout;
+use crate::block::signs::with_parity;
+use crate::block::{Format, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs};
+use crate::reference::grid::codewords::{IQ2_MAGNITUDES, IQ3_XXS_MAGNITUDES};
+use crate::reference::grid::{self, Grid, Place};
+use crate::reference::rounding::to_half;
+
+/// What the levels of IQ3_S are worth.
+const ODD: [f32; 8] = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
+
+/// Points that are held against each other under the whole quadratic form, for each vector.
+const FINALISTS: usize = 4;
+
+/// A codebook as the search reads it: coordinate by coordinate.
+struct Book {
+    /// Number of points.
+    points: usize,
+    /// Magnitude of coordinate `i` of each point from `i * points` on.
+    magnitudes: Vec<f32>,
+}
+
+impl Book {
+    fn new<const N: usize>(grid: &Grid<N>, worth: &[f32]) -> Self {
+        let points = grid.indices().len();
+        let magnitudes =
+            (0..N).flat_map(|i| grid.indices().map(move |index| worth[usize::from(grid.point(index)[i])])).collect();
+        Self { points, magnitudes }
+    }
+
+    /// The points with the least `sum(q_i * (a_i - m_i)^2)`, best first.
+    fn best(&self, dense: &Dense, a: &[f32], q: &[f32]) -> [usize; FINALISTS] {
+        let mut costs = [0.0f32; 1024];
+        let costs = &mut costs[..self.points];
+        (dense.point_costs)(costs, &self.magnitudes, a, q);
+        let mut best = [0; FINALISTS];
+        for slot in &mut best {
+            let mut least = f32::INFINITY;
+            for (point, &cost) in costs.iter().enumerate() {
+                if cost < least {
+                    (least, *slot) = (cost, point);
+                }
+            }
+            costs[*slot] = f32::INFINITY;
+        }
+        best
+    }
+    fn magnitude(&self, point: usize, i: usize) -> f32 {
+        self.magnitudes[i * self.points + point]
+    }
+}
+
+/// Chooses the levels of eight weights. `N` coordinates make a vector; `even` says that minus signs come in pairs.
+fn choose<const N: usize>(dense: &Dense, book: &Book, even: bool, y: &[f32; GROUP], quad: &Quad) -> [f32; GROUP] {
+    let mut signs = y.map(|v| if v < 0.0 { -1.0 } else { 1.0 });
+    if even && signs.iter().filter(|&&s| s < 0.0).count() % 2 == 1 {
+        let cost = |i: usize| quad[i][i] * y[i] * y[i];
+        let cheapest = (1..GROUP).fold(0, |best, i| if cost(i) < cost(best) { i } else { best });
+        signs[cheapest] = -signs[cheapest];
+    }
+    let a: [f32; GROUP] = std::array::from_fn(|i| signs[i] * y[i]);
+    let q: [f32; GROUP] = std::array::from_fn(|i| quad[i][i]);
+    let level = |points: [usize; 2]| -> [f32; GROUP] {
+        std::array::from_fn(|i| signs[i] * book.magnitude(points[i / N], i % N))
+    };
+    let first = book.best(dense, &a[..N], &q[..N]);
+    let second = if N < GROUP { book.best(dense, &a[N..], &q[N..]) } else { [0; FINALISTS] };
+    let mut best = level([first[0], second[0]]);
+    let mut least = f32::INFINITY;
+    for one in first {
+        for other in &second[..if N < GROUP { FINALISTS } else { 1 }] {
+            let tried = level([one, *other]);
+            let u: [f32; GROUP] = std::array::from_fn(|i| y[i] - tried[i]);
+            let mut cost = 0.0;
+            for i in 0..GROUP {
+                let mut sum = 0.0;
+                for j in 0..GROUP {
+                    sum += quad[i][j] * u[j];
+                }
+                cost += u[i] * sum;
+            }
+            if cost < least {
+                (least, best) = (cost, tried);
+            }
+        }
+    }
+    best
+}
+
+/// Index of the point with these magnitudes.
+fn index<const N: usize>(grid: &Grid<N>, worth: &[f32], levels: &[f32]) -> u16 {
+    let point = std::array::from_fn(|i| worth.iter().position(|&w| w == levels[i].abs()).unwrap_or(0) as u8);
+    match grid.place(&point) {
+        Place::OnGrid(index) => index,
+        Place::Near(list) => list[0],
+    }
+}
+
+/// Signs of eight levels, a set bit for a minus.
+fn signs(levels: &[f32]) -> u8 {
+    levels[..GROUP].iter().enumerate().fold(0, |bits, (i, level)| bits | u8::from(*level < 0.0) << i)
+}
+
+/// Levels of a vector from its point and its signs, which begin at bit `at`.
+fn put<const N: usize>(levels: &mut [f32], grid: &Grid<N>, worth: &[f32], index: u16, signs: u8, at: usize) {
+    for (i, &level) in grid.point(index).iter().enumerate() {
+        let magnitude = worth[usize::from(level)];
+        levels[i] = if signs >> (at + i) & 1 == 1 { -magnitude } else { magnitude };
+    }
+}
+
+/// Scale codes `s` of integers `2 s + 1`.
+fn scale_code(n: i16) -> u8 {
+    (n / 2) as u8
+}
+
+fn scale_integer(code: u8) -> i16 {
+    2 * i16::from(code) + 1
+}
+
+macro_rules! form {
+    ($form:ident, $module:ident, $n:literal, $sub:literal, $unit:literal, $even:literal, $grid:ident, $worth:expr,
+     |$stored:ident, $parts:ident| $read:block, |$from:ident| $write:block) => {
+        #[doc = concat!("[`", stringify!($module), "`]")]
+        pub(super) struct $form;
+
+        impl Form for $form {
+            const FORMAT: Format = Format::$form;
+            const SUB: usize = $sub;
+            const JOINT: bool = true;
+            const SCALES: Factors = Factors::Shared { low: 1, high: 31, step: 2, unit: $unit };
+            const MINS: Factors = Factors::Absent;
+
+            fn nearest(y: f32) -> f32 {
+                y
+            }
+            fn choose(dense: &Dense, y: &[f32; GROUP], quad: &Quad) -> [f32; GROUP] {
+                static BOOK: LazyLock<Book> = LazyLock::new(|| Book::new(&grid::$grid, $worth));
+                choose::<$n>(dense, &BOOK, $even, y, quad)
+            }
+
+            fn read(bytes: &[u8], _block: usize, $parts: &mut Parts) {
+                let $stored = $module::Block::read(bytes);
+                $parts.scales.d[0] = $stored.d.to_f32();
+                $read
+            }
+
+            fn write($from: &Parts, _block: usize, bytes: &mut [u8]) {
+                $write.write(bytes);
+            }
+        }
+    };
+}
+
+form!(
+    IQ2_XXS,
+    iq2_xxs,
+    8,
+    32,
+    0.125,
+    true,
+    IQ2_XXS,
+    &IQ2_MAGNITUDES,
+    |stored, parts| {
+        for (j, [points, signs]) in stored.qs.iter().enumerate() {
+            parts.scales.n[j] = scale_integer((signs >> 28) as u8);
+            for k in 0..4 {
+                let index = (points >> (8 * k) & 255) as u16;
+                let levels = &mut parts.levels[32 * j + 8 * k..];
+                put(levels, &grid::IQ2_XXS, &IQ2_MAGNITUDES, index, with_parity(signs >> (7 * k)), 0);
+            }
+        }
+    },
+    |parts| {
+        let mut stored = iq2_xxs::Block { d: to_half(parts.scales.d[0]), qs: [[0; 2]; 8] };
+        for (j, [points, words]) in stored.qs.iter_mut().enumerate() {
+            *words = u32::from(scale_code(parts.scales.n[j])) << 28;
+            for k in 0..4 {
+                let levels = &parts.levels[32 * j + 8 * k..];
+                *points |= u32::from(index(&grid::IQ2_XXS, &IQ2_MAGNITUDES, levels)) << (8 * k);
+                *words |= u32::from(signs(levels) & 127) << (7 * k);
+            }
+        }
+        stored
+    }
+);
+
+form!(
+    IQ2_XS,
+    iq2_xs,
+    8,
+    16,
+    0.125,
+    true,
+    IQ2_XS,
+    &IQ2_MAGNITUDES,
+    |stored, parts| {
+        for (k, &word) in stored.qs.iter().enumerate() {
+            let levels = &mut parts.levels[8 * k..];
+            put(levels, &grid::IQ2_XS, &IQ2_MAGNITUDES, word & 511, with_parity(u32::from(word >> 9)), 0);
+        }
+        for j in 0..16 {
+            parts.scales.n[j] = scale_integer(stored.scales[j / 2] >> (j % 2 * 4) & 15);
+        }
+    },
+    |parts| {
+        let mut stored = iq2_xs::Block { d: to_half(parts.scales.d[0]), qs: [0; 32], scales: [0; 8] };
+        for (k, word) in stored.qs.iter_mut().enumerate() {
+            let levels = &parts.levels[8 * k..];
+            *word = index(&grid::IQ2_XS, &IQ2_MAGNITUDES, levels) | u16::from(signs(levels) & 127) << 9;
+        }
+        for j in 0..16 {
+            stored.scales[j / 2] |= scale_code(parts.scales.n[j]) << (j % 2 * 4);
+        }
+        stored
+    }
+);
+
+form!(
+    IQ2_S,
+    iq2_s,
+    8,
+    16,
+    0.125,
+    false,
+    IQ2_S,
+    &IQ2_MAGNITUDES,
+    |stored, parts| {
+        for k in 0..WINDOW / 8 {
+            let index = u16::from(stored.qs[k]) | u16::from(stored.qh[k / 4] >> (2 * (k % 4)) & 3) << 8;
+            put(&mut parts.levels[8 * k..], &grid::IQ2_S, &IQ2_MAGNITUDES, index, stored.signs[k], 0);
+        }
+        for j in 0..16 {
+            parts.scales.n[j] = scale_integer(stored.scales[j / 2] >> (j % 2 * 4) & 15);
+        }
+    },
+    |parts| {
+        let mut stored =
+            iq2_s::Block { d: to_half(parts.scales.d[0]), qs: [0; 32], signs: [0; 32], qh: [0; 8], scales: [0; 8] };
+        for k in 0..WINDOW / 8 {
+            let levels = &parts.levels[8 * k..];
+            let index = index(&grid::IQ2_S, &IQ2_MAGNITUDES, levels);
+            stored.qs[k] = index as u8;
+            stored.qh[k / 4] |= ((index >> 8) << (2 * (k % 4))) as u8;
+            stored.signs[k] = signs(levels);
+        }
+        for j in 0..16 {
+            stored.scales[j / 2] |= scale_code(parts.scales.n[j]) << (j % 2 * 4);
+        }
+        stored
+    }
+);
+
+form!(
+    IQ3_XXS,
+    iq3_xxs,
+    4,
+    32,
+    0.25,
+    true,
+    IQ3_XXS,
+    &IQ3_XXS_MAGNITUDES,
+    |stored, parts| {
+        for (j, &word) in stored.signs_and_scales.iter().enumerate() {
+            parts.scales.n[j] = scale_integer((word >> 28) as u8);
+            for k in 0..8 {
+                let signs = with_parity(word >> (7 * (k / 2)));
+                let levels = &mut parts.levels[32 * j + 4 * k..];
+                put(levels, &grid::IQ3_XXS, &IQ3_XXS_MAGNITUDES, stored.qs[j][k].into(), signs, k % 2 * 4);
+            }
+        }
+    },
+    |parts| {
+        let mut stored = iq3_xxs::Block { d: to_half(parts.scales.d[0]), qs: [[0; 8]; 8], signs_and_scales: [0; 8] };
+        for j in 0..8 {
+            stored.signs_and_scales[j] = u32::from(scale_code(parts.scales.n[j])) << 28;
+            for k in 0..8 {
+                let levels = &parts.levels[32 * j + 4 * k..];
+                stored.qs[j][k] = index(&grid::IQ3_XXS, &IQ3_XXS_MAGNITUDES, levels) as u8;
+                if k % 2 == 0 {
+                    stored.signs_and_scales[j] |= u32::from(signs(levels) & 127) << (7 * (k / 2));
+                }
+            }
+        }
+        stored
+    }
+);
+
+form!(
+    IQ3_S,
+    iq3_s,
+    4,
+    32,
+    1.0,
+    false,
+    IQ3_S,
+    &ODD,
+    |stored, parts| {
+        for j in 0..8 {
+            parts.scales.n[j] = scale_integer(stored.scales[j / 2] >> (j % 2 * 4) & 15);
+            for k in 0..8 {
+                let index = u16::from(stored.qs[j][k]) | u16::from(stored.qh[j] >> k & 1) << 8;
+                let levels = &mut parts.levels[32 * j + 4 * k..];
+                put(levels, &grid::IQ3_S, &ODD, index, stored.signs[j][k / 2], k % 2 * 4);
+            }
+        }
+    },
+    |parts| {
+        let mut stored = iq3_s::Block {
+            d: to_half(parts.scales.d[0]),
+            qs: [[0; 8]; 8],
+            qh: [0; 8],
+            signs: [[0; 4]; 8],
+            scales: [0; 4],
+        };
+        for j in 0..8 {
+            stored.scales[j / 2] |= scale_code(parts.scales.n[j]) << (j % 2 * 4);
+            for k in 0..8 {
+                let levels = &parts.levels[32 * j + 4 * k..];
+                let index = index(&grid::IQ3_S, &ODD, levels);
+                stored.qs[j][k] = index as u8;
+                stored.qh[j] |= ((index >> 8) << k) as u8;
+                if k % 2 == 0 {
+                    stored.signs[j][k / 2] = signs(levels);
+                }
+            }
+        }
+        stored
+    }
+);

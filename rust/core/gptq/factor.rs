@@ -1,0 +1,206 @@
+//! What the solver needs of a Hessian: damped, permuted, factored.
+//!
+//! With `H = U diag(D) U^T` and `U` unit upper triangular, the objective is a sum over columns in the order of solving,
+//! `e^T H e = sum_k D_k (e_k + sum_{i<k} U_ik e_i)^2`, so that each column's best value given the errors before it can be read
+//! off. This is GPTQ's recursion with the upper Cholesky factor of `H^-1`, without the inverse (Frantar et al. 2022,
+//! arXiv 2210.17323; Chee et al. 2023, arXiv 2307.13304, theorem 6).
+
+use faer::Side;
+use faer::linalg::solvers::Llt;
+use faer::mat::Mat;
+
+use super::Options;
+use super::form::GROUP;
+use crate::error::{At, Error, Result};
+
+/// Columns of a window: the part of a row that is solved before its error is passed on.
+pub(super) const WINDOW: usize = 256;
+
+/// How often damping grows before the matrix is given up.
+const ATTEMPTS: u32 = 12;
+
+/// A Hessian ready for the solver. Positions are columns in the order of solving, which permutes them within windows.
+pub struct Factor {
+    /// Columns.
+    pub(super) len: usize,
+    /// Column at each position.
+    pub(super) order: Vec<u32>,
+    /// `U`, of which only what lies above the diagonal is used, and rows of the square `len x len`.
+    pub(super) upper: Vec<f32>,
+    /// `D`.
+    pub(super) pivots: Vec<f32>,
+    /// The damped Hessian in the order of solving; empty where no pass over the whole row is asked for.
+    pub(super) hessian: Vec<f32>,
+    /// Diagonal of the damped Hessian, by column.
+    pub(super) diagonal: Vec<f32>,
+    /// For each window the Hessian of its columns when all later ones are free to make up for them, row by row.
+    pub(super) schur: Vec<Vec<f32>>,
+    /// What was added to the diagonal, relative to its mean.
+    pub(super) damp: f64,
+    /// Columns whose inputs are always zero.
+    pub(super) dead: usize,
+    /// Whether groups of columns are kept together.
+    pub(super) joint: bool,
+}
+
+impl Factor {
+    /// Damps and factors `hessian`, a symmetric `len x len` matrix row by row. Of unequal halves the mean is taken.
+    ///
+    /// A column whose input is always zero has a zero diagonal: it gets the damping alone and is rounded on its own. Where the
+    /// matrix is not positive definite with the damping asked for, damping grows tenfold until it is.
+    ///
+    /// # Errors
+    /// `Shape` for a matrix of another size, `Unsupported` for values that are not finite, for a negative diagonal, for
+    /// damping out of range, and for a matrix that no damping makes positive definite.
+    pub fn new(hessian: &[f32], len: usize, options: &Options) -> Result<Self> {
+        check(hessian, len, options)?;
+        let diagonal = |j: usize| f64::from(hessian[j * len + j]);
+        let dead = (0..len).filter(|&j| diagonal(j) == 0.0).count();
+        let mean = (0..len).map(diagonal).sum::<f64>() / len as f64;
+        // Nothing was ever seen: all columns count alike.
+        let unit = if mean > 0.0 { mean } else { 1.0 };
+        let order = order(len, options.act_order, options.joint, |j| hessian[j * len + j]);
+        let symmetric = |i: usize, j: usize| 0.5 * (f64::from(hessian[i * len + j]) + f64::from(hessian[j * len + i]));
+        let at = |p: usize, q: usize| symmetric(order[p] as usize, order[q] as usize);
+        let mut damp = options.damp;
+        for _ in 0..ATTEMPTS {
+            let added = damp * unit;
+            // The factor wanted is upper triangular: that is the lower one of the matrix turned around.
+            let turned = Mat::from_fn(len, len, |p, q| {
+                at(len - 1 - p, len - 1 - q)
+                    + if p == q { added + dead_weight(diagonal(order[len - 1 - p] as usize), added, unit) } else { 0.0 }
+            });
+            if let Ok(llt) = Llt::new(turned.as_ref(), Side::Lower)
+                && (0..len).all(|p| llt.L()[(p, p)].is_finite() && llt.L()[(p, p)] > 0.0)
+            {
+                let mut own = Self {
+                    len,
+                    upper: vec![0.0; len * len],
+                    pivots: vec![0.0; len],
+                    hessian: Vec::new(),
+                    diagonal: (0..len)
+                        .map(|j| (diagonal(j) + added + dead_weight(diagonal(j), added, unit)) as f32)
+                        .collect(),
+                    schur: Vec::new(),
+                    order,
+                    damp,
+                    dead,
+                    joint: options.joint,
+                };
+                own.fill(&llt);
+                if options.effort.passes > 0 {
+                    own.hessian = permuted(&own.order, hessian, &own.diagonal);
+                }
+                return Ok(own);
+            }
+            damp = if damp > 0.0 { damp * 10.0 } else { 1e-8 };
+        }
+        let what = format!(
+            "the Hessian is not positive definite, even with {damp:e} of its mean diagonal added; collect it again"
+        );
+        Err(Error::Unsupported { at: At::default(), what })
+    }
+
+    /// Columns, which is the length of rows.
+    pub fn row_len(&self) -> usize {
+        self.len
+    }
+
+    /// What was added to the diagonal, relative to its mean; more than was asked for where that was not enough.
+    pub fn damp(&self) -> f64 {
+        self.damp
+    }
+
+    /// Number of columns whose inputs are always zero.
+    pub fn dead(&self) -> usize {
+        self.dead
+    }
+
+    /// Number of windows.
+    pub(super) fn windows(&self) -> usize {
+        self.len.div_ceil(WINDOW)
+    }
+
+    /// First column and number of columns of a window.
+    pub(super) fn window(&self, number: usize) -> (usize, usize) {
+        let first = number * WINDOW;
+        (first, (self.len - first).min(WINDOW))
+    }
+
+    fn fill(&mut self, llt: &Llt<f64>) {
+        let (len, lower) = (self.len, llt.L());
+        let entry = |p: usize, q: usize| lower[(len - 1 - p, len - 1 - q)];
+        for q in 0..len {
+            let pivot = entry(q, q);
+            self.pivots[q] = (pivot * pivot) as f32;
+        }
+        for p in 0..len {
+            for (q, to) in self.upper[p * len..][..len].iter_mut().enumerate().skip(p) {
+                *to = (entry(p, q) / entry(q, q)) as f32;
+            }
+        }
+        for number in 0..self.windows() {
+            let (first, width) = self.window(number);
+            let block = Mat::from_fn(width, width, |p, q| if q < p { 0.0 } else { entry(first + p, first + q) });
+            let product = &block * block.transpose();
+            self.schur.push((0..width * width).map(|i| product[(i / width, i % width)] as f32).collect());
+        }
+    }
+}
+
+/// A dead column without damping still needs a positive diagonal.
+fn dead_weight(diagonal: f64, added: f64, unit: f64) -> f64 {
+    if diagonal == 0.0 && added == 0.0 { unit } else { 0.0 }
+}
+
+fn check(hessian: &[f32], len: usize, options: &Options) -> Result<()> {
+    if len == 0 || len.checked_mul(len) != Some(hessian.len()) {
+        let what = format!("the Hessian has {} values where {len} x {len} are needed", hessian.len());
+        return Err(Error::Shape { at: At::default(), what });
+    }
+    let unsupported = |what: String| Err(Error::Unsupported { at: At::default(), what });
+    if !(options.damp >= 0.0 && options.damp.is_finite()) {
+        return unsupported(format!("damping of {} is not a finite number of at least 0", options.damp));
+    }
+    if let Some(at) = hessian.iter().position(|v| !v.is_finite()) {
+        let (row, column) = (at / len, at % len);
+        return unsupported(format!(
+            "the Hessian holds {} at row {row}, column {column}; activations overflowed",
+            hessian[at]
+        ));
+    }
+    if let Some(at) = (0..len).find(|&j| hessian[j * len + j] < 0.0) {
+        return unsupported(format!(
+            "the Hessian's diagonal is {} at column {at}; no X^T X has that",
+            hessian[at * len + at]
+        ));
+    }
+    Ok(())
+}
+
+/// Positions to columns: as they are, or by falling diagonal within each window; groups that are chosen jointly stay
+/// together, and count by the sum of their diagonal. Equal ones keep their order.
+fn order(len: usize, act_order: bool, joint: bool, diagonal: impl Fn(usize) -> f32) -> Vec<u32> {
+    let unit = if joint { GROUP } else { 1 };
+    let mut firsts: Vec<usize> = (0..len).step_by(unit).collect();
+    if act_order {
+        let weight = |first: usize| (first..len.min(first + unit)).map(&diagonal).sum::<f32>();
+        for window in firsts.chunks_mut(WINDOW / unit) {
+            window.sort_by(|&a, &b| weight(b).total_cmp(&weight(a)));
+        }
+    }
+    firsts.into_iter().flat_map(|first| first as u32..len.min(first + unit) as u32).collect()
+}
+
+fn permuted(order: &[u32], hessian: &[f32], diagonal: &[f32]) -> Vec<f32> {
+    let len = order.len();
+    let mut out = vec![0.0; len * len];
+    for (p, row) in out.chunks_exact_mut(len).enumerate() {
+        let i = order[p] as usize;
+        for (q, to) in row.iter_mut().enumerate() {
+            let j = order[q] as usize;
+            *to = if p == q { diagonal[i] } else { 0.5 * (hessian[i * len + j] + hessian[j * len + i]) };
+        }
+    }
+    out
+}

@@ -1,0 +1,168 @@
+//! GPTQ into groups of plain integers with a scale and a zero point: what checkpoints of the GPTQ family store.
+//!
+//! The textbook algorithm in double precision (Frantar et al. 2022, arXiv 2210.17323, algorithm 1): with `R` the upper
+//! Cholesky factor of the inverse of the damped Hessian, columns are rounded one after the other, and
+//! `w_j -= (w_i - q_i) / R_ii * R_ij` for every later column `j`. A group's scale and zero point follow from the range of its
+//! weights when its first column is reached.
+
+use faer::Side;
+use faer::linalg::solvers::Llt;
+use faer::mat::Mat;
+
+use crate::encode::{Run, check_finite};
+use crate::error::{At, Error, Result};
+
+/// How to quantize.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// Bits of a code, from 2 to 8.
+    pub bits: u32,
+    /// Columns in a group.
+    pub group_size: usize,
+    /// Whether the zero point is the middle code.
+    pub symmetric: bool,
+    /// Whether columns are solved, and grouped, by falling diagonal of the Hessian.
+    pub act_order: bool,
+    /// What to add to the Hessian's diagonal, relative to its mean.
+    pub damp: f64,
+}
+
+/// Codes with what it takes to read them: `w = scale * (code - zero)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Groups {
+    /// A code for each weight, row by row.
+    pub codes: Vec<u8>,
+    /// A scale for each row and group.
+    pub scales: Vec<f32>,
+    /// A zero point for each row and group.
+    pub zeros: Vec<u8>,
+    /// Group of each column.
+    pub group_of: Vec<u32>,
+}
+
+/// Quantizes `weights`, rows of `len`, under a `len x len` Hessian.
+///
+/// Columns whose input is always zero are set to zero. All groups but the last have `group_size` columns.
+///
+/// # Errors
+/// `Shape`, `NonFinite`, `Unsupported` (options out of range, a Hessian that is not positive definite), `Interrupted`.
+pub fn solve(weights: &[f32], hessian: &[f64], len: usize, options: &Options, run: Run<'_>) -> Result<Groups> {
+    check(weights, hessian, len, options)?;
+    let mut order: Vec<u32> = (0..len as u32).collect();
+    let diagonal = |j: u32| hessian[j as usize * len + j as usize];
+    if options.act_order {
+        order.sort_by(|&a, &b| diagonal(b).total_cmp(&diagonal(a)));
+    }
+    let factor = inverse_factor(hessian, &order, options.damp)?;
+    let groups = len.div_ceil(options.group_size);
+    let rows = weights.len() / len;
+    let mut out = Groups {
+        codes: vec![0; rows * len],
+        scales: vec![0.0; rows * groups],
+        zeros: vec![0; rows * groups],
+        group_of: vec![0; len],
+    };
+    for (position, &column) in order.iter().enumerate() {
+        out.group_of[column as usize] = (position / options.group_size) as u32;
+    }
+    let tasks = weights
+        .chunks(len)
+        .zip(out.codes.chunks_mut(len))
+        .zip(out.scales.chunks_mut(groups))
+        .zip(out.zeros.chunks_mut(groups));
+    run.for_each(
+        tasks.collect(),
+        |_, _, (((row, codes), scales), zeros): (((&[f32], &mut [u8]), &mut [f32]), &mut [u8])| {
+            let mut w: Vec<f64> = order
+                .iter()
+                .map(|&column| if diagonal(column) == 0.0 { 0.0 } else { f64::from(row[column as usize]) })
+                .collect();
+            let top = f64::from((1u32 << options.bits) - 1);
+            let (mut scale, mut zero) = (1.0, 0.0);
+            for i in 0..len {
+                if i.is_multiple_of(options.group_size) {
+                    let group = i / options.group_size;
+                    (scale, zero) = range(&w[i..len.min(i + options.group_size)], top, options.symmetric);
+                    (scales[group], zeros[group]) = (scale as f32, zero as u8);
+                    scale = f64::from(scales[group]);
+                }
+                let code = ((w[i] / scale).round_ties_even() + zero).clamp(0.0, top);
+                codes[order[i] as usize] = code as u8;
+                let after = &factor[i * len..][..len];
+                let error = (w[i] - scale * (code - zero)) / after[i];
+                for j in i + 1..len {
+                    w[j] -= error * after[j];
+                }
+            }
+            Ok(())
+        },
+    )?;
+    Ok(out)
+}
+
+/// Scale and zero point that cover the range of a group, zero included.
+fn range(group: &[f64], top: f64, symmetric: bool) -> (f64, f64) {
+    let (mut low, mut high) = group.iter().fold((0.0f64, 0.0f64), |(low, high), &v| (low.min(v), high.max(v)));
+    if symmetric {
+        high = high.max(-low);
+        low = -high;
+    }
+    if low == high {
+        (low, high) = (-1.0, 1.0);
+    }
+    // No scale that a single-precision file would read as zero.
+    let scale = ((high - low) / top).max(f64::from(f32::MIN_POSITIVE));
+    (scale, if symmetric { (top + 1.0) / 2.0 } else { (-low / scale).round_ties_even() })
+}
+
+fn inverse_factor(hessian: &[f64], order: &[u32], damp: f64) -> Result<Vec<f64>> {
+    let len = order.len();
+    let at = |p: usize, q: usize| {
+        let (i, j) = (order[p] as usize, order[q] as usize);
+        0.5 * (hessian[i * len + j] + hessian[j * len + i])
+    };
+    // A column that was never used counts one, as in the reference implementations.
+    let diagonal = |p: usize| if at(p, p) == 0.0 { 1.0 } else { at(p, p) };
+    let added = damp * (0..len).map(diagonal).sum::<f64>() / len as f64;
+    // H = M M^T with M upper triangular: the lower factor of the matrix turned around. Then R = M^-1.
+    let turned = Mat::from_fn(len, len, |p, q| {
+        let (p, q) = (len - 1 - p, len - 1 - q);
+        if p == q { diagonal(p) + added } else { at(p, q) }
+    });
+    let not_definite = || Error::Unsupported {
+        at: At::default(),
+        what: format!("the Hessian is not positive definite with {damp} of its mean diagonal added; raise the damping"),
+    };
+    let llt = Llt::new(turned.as_ref(), Side::Lower).map_err(|_| not_definite())?;
+    let lower = llt.L();
+    if !(0..len).all(|p| lower[(p, p)].is_finite() && lower[(p, p)] > 0.0) {
+        return Err(not_definite());
+    }
+    let mut inverse = Mat::<f64>::identity(len, len);
+    faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower, inverse.as_mut(), faer::Par::Seq);
+    Ok((0..len * len).map(|i| inverse[(len - 1 - i / len, len - 1 - i % len)]).collect())
+}
+
+fn check(weights: &[f32], hessian: &[f64], len: usize, options: &Options) -> Result<()> {
+    let shape = |what: String| Err(Error::Shape { at: At::default(), what });
+    let unsupported = |what: String| Err(Error::Unsupported { at: At::default(), what });
+    if len == 0 || len.checked_mul(len) != Some(hessian.len()) {
+        return shape(format!("the Hessian has {} values where {len} x {len} are needed", hessian.len()));
+    }
+    if !weights.len().is_multiple_of(len) {
+        return shape(format!("{} weights are not a whole number of rows of {len}", weights.len()));
+    }
+    if !(2..=8).contains(&options.bits) {
+        return unsupported(format!("codes of {} bits are not supported; choose 2 to 8", options.bits));
+    }
+    if options.group_size == 0 {
+        return unsupported("groups must have at least one column".into());
+    }
+    if !(options.damp >= 0.0 && options.damp.is_finite()) {
+        return unsupported(format!("damping of {} is not a finite number of at least 0", options.damp));
+    }
+    if let Some(at) = hessian.iter().position(|v| !v.is_finite()) {
+        return unsupported(format!("the Hessian holds {} at row {}, column {}", hessian[at], at / len, at % len));
+    }
+    check_finite(weights, 0, len)
+}

@@ -1,0 +1,172 @@
+//! Products of integers: weights as they are stored, activations rounded to 8 bits.
+//!
+//! Within 256 columns, or within a group where scales are floats, the sum of products is a whole number and exact. Each
+//! such sum is converted to `f32`, multiplied by the product of both scales, and added to the result in order of columns
+//! with one rounding; then the minima's part likewise. So the error against exact arithmetic on the same rounded
+//! activations is that of a sum of `2 * K / 256` terms (`K / 16` at most where scales are floats), each off by two
+//! roundings more.
+
+use super::activation::Rounded;
+use super::dot::{self, Dot, ROWS};
+use super::slab::{SLAB, Slab};
+use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
+use super::unpack::Unpacker;
+use super::{Matrix, Output};
+use crate::arch::Isa;
+use crate::encode::Run;
+use crate::error::Result;
+
+/// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
+const BATCH: usize = 512;
+/// Up to this many rows of activations, weights are read once and multiplied as they come.
+const SMALL_BATCH: usize = 8;
+/// Slabs of a row that are unpacked at a time for a small batch.
+const AT_ONCE: usize = 4;
+/// Weights in a task of a small batch, as far as whole rows allow.
+const TASK_WEIGHTS: usize = 128 * 1024;
+/// Bytes ahead of the slabs in hand that are prefetched, in each of the rows in hand.
+const AHEAD: usize = 1152;
+
+pub(super) fn matmul(
+    isa: Isa,
+    unpacker: Unpacker,
+    weights: Matrix<'_>,
+    x: &[f32],
+    n: usize,
+    out: &mut [f32],
+    run: Run<'_>,
+) -> Result<()> {
+    let output = Output::new(out, n, weights.rows);
+    match tile::kernels(&unpacker.facts, isa) {
+        Some(kernels) if n > SMALL_BATCH => {
+            let job = Tiled { unpacker, kernels, weights, output };
+            for first in (0..n).step_by(BATCH) {
+                let count = BATCH.min(n - first);
+                job.batch(&x[first * weights.cols..][..count * weights.cols], first, count, run)?;
+            }
+            Ok(())
+        }
+        _ => Streamed { unpacker, dot: dot::dot(&unpacker.facts, isa), weights, output }.batch(x, run),
+    }
+}
+
+struct Tiled<'a> {
+    unpacker: Unpacker,
+    kernels: Kernels,
+    weights: Matrix<'a>,
+    output: Output,
+}
+
+impl Tiled<'_> {
+    /// All results of `count` rows of activations, the first of which is row `first`.
+    fn batch(&self, x: &[f32], first: usize, count: usize, run: Run<'_>) -> Result<()> {
+        let (cols, facts) = (self.weights.cols, &self.unpacker.facts);
+        let (slabs, tiles) = (cols.div_ceil(SLAB), count.div_ceil(COLUMNS));
+        let mut quads = vec![Quad::ZERO; tiles * slabs * self.kernels.quads];
+        let mut sides = vec![Side::ZERO; tiles * slabs];
+        let packed = quads.chunks_mut(slabs * self.kernels.quads).zip(sides.chunks_mut(slabs));
+        let tasks = packed.zip(x.chunks(COLUMNS * cols)).collect();
+        run.for_each(tasks, |_, _, ((quads, sides), x): ((&mut [Quad], &mut [Side]), &[f32])| {
+            // SAFETY: the kernels are for this machine.
+            unsafe { (self.kernels.pack)(x, cols, facts, quads, sides) };
+            Ok(())
+        })?;
+        let tasks = (0..self.weights.rows.div_ceil(PANEL)).collect();
+        run.for_each(tasks, |_, _, panel| {
+            self.panel(&quads, &sides, first, count, panel * PANEL);
+            Ok(())
+        })
+    }
+
+    /// Results of up to [`PANEL`] rows of weights.
+    fn panel(&self, quads: &[Quad], sides: &[Side], first: usize, count: usize, row: usize) {
+        let Tiled { unpacker, kernels, weights, output } = self;
+        let (rows, slabs) = (PANEL.min(weights.rows - row), weights.cols.div_ceil(SLAB));
+        let mut slab = [Slab::ZERO];
+        let mut panel = [Row::ZERO; PANEL];
+        let mut sums = vec![[0.0; COLUMNS]; PANEL * count.div_ceil(COLUMNS)];
+        for i in 0..slabs {
+            let (from, to) = (i * SLAB, weights.cols.min((i + 1) * SLAB));
+            for (r, laid_out) in panel[..rows].iter_mut().enumerate() {
+                (unpacker.unpack)(weights.bytes(row + r, from, to), &mut slab);
+                // SAFETY: the kernels are for this machine.
+                unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
+            }
+            let tiles = quads.chunks_exact(kernels.quads).skip(i).step_by(slabs);
+            for ((quads, side), sums) in
+                tiles.zip(sides.iter().skip(i).step_by(slabs)).zip(sums.chunks_exact_mut(PANEL))
+            {
+                // SAFETY: as above.
+                unsafe { (kernels.multiply)(&panel, quads, side, sums) };
+            }
+        }
+        let mut column = [0.0; PANEL];
+        for i in 0..count {
+            for (to, sums) in column.iter_mut().zip(&sums[i / COLUMNS * PANEL..]) {
+                *to = sums[i % COLUMNS];
+            }
+            // SAFETY: this task alone has these rows.
+            unsafe { output.write(first + i, row, &column[..rows]) };
+        }
+    }
+}
+
+/// Small batches, and machines without kernels.
+struct Streamed<'a> {
+    unpacker: Unpacker,
+    dot: Dot,
+    weights: Matrix<'a>,
+    output: Output,
+}
+
+impl Streamed<'_> {
+    fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
+        let (cols, facts) = (self.weights.cols, &self.unpacker.facts);
+        let slabs = cols.div_ceil(SLAB);
+        let mut rounded = vec![Rounded::ZERO; self.output.n * slabs];
+        let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
+        run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
+            for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
+                *to = Rounded::new(facts, x);
+            }
+            Ok(())
+        })?;
+        let rows_per_task = (TASK_WEIGHTS / cols / ROWS).max(1) * ROWS;
+        let tasks = (0..self.weights.rows.div_ceil(rows_per_task)).collect();
+        run.for_each(tasks, |_, _, task| {
+            let last = self.weights.rows.min((task + 1) * rows_per_task);
+            let mut unpacked = [[Slab::ZERO; AT_ONCE]; ROWS];
+            for row in (task * rows_per_task..last).step_by(ROWS) {
+                self.rows(&rounded, row, ROWS.min(last - row), &mut unpacked);
+            }
+            Ok(())
+        })
+    }
+
+    /// Results of up to [`ROWS`] rows of weights.
+    fn rows(&self, rounded: &[Rounded], row: usize, rows: usize, unpacked: &mut [[Slab; AT_ONCE]; ROWS]) {
+        let Self { unpacker, weights, output, .. } = self;
+        let slabs = weights.cols.div_ceil(SLAB);
+        for first in (0..output.n).step_by(SMALL_BATCH) {
+            let count = SMALL_BATCH.min(output.n - first);
+            let mut sums = [[0.0; ROWS]; SMALL_BATCH];
+            for i in (0..slabs).step_by(AT_ONCE) {
+                let own = AT_ONCE.min(slabs - i);
+                let (from, to) = (i * SLAB, weights.cols.min((i + own) * SLAB));
+                for (r, unpacked) in unpacked[..rows].iter_mut().enumerate() {
+                    dot::prefetch(weights.ahead(row + r, from, to, AHEAD, ROWS));
+                    (unpacker.unpack)(weights.bytes(row + r, from, to), unpacked);
+                }
+                let slabs_of_rows = [0, 1, 2, 3].map(|r| &unpacked[r][..own]);
+                for (sums, x) in sums[..count].iter_mut().zip(rounded[first * slabs..].chunks(slabs)) {
+                    // SAFETY: the function is for this machine.
+                    unsafe { (self.dot)(&unpacker.facts, slabs_of_rows, &x[i..i + own], sums) };
+                }
+            }
+            for (i, sums) in sums[..count].iter().enumerate() {
+                // SAFETY: this task alone has these rows.
+                unsafe { output.write(first + i, row, &sums[..rows]) };
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The panel kernel for AVX2: 4 rows by 16 columns, which is 8 sums of 16 bits, two quads and a row in 16 registers.
+//!
+//! Intrinsics stand in loops and not in closures for `array::from_fn`: those are compiled on their own, without AVX2.
+
+use std::arch::x86_64::*;
+
+use super::{COLUMNS, Facts, Kernels, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab};
+
+/// Rows in a tile.
+const ROWS: usize = 4;
+/// Registers that 16 columns take.
+const HALVES: usize = 2;
+
+/// A register for each row and half of the columns.
+type Tile = [[__m256i; HALVES]; ROWS];
+
+pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn lay_out(slab: &Slab, facts: &Facts, row: &mut Row) {
+        super::lay_out(slab, facts, row);
+    }
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn pack(x: &[f32], cols: usize, facts: &Facts, quads: &mut [Quad], sides: &mut [Side]) {
+        super::pack(x, cols, facts, quads, sides);
+    }
+    let Plan { pairing, depth } = Plan::new(facts);
+    use Pairing::{Biased, Unsigned, Wide};
+    let multiply = match (facts.scaling, pairing, depth, facts.group) {
+        (Scaling::Super, Unsigned, 8, 32) => super_blocks::<8, false, 4>,
+        (Scaling::Super, Unsigned, 4, 32) => super_blocks::<4, false, 4>,
+        (Scaling::Super, Unsigned, 4, 16) => super_blocks::<4, false, 8>,
+        (Scaling::Super, Biased, 8, _) => super_blocks::<8, true, 0>,
+        (Scaling::Super, Biased, 4, _) => super_blocks::<4, true, 0>,
+        (Scaling::Super, Biased, 2, _) => super_blocks::<2, true, 0>,
+        (Scaling::Super, Biased, 1, _) => super_blocks::<1, true, 0>,
+        (Scaling::Super, Wide, ..) => wide_super_blocks,
+        (Scaling::Groups, Unsigned, 8, 32) => groups::<8, 8, false>,
+        (Scaling::Groups, Unsigned, 4, 32) => groups::<4, 8, false>,
+        (Scaling::Groups, Biased, 8, 32) => groups::<8, 8, true>,
+        (Scaling::Groups, Biased, 4, 32) => groups::<4, 8, true>,
+        (Scaling::Groups, Biased, 4, 16) => groups::<4, 4, true>,
+        (Scaling::Groups, Wide, _, 32) => wide_groups,
+        _ => return None,
+    };
+    let quads = if pairing == Wide { SLAB / 2 } else { SLAB / 4 };
+    Some(Kernels { quads, multiply, lay_out, pack })
+}
+
+#[inline(always)]
+fn zero() -> Tile {
+    // SAFETY: every caller has AVX2 enabled.
+    unsafe { [[_mm256_setzero_si256(); HALVES]; ROWS] }
+}
+
+/// Four bytes of each row, starting at byte `4 * quad`, times a quad.
+#[inline(always)]
+fn times(rows: &[Row; ROWS], at: usize, quad: &Quad, mut product: impl FnMut(usize, usize, __m256i, __m256i)) {
+    // SAFETY: every caller has AVX2 enabled; a quad holds two registers, and codes hold `4 * at + 4` bytes, since `at` is
+    // below the number of quads in a slab.
+    unsafe {
+        let start = quad.0.as_ptr().cast::<__m256i>();
+        let halves = [_mm256_load_si256(start), _mm256_load_si256(start.add(1))];
+        for r in 0..ROWS {
+            let codes = _mm256_set1_epi32(rows[r].codes.as_ptr().cast::<i32>().add(at).read_unaligned());
+            for c in 0..HALVES {
+                product(r, c, codes, halves[c]);
+            }
+        }
+    }
+}
+
+/// `N`, hidden from the compiler if it is large: it would unroll the loop over quads, reorder it by rows, and run out of
+/// registers.
+#[inline(always)]
+fn rolled<const N: usize>() -> usize {
+    if N > 2 { std::hint::black_box(N) } else { N }
+}
+
+/// Sums in 16 bits of the products of `quads`, the first of which is quad `at` of its slab.
+#[inline(always)]
+fn narrow<const BIASED: bool>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile {
+    let mut sums = zero();
+    for (i, quad) in quads.iter().enumerate() {
+        // SAFETY: every caller has AVX2 enabled.
+        times(rows, at + i, quad, |r, c, codes, x| unsafe {
+            let products = if BIASED { _mm256_maddubs_epi16(x, codes) } else { _mm256_maddubs_epi16(codes, x) };
+            sums[r][c] = _mm256_add_epi16(sums[r][c], products);
+        });
+    }
+    sums
+}
+
+/// Pairs of 16-bit sums times `factor`, added to `sums`.
+#[inline(always)]
+fn widen(sums: &mut [__m256i; HALVES], narrow: &[__m256i; HALVES], factor: __m256i) {
+    for c in 0..HALVES {
+        // SAFETY: every caller has AVX2 enabled.
+        sums[c] = unsafe { _mm256_add_epi32(sums[c], _mm256_madd_epi16(narrow[c], factor)) };
+    }
+}
+
+/// `pair` in all lanes.
+#[inline(always)]
+fn splat(pair: [i16; 2]) -> __m256i {
+    // SAFETY: every caller has AVX2 enabled.
+    unsafe { _mm256_set1_epi32(i32::from(pair[0] as u16) | i32::from(pair[1]) << 16) }
+}
+
+/// `to + (a * b) * whole`, where `b` and `to` are one of two halves of 16 columns.
+#[inline(always)]
+fn accumulate(to: &mut [f32; COLUMNS], half: usize, a: f32, b: &[f32; COLUMNS], whole: __m256i) {
+    // SAFETY: every caller has AVX2 and FMA enabled; both halves lie in 16 columns.
+    unsafe {
+        let to = to.as_mut_ptr().add(8 * half);
+        let factor = _mm256_mul_ps(_mm256_set1_ps(a), _mm256_loadu_ps(b.as_ptr().add(8 * half)));
+        _mm256_storeu_ps(to, _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(whole), _mm256_loadu_ps(to)));
+    }
+}
+
+/// Calls `tile` for all tiles of a panel.
+#[inline(always)]
+fn tiles(panel: &[Row; PANEL], sums: &mut [[f32; COLUMNS]], tile: impl Fn(&[Row; ROWS], &mut [[f32; COLUMNS]; ROWS])) {
+    for (rows, sums) in panel.as_chunks::<ROWS>().0.iter().zip(sums.as_chunks_mut::<ROWS>().0) {
+        tile(rows, sums);
+    }
+}
+
+/// Super-blocks with codes of few bits: `DEPTH` quads between widenings, `PAIRS` pairs of minima.
+#[target_feature(enable = "avx2,fma")]
+fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize>(
+    panel: &[Row; PANEL],
+    quads: &[Quad],
+    side: &Side,
+    sums: &mut [[f32; COLUMNS]],
+) {
+    tiles(panel, sums, |rows, sums| {
+        let mut whole = zero();
+        for r in 0..ROWS {
+            if BIASED {
+                whole[r] = [_mm256_set1_epi32(rows[r].bias[0]); HALVES];
+            }
+        }
+        for (i, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
+            let narrow = narrow::<BIASED>(rows, i * DEPTH, quads);
+            for r in 0..ROWS {
+                widen(&mut whole[r], &narrow[r], splat(rows[r].scales[i * DEPTH / 4]));
+            }
+        }
+        for r in 0..ROWS {
+            for c in 0..HALVES {
+                accumulate(&mut sums[r], c, rows[r].d[0], &side.d[0], whole[r][c]);
+            }
+        }
+        if PAIRS == 0 {
+            return;
+        }
+        for r in 0..ROWS {
+            let mut whole = [_mm256_setzero_si256(); HALVES];
+            for j in 0..PAIRS {
+                widen(&mut whole, &load(&side.sums[j]), splat(rows[r].mins[j]));
+            }
+            for c in 0..HALVES {
+                accumulate(&mut sums[r], c, rows[r].m[0], &side.d[0], whole[c]);
+            }
+        }
+    });
+}
+
+#[inline(always)]
+fn load(pairs: &[[i16; 2]; COLUMNS]) -> [__m256i; HALVES] {
+    // SAFETY: every caller has AVX2 enabled; 16 pairs are two registers.
+    unsafe {
+        let start = pairs.as_ptr().cast::<__m256i>();
+        [_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))]
+    }
+}
+
+/// Groups of `QUADS` quads with a float scale each, and codes of few bits. Unsigned codes come with minima.
+#[target_feature(enable = "avx2,fma")]
+fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool>(
+    panel: &[Row; PANEL],
+    quads: &[Quad],
+    side: &Side,
+    sums: &mut [[f32; COLUMNS]],
+) {
+    tiles(panel, sums, |rows, sums| {
+        for (i, quads) in quads.as_chunks::<QUADS>().0.iter().enumerate() {
+            let (group, block) = (i * QUADS / 4, i * QUADS / 8);
+            let mut whole = zero();
+            for r in 0..ROWS {
+                if BIASED {
+                    whole[r] = [_mm256_set1_epi32(rows[r].bias[group]); HALVES];
+                }
+            }
+            for (j, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
+                let narrow = narrow::<BIASED>(rows, i * QUADS + j * DEPTH, quads);
+                for r in 0..ROWS {
+                    widen(&mut whole[r], &narrow[r], splat([1, 1]));
+                }
+            }
+            for r in 0..ROWS {
+                for c in 0..HALVES {
+                    accumulate(&mut sums[r], c, rows[r].d[group], &side.d[block], whole[r][c]);
+                }
+                if !BIASED {
+                    shift(&mut sums[r], rows[r].m[group], &side.s[block]);
+                }
+            }
+        }
+    });
+}
+
+/// `to + a * b`.
+#[inline(always)]
+fn shift(to: &mut [f32; COLUMNS], a: f32, b: &[f32; COLUMNS]) {
+    for c in 0..HALVES {
+        // SAFETY: every caller has AVX2 and FMA enabled; both halves lie in 16 columns.
+        unsafe {
+            let to = to.as_mut_ptr().add(8 * c);
+            let b = _mm256_loadu_ps(b.as_ptr().add(8 * c));
+            _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_set1_ps(a), b, _mm256_loadu_ps(to)));
+        }
+    }
+}
+
+/// Sums in 32 bits of the products of quads of two columns each.
+#[inline(always)]
+fn wide(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile {
+    let mut sums = zero();
+    for (i, quad) in quads.iter().enumerate() {
+        // SAFETY: every caller has AVX2 enabled.
+        times(rows, at + i, quad, |r, c, codes, x| unsafe {
+            sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(codes, x));
+        });
+    }
+    sums
+}
+
+/// Super-blocks with codes of 8 bits.
+#[target_feature(enable = "avx2,fma")]
+fn wide_super_blocks(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
+    tiles(panel, sums, |rows, sums| {
+        let whole = wide(rows, 0, quads);
+        for r in 0..ROWS {
+            for c in 0..HALVES {
+                accumulate(&mut sums[r], c, rows[r].d[0], &side.d[0], whole[r][c]);
+            }
+        }
+    });
+}
+
+/// Groups of 32 with a float scale each, and codes of 8 bits.
+#[target_feature(enable = "avx2,fma")]
+fn wide_groups(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
+    tiles(panel, sums, |rows, sums| {
+        for (i, quads) in quads.as_chunks::<16>().0.iter().enumerate() {
+            let whole = wide(rows, 16 * i, quads);
+            for r in 0..ROWS {
+                for c in 0..HALVES {
+                    accumulate(&mut sums[r], c, rows[r].d[2 * i], &side.d[i], whole[r][c]);
+                }
+            }
+        }
+    });
+}

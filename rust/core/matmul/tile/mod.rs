@@ -1,0 +1,255 @@
+//! Large batches: a panel of weight rows against 16 columns of activations at a time, in integers.
+//!
+//! Weights of one slab are laid out once for a whole batch: codes as the kernel multiplies them, scales as it broadcasts
+//! them. Activations lie in quads: four consecutive codes of each of 16 columns side by side, so that four codes of a
+//! weight row, broadcast, meet them in one instruction, and lanes are columns. No sum is ever split over lanes.
+//!
+//! Products of two bytes are added in 16 bits for as long as they cannot overflow, and only then widened: that is where
+//! the speed comes from. How long follows from the format's largest code, see [`Plan`].
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+use super::activation::Rounded;
+use super::slab::{Facts, GROUPS, SLAB, Scaling, Slab};
+use crate::arch::Isa;
+
+/// Columns of activations side by side.
+pub(super) const COLUMNS: usize = 16;
+/// Rows of weights in a panel: a multiple of every kernel's own number.
+pub(super) const PANEL: usize = 32;
+/// Largest magnitude of an activation's code.
+const CODE: i32 = 127;
+
+/// How codes meet activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pairing {
+    /// Unsigned codes, signed activations.
+    Unsigned,
+    /// Signed codes, and activations with 128 added, so that they are unsigned. What the 128s contribute is the same for
+    /// all columns and is taken off again.
+    Biased,
+    /// Codes of 8 bits, whose products overflow 16 bits at once: both sides widened to 16 bits, integer scales multiplied
+    /// in beforehand.
+    Wide,
+}
+
+/// What the format's facts mean for the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// How codes meet activations.
+    pub(super) pairing: Pairing,
+    /// Quads whose products are added in 16 bits: the sum of so many times two products is below `2^15`.
+    pub(super) depth: usize,
+}
+
+impl Plan {
+    /// The plan for a format.
+    pub(super) const fn new(facts: &Facts) -> Self {
+        let (pairing, other) = if facts.mins { (Pairing::Unsigned, CODE) } else { (Pairing::Biased, CODE + 128) };
+        let fitting = i16::MAX as i32 / (2 * facts.max * other);
+        if fitting == 0 {
+            return Self { pairing: Pairing::Wide, depth: 0 };
+        }
+        // Within a group, and a power of two, so that groups are whole numbers of it.
+        let mut depth = facts.group / 4;
+        while depth > fitting as usize {
+            depth /= 2;
+        }
+        Self { pairing, depth }
+    }
+}
+
+/// Four codes (or two of 16 bits) of 16 columns.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Quad([u8; 4 * COLUMNS]);
+
+impl Quad {
+    pub(super) const ZERO: Self = Self([0; 4 * COLUMNS]);
+}
+
+/// What else belongs to a slab of 16 columns.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Side {
+    /// Pairs of sums of codes, over the columns that share a minimum.
+    sums: [[[i16; 2]; COLUMNS]; GROUPS / 2],
+    /// Scales: the first for super-blocks, otherwise one for each 32.
+    d: [[f32; COLUMNS]; SLAB / 32],
+    /// Scaled sums, one for each 32.
+    s: [[f32; COLUMNS]; SLAB / 32],
+}
+
+impl Side {
+    pub(super) const ZERO: Self =
+        Self { sums: [[[0; 2]; COLUMNS]; GROUPS / 2], d: [[0.0; COLUMNS]; SLAB / 32], s: [[0.0; COLUMNS]; SLAB / 32] };
+}
+
+/// A slab of one row of weights as kernels read it.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Row {
+    /// Codes: 256 bytes, or 256 of 16 bits.
+    codes: [u8; 2 * SLAB],
+    /// Integer scale of each 16, twice.
+    scales: [[i16; 2]; GROUPS],
+    /// Pairs of integer minima, as [`Side::sums`].
+    mins: [[i16; 2]; GROUPS / 2],
+    /// What the biases contribute, sign turned: the first for super-blocks, otherwise one for each 16.
+    bias: [i32; GROUPS],
+    /// As [`Slab::d`].
+    d: [f32; GROUPS],
+    /// As [`Slab::m`].
+    m: [f32; GROUPS],
+}
+
+impl Row {
+    pub(super) const ZERO: Self = Self {
+        codes: [0; 2 * SLAB],
+        scales: [[0; 2]; GROUPS],
+        mins: [[0; 2]; GROUPS / 2],
+        bias: [0; GROUPS],
+        d: [0.0; GROUPS],
+        m: [0.0; GROUPS],
+    };
+}
+
+/// Adds the products of a panel and a slab of 16 columns to `sums`, one entry a row.
+type Multiply = unsafe fn(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]);
+/// Lays out one slab of a row.
+type LayOut = unsafe fn(slab: &Slab, facts: &Facts, row: &mut Row);
+/// Rounds and packs up to 16 rows of activations: `quads` and `sides` have the slabs one after another.
+type Pack = unsafe fn(x: &[f32], cols: usize, facts: &Facts, quads: &mut [Quad], sides: &mut [Side]);
+
+/// The functions for one format on one instruction set. All need what [`kernels`] was told is there.
+#[derive(Clone, Copy)]
+pub(super) struct Kernels {
+    /// Quads in a slab.
+    pub(super) quads: usize,
+    pub(super) multiply: Multiply,
+    pub(super) lay_out: LayOut,
+    pub(super) pack: Pack,
+}
+
+/// Kernels for a format, if the instruction set has any.
+pub(super) fn kernels(facts: &Facts, isa: Isa) -> Option<Kernels> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => avx2::kernels(facts),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn lay_out(slab: &Slab, facts: &Facts, row: &mut Row) {
+    let plan = Plan::new(facts);
+    let offset = facts.offset;
+    row.d = slab.d;
+    row.m = slab.m;
+    row.scales = slab.scales.map(|scale| [scale; 2]);
+    if facts.mins {
+        row.mins = std::array::from_fn(|j| match facts.group {
+            16 => [slab.mins[2 * j], slab.mins[2 * j + 1]],
+            _ => [slab.mins[4 * j % GROUPS], slab.mins[(4 * j + 2) % GROUPS]],
+        });
+    }
+    match plan.pairing {
+        Pairing::Unsigned => row.codes[..SLAB].copy_from_slice(&slab.codes),
+        Pairing::Biased => {
+            let mut total = 0;
+            for j in 0..GROUPS {
+                let mut sum = 0;
+                for k in 16 * j..16 * j + 16 {
+                    let code = slab.codes[k].wrapping_sub(offset);
+                    row.codes[k] = code;
+                    sum += i32::from(code as i8);
+                }
+                row.bias[j] = -128 * sum;
+                total += sum * i32::from(slab.scales[j]);
+            }
+            match (facts.scaling, facts.group) {
+                (Scaling::Super, _) => row.bias[0] = -128 * total,
+                (Scaling::Groups, 32) => (0..GROUPS).step_by(2).for_each(|j| row.bias[j] += row.bias[j + 1]),
+                (Scaling::Groups, _) => {}
+            }
+        }
+        Pairing::Wide => {
+            let codes = row.codes.as_chunks_mut::<2>().0;
+            for k in 0..SLAB {
+                let code = i16::from(slab.codes[k] as i8);
+                // At most 127 * 32, the largest scale there is beside such codes.
+                let factor = if facts.scaling == Scaling::Super { slab.scales[k / 16] } else { 1 };
+                codes[k] = (code * factor).to_le_bytes();
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn pack(x: &[f32], cols: usize, facts: &Facts, quads: &mut [Quad], sides: &mut [Side]) {
+    let plan = Plan::new(facts);
+    let per_slab = quads.len() / sides.len();
+    for (i, (quads, side)) in quads.chunks_exact_mut(per_slab).zip(sides).enumerate() {
+        let from = i * SLAB;
+        let to = cols.min(from + SLAB);
+        for column in 0..COLUMNS {
+            let rounded = match x.get(column * cols..(column + 1) * cols) {
+                Some(x) => Rounded::new(facts, &x[from..to]),
+                None => Rounded::ZERO,
+            };
+            match plan.pairing {
+                Pairing::Unsigned => spread(&rounded.codes.map(|code| code as u8), column, quads),
+                Pairing::Biased => spread(&rounded.codes.map(|code| code as u8 ^ 0x80), column, quads),
+                Pairing::Wide => {
+                    let mut wide = [0; 2 * SLAB];
+                    for (wide, code) in wide.as_chunks_mut::<2>().0.iter_mut().zip(rounded.codes) {
+                        *wide = i16::from(code).to_le_bytes();
+                    }
+                    spread(&wide, column, quads);
+                }
+            }
+            for j in 0..SLAB / 32 {
+                side.d[j][column] = rounded.d[j];
+                side.s[j][column] = rounded.s[j];
+            }
+            for j in 0..GROUPS / 2 {
+                let sums = &rounded.sums;
+                let both = |k: usize| sums[k % GROUPS] + sums[(k + 1) % GROUPS];
+                side.sums[j][column] =
+                    if facts.group == 16 { [sums[2 * j], sums[2 * j + 1]] } else { [both(4 * j), both(4 * j + 2)] };
+            }
+        }
+    }
+}
+
+/// Puts the bytes of one column, four at a time, into its place in each quad.
+#[inline(always)]
+fn spread<const N: usize>(bytes: &[u8; N], column: usize, quads: &mut [Quad]) {
+    for (quad, bytes) in quads.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        quad.0.as_chunks_mut::<4>().0[column] = *bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Format;
+    use crate::matmul::unpack::integers;
+
+    #[test]
+    fn sums_of_16_bits_cannot_overflow() {
+        for &format in Format::ALL {
+            let Ok(Some(unpacker)) = integers(format, Isa::Scalar) else { continue };
+            let facts = unpacker.facts;
+            let plan = Plan::new(&facts);
+            let other = if plan.pairing == Pairing::Unsigned { 127 } else { 255 };
+            let deepest = 2 * facts.max * other * plan.depth as i32;
+            assert!(deepest <= i32::from(i16::MAX), "{format}: {deepest}");
+            match plan.pairing {
+                Pairing::Wide => assert!(2 * facts.max * other > i32::from(i16::MAX), "{format} need not be wide"),
+                _ => assert!(plan.depth >= 1 && (facts.group / 4).is_multiple_of(plan.depth), "{format}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Sixteen `f32` lanes: the vector that the `f32` kernels are written in, on every instruction set.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+/// Lanes of a vector, and so columns or rows in a tile.
+pub(super) const LANES: usize = 16;
+
+/// Sixteen independent sums. Every lane is one sum in order, so the instruction set cannot change a result.
+pub(super) trait Wide: Copy {
+    /// All lanes zero.
+    fn zero() -> Self;
+    /// Sixteen numbers.
+    fn load(from: &[f32; LANES]) -> Self;
+    /// `self + a * b` with one rounding, `a` in all lanes.
+    fn fused(self, a: f32, b: Self) -> Self;
+    /// Adds the lanes to `to`.
+    fn add_to(self, to: &mut [f32; LANES]);
+}
+
+/// Plain Rust. Without a machine instruction for it, `mul_add` is computed in software, to the same bits.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; LANES]);
+
+impl Wide for Portable {
+    #[inline(always)]
+    fn zero() -> Self {
+        Self([0.0; LANES])
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES]) -> Self {
+        Self(*from)
+    }
+
+    #[inline(always)]
+    fn fused(self, a: f32, b: Self) -> Self {
+        Self(std::array::from_fn(|i| a.mul_add(b.0[i], self.0[i])))
+    }
+
+    #[inline(always)]
+    fn add_to(self, to: &mut [f32; LANES]) {
+        for (to, own) in to.iter_mut().zip(self.0) {
+            *to += own;
+        }
+    }
+}
+
+/// Two registers of 8 lanes. Only used inside functions with `avx2,fma` enabled.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(__m256, __m256);
+
+#[cfg(target_arch = "x86_64")]
+impl Wide for Avx2 {
+    #[inline(always)]
+    fn zero() -> Self {
+        // SAFETY: used only where AVX2 and FMA were detected.
+        unsafe { Self(_mm256_setzero_ps(), _mm256_setzero_ps()) }
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES]) -> Self {
+        // SAFETY: as above; both halves lie in `from`.
+        unsafe { Self(_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))) }
+    }
+
+    #[inline(always)]
+    fn fused(self, a: f32, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let a = _mm256_set1_ps(a);
+            Self(_mm256_fmadd_ps(a, b.0, self.0), _mm256_fmadd_ps(a, b.1, self.1))
+        }
+    }
+
+    #[inline(always)]
+    fn add_to(self, to: &mut [f32; LANES]) {
+        // SAFETY: as above; both halves lie in `to`.
+        unsafe {
+            let (low, high) = (to.as_mut_ptr(), to.as_mut_ptr().add(8));
+            _mm256_storeu_ps(low, _mm256_add_ps(_mm256_loadu_ps(low), self.0));
+            _mm256_storeu_ps(high, _mm256_add_ps(_mm256_loadu_ps(high), self.1));
+        }
+    }
+}
+
+/// One register. Only used inside functions with `avx512f` enabled.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(__m512);
+
+#[cfg(target_arch = "x86_64")]
+impl Wide for Avx512 {
+    #[inline(always)]
+    fn zero() -> Self {
+        // SAFETY: used only where AVX-512 was detected.
+        unsafe { Self(_mm512_setzero_ps()) }
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES]) -> Self {
+        // SAFETY: as above; 16 numbers lie in `from`.
+        unsafe { Self(_mm512_loadu_ps(from.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn fused(self, a: f32, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Self(_mm512_fmadd_ps(_mm512_set1_ps(a), b.0, self.0)) }
+    }
+
+    #[inline(always)]
+    fn add_to(self, to: &mut [f32; LANES]) {
+        // SAFETY: as above; 16 numbers lie in `to`.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(to.as_ptr()), self.0)) }
+    }
+}

@@ -1,0 +1,187 @@
+//! Blocks whose weights lie on a format's own grid already: files that were dequantized, and models that were trained for
+//! a format and published in full precision. Their codes are found again, where encoding them anew would lose them.
+//!
+//! A block is on the grid if there are codes and an `f16` scale (and minimum) whose decoded values, rounded to the type that
+//! the weights were stored in, are the weights bit for bit.
+
+use half::{bf16, f16};
+
+use super::blocks::{BLOCK, Target, write_parts};
+
+/// The type that weights were stored in, to which decoded values are rounded before they are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// As they are.
+    F32,
+    /// IEEE half.
+    F16,
+    /// Brain float.
+    BF16,
+}
+
+impl Stored {
+    #[inline]
+    fn round(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::F16 => f16::from_f32(x).to_f32(),
+            Self::BF16 => bf16::from_f32(x).to_f32(),
+        }
+    }
+
+    /// How far a stored number may be from the one it was made of, relative to it.
+    const fn error(self) -> f32 {
+        match self {
+            Self::F32 => 1.0 / (1 << 23) as f32,
+            Self::F16 => 1.0 / (1 << 11) as f32,
+            Self::BF16 => 1.0 / (1 << 8) as f32,
+        }
+    }
+}
+
+/// More scales than this are not tried for one assignment of codes: an interval of bf16's error holds 8 or 9 halves, unless
+/// they are subnormal and any of many would do.
+const MOST_SCALES: usize = 24;
+
+/// Writes the block if `x` is on the grid of `target`, and says whether it is.
+pub fn encode(target: Target, x: &[f32; BLOCK], stored: Stored, out: &mut [u8]) -> bool {
+    let found = match target {
+        Target::Q4_0 => symmetric(x, -8, 7, stored),
+        Target::Q5_0 => symmetric(x, -16, 15, stored),
+        Target::Q8_0 => symmetric(x, -128, 127, stored),
+        Target::Q4_1 => affine(x, 15, stored),
+        Target::Q5_1 => affine(x, 31, stored),
+    };
+    if let Some((d, m, codes)) = found {
+        write_parts(target, d, m, &codes, out);
+    }
+    found.is_some()
+}
+
+/// Scale, minimum, and codes as they are stored.
+type Found = (f16, f16, [u8; BLOCK]);
+
+/// `x = d * q` with `q` from `low` to `high`.
+fn symmetric(x: &[f32; BLOCK], low: i32, high: i32, stored: Stored) -> Option<Found> {
+    let extreme = extreme(x)?;
+    if extreme == 0.0 {
+        return Some((f16::ZERO, f16::ZERO, [-low as u8; BLOCK]));
+    }
+    // First what ggml's own encoders do (the extreme at the end of the range, whatever its sign), then positive scales
+    // from the finest on, then negative ones, which no 8-bit encoder makes.
+    let sign = if extreme < 0.0 { -1 } else { 1 };
+    let first = if low == -128 { 127 * sign } else { low };
+    let (same_side, other_side) = if extreme < 0.0 { (-low, high) } else { (high, -low) };
+    let rest = (1..=same_side).rev().map(|k| k * sign);
+    let mirrored = (1..=if low == -128 { 0 } else { other_side }).rev().map(|k| -k * sign);
+    // The smallest weight leaves a scale the least room, so it is asked first.
+    let least = x.iter().copied().filter(|&x| x != 0.0).fold(extreme, |a, b| if b.abs() < a.abs() { b } else { a });
+    std::iter::once(first).chain(rest).chain(mirrored).find_map(|k| {
+        scales(extreme / k as f32, stored).find_map(|d| {
+            let step = d.to_f32();
+            if !same(stored.round((least / step).round_ties_even() * step), least) {
+                return None;
+            }
+            let codes = on_symmetric(x, step, low, high, stored)?;
+            Some((d, f16::ZERO, codes))
+        })
+    })
+}
+
+#[inline]
+fn on_symmetric(x: &[f32; BLOCK], d: f32, low: i32, high: i32, stored: Stored) -> Option<[u8; BLOCK]> {
+    let mut codes = [0; BLOCK];
+    for (code, &x) in codes.iter_mut().zip(x) {
+        let q = (x / d).round_ties_even() as i32;
+        if q < low || q > high || !same(stored.round(q as f32 * d), x) {
+            return None;
+        }
+        *code = (q - low) as u8;
+    }
+    Some(codes)
+}
+
+/// `x = d * q + m` with `q` from 0 to `max`: a grid through zero, or one whose ends are the block's extremes.
+fn affine(x: &[f32; BLOCK], max: i32, stored: Stored) -> Option<Found> {
+    let extreme = extreme(x)?;
+    let (low, high) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
+    if low == high {
+        let m = f16::from_f32(low);
+        let codes = on_affine(x, 0.0, m.to_f32(), max, stored)?;
+        return Some((f16::ZERO, m, codes));
+    }
+    let through_zero = (1..=max).rev().find_map(|k| {
+        scales(extreme.abs() / k as f32, stored).find_map(|d| {
+            let zero = (-low / d.to_f32()).round_ties_even().clamp(0.0, max as f32);
+            let m = f16::from_f32(-zero * d.to_f32());
+            let codes = on_affine(x, d.to_f32(), m.to_f32(), max, stored)?;
+            Some((d, m, codes))
+        })
+    });
+    through_zero.or_else(|| {
+        scales(low, stored).find_map(|m| {
+            let span = high - m.to_f32();
+            // The error of both ends counts against their difference, which is smaller.
+            let slack = stored.error() * (high.abs() + low.abs()) / span;
+            halves(span / max as f32, slack).find_map(|d| {
+                let codes = on_affine(x, d.to_f32(), m.to_f32(), max, stored)?;
+                Some((d, m, codes))
+            })
+        })
+    })
+}
+
+#[inline]
+fn on_affine(x: &[f32; BLOCK], d: f32, m: f32, max: i32, stored: Stored) -> Option<[u8; BLOCK]> {
+    let mut codes = [0; BLOCK];
+    for (code, &x) in codes.iter_mut().zip(x) {
+        let q = if d == 0.0 { 0 } else { ((x - m) / d).round_ties_even() as i32 };
+        if q < 0 || q > max || !same(stored.round(q as f32 * d + m), x) {
+            return None;
+        }
+        *code = q as u8;
+    }
+    Some(codes)
+}
+
+/// Equal, where zeros of either sign are: a sum or a product of codes may have either.
+#[inline]
+fn same(a: f32, b: f32) -> bool {
+    a == b
+}
+
+/// The weight largest in magnitude, the first of several; `None` if any is not finite.
+fn extreme(x: &[f32; BLOCK]) -> Option<f32> {
+    let mut extreme = 0.0_f32;
+    for &x in x {
+        if !x.is_finite() {
+            return None;
+        }
+        if x.abs() > extreme.abs() {
+            extreme = x;
+        }
+    }
+    Some(extreme)
+}
+
+/// The `f16` numbers that may have been the scale, where the stored number divided by its code is `d`, the nearest first.
+fn scales(d: f32, stored: Stored) -> impl Iterator<Item = f16> {
+    halves(d, stored.error())
+}
+
+/// The `f16` numbers within a relative distance of `d`, the nearest first.
+fn halves(d: f32, distance: f32) -> impl Iterator<Item = f16> {
+    let nearest = f16::from_f32(d);
+    // Bits of one sign are in the order of magnitudes.
+    let bits = nearest.to_bits();
+    let near = move |half: f16| half.is_finite() && (half.to_f32() - d).abs() <= distance * d.abs();
+    let outwards = (1..=MOST_SCALES as u16 / 2).flat_map(move |step| {
+        let up = bits.checked_add(step).filter(|up| up & 0x8000 == bits & 0x8000);
+        let down = ((bits & 0x7fff) >= step).then(|| bits - step);
+        [up, down].into_iter().flatten().map(f16::from_bits)
+    });
+    std::iter::once(nearest)
+        .filter(|half| half.is_finite())
+        .chain(outwards.filter(move |&half| near(half)))
+        .filter(|half| *half != f16::ZERO)
+}
