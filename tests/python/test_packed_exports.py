@@ -75,6 +75,7 @@ def test_codes_scales_and_zero_points_come_back(
     config: dict[str, Any] = {
         "quant_method": layout.removesuffix("_v2"),
         "checkpoint_format": layout,
+        "bits": scheme.bits,
         "group_size": scheme.group_size,
         "sym": scheme.symmetric,
         "desc_act": act_order,
