@@ -173,4 +173,5 @@ def ready_tensor(view: View, decision: Decision) -> NativeTensor:
         inline=None,
         imatrix=None,
         rows_per_expert=1,
+        lattice="off",
     )
