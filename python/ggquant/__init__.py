@@ -38,6 +38,7 @@ from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:
+    from ggquant.calibration.collect import collect_imatrix
     from ggquant.evaluation.alone import Sensitivity, sensitivity
     from ggquant.evaluation.perplexity import evaluate
     from ggquant.evaluation.summary import Evaluation
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ggquant.planned import Plan, PlannedTensor
     from ggquant.policy import Options, variants
     from ggquant.progress import Progress
+    from ggquant.runtime.model import RunnableModel, open_model
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
@@ -67,11 +69,14 @@ _LAZY = {
     "Plan": "planned",
     "PlannedTensor": "planned",
     "Progress": "progress",
+    "RunnableModel": "runtime.model",
+    "collect_imatrix": "calibration.collect",
     "convert": "pipeline",
     "awq_scales": "methods.awq",
     "gptq": "methods.solver",
     "load_imatrix": "imatrix",
     "merge": "files",
+    "open_model": "runtime.model",
     "plan": "pipeline",
     "split": "files",
     "variants": "policy",
@@ -103,6 +108,7 @@ __all__ = [
     "PlannedTensor",
     "Progress",
     "QuantizedTensor",
+    "RunnableModel",
     "Sensitivity",
     "ShapeError",
     "StoppedError",
@@ -112,6 +118,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "awq_scales",
+    "collect_imatrix",
     "compare",
     "convert",
     "dequantize",
@@ -124,6 +131,7 @@ __all__ = [
     "matmul_id",
     "merge",
     "open",
+    "open_model",
     "plan",
     "quantize",
     "sensitivity",

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, make, save, tokens
 from torch.nn import functional
 
 import ggquant as gg
+from conftest import CONFIGS, make, save, tokens
 from ggquant import qat
 from ggquant.qat.prepare import fakes, originals
 
@@ -48,9 +48,7 @@ def test_an_untrained_model_gives_the_file_of_its_checkpoint(family: str, tmp_pa
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "gpt2", "mixtral", "gpt-oss"])
-def test_the_file_decodes_to_the_weights_of_the_last_evaluation(
-    family: str, tmp_path: Path, tokenizer: Path
-) -> None:
+def test_the_file_decodes_to_the_weights_of_the_last_evaluation(family: str, tmp_path: Path, tokenizer: Path) -> None:
     model = make(family)
     qat.prepare(model, "Q3_K_M", scale_refresh=2)
     train(model, 3)
