@@ -174,5 +174,4 @@ def ready_tensor(view: View, decision: Decision) -> NativeTensor:
         inline=None,
         imatrix=None,
         rows_per_expert=1,
-        lattice="off",
     )
