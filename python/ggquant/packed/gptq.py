@@ -102,7 +102,8 @@ def _bits(
 
     Matrices of a few rows leave a choice; the width that the configuration has comes first.
     """
-    for bits in (*(() if stated is None else (stated,)), 4, 8, 2, 3, 5, 6, 7, 1):
+    first: tuple[int, ...] = () if stated is None else (stated,)
+    for bits in (*first, 4, 8, 2, 3, 5, 6, 7, 1):
         fits = 32 * words % bits == 0 if columns is None else ceil(columns * bits / 32) == words
         if fits and ceil(rows * bits / 32) == zero_words:
             return bits
