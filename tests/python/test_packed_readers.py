@@ -6,9 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import ggquant as gg
 import numpy as np
 import pytest
+
+import ggquant as gg
 from ggquant import _native
 from ggquant.checkpoint_index import read_header
 from ggquant.model import View
@@ -89,7 +90,7 @@ def test_zero_point_0_of_the_first_version(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(stored[f"{MODULE}.qzeros"].offset)
         file.write(zeros.tobytes())
-    with pytest.raises(gg.MalformedFileError, match="row 18, group 1: zero point 0 .* gptq_v2"):
+    with pytest.raises(gg.MalformedFileError, match=r"row 18, group 1: zero point 0 .* gptq_v2"):
         read(weight(stored, config("gptq-4-asym")))
     # The second version stores it as it is.
     values = read(weight(stored, {**config("gptq-4-asym"), "checkpoint_format": "gptq_v2"}))

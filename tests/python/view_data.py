@@ -9,9 +9,17 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ggquant import _native
 from ggquant.model import SourceTensor, View
+from ggquant.native_plan import native_packed
 
-_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
+_TYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "U8": np.uint8,
+}
 
 
 def walk(view: View) -> npt.NDArray[Any]:
@@ -34,9 +42,16 @@ def tensor_data(tensor: SourceTensor) -> bytes:
         elements[:, 0::2], elements[:, 1::2] = codes & 15, codes >> 4
         packed = elements[:, :16] | elements[:, 16:] << 4
         return np.concatenate([scales.reshape(-1, 1), packed], axis=1).tobytes()
-    values = np.concatenate([walk(view).astype(np.float32).reshape(-1) for view in tensor.views])
+    values = np.concatenate([_values(view) for view in tensor.views])
     assert values.size == tensor.elements
     for name, constant in tensor.ops:
         assert name in ("add", "round_f16")
         values = values + np.float32(constant) if name == "add" else values.astype(np.float16).astype(np.float32)
     return values.astype(_TYPES[tensor.dtype]).tobytes()
+
+
+def _values(view: View) -> npt.NDArray[np.float32]:
+    """The values of a view, flat; packed ones as the native reader unpacks them."""
+    if view.packed is not None:
+        return _native.read_packed(native_packed(view), 1)
+    return walk(view).astype(np.float32).reshape(-1)

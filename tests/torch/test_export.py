@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, make, save, tokens
 from torch.nn import functional
 
 import ggquant as gg
+from conftest import CONFIGS, make, save, tokens
 from ggquant import qat
 from ggquant.qat.prepare import fakes, originals
 
@@ -48,9 +48,7 @@ def test_an_untrained_model_gives_the_file_of_its_checkpoint(family: str, tmp_pa
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "gpt2", "mixtral", "gpt-oss"])
-def test_the_file_decodes_to_the_weights_of_the_last_evaluation(
-    family: str, tmp_path: Path, tokenizer: Path
-) -> None:
+def test_the_file_decodes_to_the_weights_of_the_last_evaluation(family: str, tmp_path: Path, tokenizer: Path) -> None:
     model = make(family)
     qat.prepare(model, "Q3_K_M", scale_refresh=2)
     train(model, 3)
@@ -141,3 +139,30 @@ def test_frozen_scales_are_what_is_written(tiny: torch.nn.Module, tmp_path: Path
     written = file.tensors["blk.0.ffn_up.weight"].quantized().data
     assert np.array_equal(written[:, :16], first[:, :16])  # d, dmin and the packed scales of the first super-block
     assert not np.array_equal(written[:, 16:], first[:, 16:])
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "gpt2", "mixtral", "gpt-oss"])
+def test_a_training_starts_at_the_codes_of_a_file(family: str, tmp_path: Path) -> None:
+    model = make(family)
+    folder = save(model, tmp_path / "model")
+    # Other codes than the model's own search finds: those of other importances.
+    other = {t.name: np.linspace(4, 0.1, t.shape[-1]) for t in gg.plan(folder, "Q4_K_S", pre="gpt-2").tensors}
+    stacks = {t.name: t.shape[-3] for t in gg.plan(folder, "Q4_K_S", pre="gpt-2").tensors if len(t.shape) == 3}
+    other = {name: np.tile(row, stacks.get(name, 1)) for name, row in other.items()}
+    gg.convert(folder, tmp_path / "solved.gguf", "Q4_K_S", imatrix=other, pre="gpt-2")
+    solved = gg.open(tmp_path / "solved.gguf")
+    with pytest.raises(gg.UsageError, match="give the file's own variant"):
+        qat.ptq_then_qat(make(family), tmp_path / "solved.gguf", "Q8_0")
+    qat.ptq_then_qat(model, tmp_path / "solved.gguf", "Q4_K_S")
+    evaluate(model, tokens(1, 8))
+    file = gg.open(qat.export_gguf(model, folder, tmp_path / "first.gguf", pre="gpt-2"))
+    for name, tensor in solved.tensors.items():
+        if tensor.format not in ("F32", "F16", "BF16"):
+            assert np.array_equal(tensor.dequantize(), file.tensors[name].dequantize()), name
+    train(model, 2)
+    evaluate(model, tokens(1, 8))
+    moved = gg.open(qat.export_gguf(model, folder, tmp_path / "second.gguf", pre="gpt-2"))
+    name = next(name for name, t in moved.tensors.items() if t.format == "Q4_K")
+    was, now = solved.tensors[name].quantized().data, moved.tensors[name].quantized().data
+    assert np.array_equal(was[..., :16], now[..., :16])  # the scales of the first super-block
+    assert not np.array_equal(was, now)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import make, tokens
 
 import ggquant as gg
+from conftest import make, tokens
 from ggquant import _native, qat
 
 

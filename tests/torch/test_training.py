@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import make, tokens
 from torch.nn import functional
 
 import ggquant as gg
+from conftest import make, tokens
 from ggquant import qat
 from ggquant.qat import fake, kept
 
@@ -329,7 +329,7 @@ def test_the_trainer_of_transformers(tiny: torch.nn.Module, tmp_path: Path) -> N
 def test_wrong_use_is_refused(tiny: torch.nn.Module) -> None:
     with pytest.raises(gg.UsageError, match="call prepare first"):
         qat.convert(tiny)
-    with pytest.raises(gg.ImatrixError, match="imatrix|importance"):
+    with pytest.raises(gg.ImatrixError, match=r"imatrix|importance"):
         qat.prepare(tiny, "IQ2_XS")
     with pytest.raises(gg.UsageError, match="unknown"):
         qat.prepare(tiny, "Q4_K_X")

@@ -13,7 +13,8 @@ from ggquant.checkpoint_index import StoredTensor
 from ggquant.errors import CheckpointError
 from ggquant.model import SourceTensor
 
-_FLOATS = ("BF16", "F16", "F32")
+_FLOATS = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")
+_FIT_BF16 = ("BF16", "F8_E4M3", "F8_E5M2")
 PACKED = "MXFP4"
 """The block format of experts that come packed and stay as they are."""
 
@@ -70,7 +71,7 @@ def build_tensors(
 def intermediate_type(checkpoint: dict[str, StoredTensor]) -> str:
     """BF16 where it holds every matrix exactly, else F32: the file that llama.cpp would quantize from."""
     matrices = [t.dtype for t in checkpoint.values() if len(t.shape) >= 2 and t.dtype in _FLOATS]
-    return "BF16" if matrices and all(dtype == "BF16" for dtype in matrices) else "F32"
+    return "BF16" if matrices and all(dtype in _FIT_BF16 for dtype in matrices) else "F32"
 
 
 def _renamed(

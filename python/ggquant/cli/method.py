@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ggquant.pipeline import ConversionReport
     from ggquant.policy import Options
 
-METHODS = ("gptq",)
+METHODS = ("gptq", "awq", "awq+gptq")
 
 
 def solve(
@@ -52,16 +52,17 @@ def solve(
     """
     from ggquant.layerwise.convert import quantize_by_gptq
     from ggquant.layerwise.solve import LayerwiseOptions
-    from ggquant.methods.gptq import Effort
+    from ggquant.methods.solver import Effort
     from ggquant.text_files import write_text
 
     if method not in METHODS:
-        raise UsageError(f"unknown method '{method}'; there is {', '.join(METHODS)}")
+        raise UsageError(f"unknown method '{method}'; there are {', '.join(METHODS)}")
     if effort not in get_args(Effort):
         raise UsageError(f"unknown effort '{effort}'; there are {', '.join(get_args(Effort))}")
     if damp is not None and not 0 <= damp < float("inf"):
         raise UsageError(f"--damp {damp}: a number of at least 0 is needed")
     how = LayerwiseOptions.of(cast("Effort", effort))
+    how = replace(how, awq="awq" in method, gptq="gptq" in method)
     if damp is not None:
         how = replace(how, damp=damp)
     with _pass_progress(quiet=quiet) as solving, conversion_progress(quiet=quiet) as writing:

@@ -180,7 +180,11 @@ def quantize(
     ] = False,
     method: Annotated[
         str | None,
-        _method("--method", help="gptq: weights whose errors make up for each other, layer by layer.", metavar="NAME"),
+        _method(
+            "--method",
+            help="gptq (errors make up for each other), awq (salient columns are scaled), or awq+gptq.",
+            metavar="NAME",
+        ),
     ] = None,
     calibration: Annotated[
         list[Path] | None,

@@ -24,7 +24,7 @@ from ggquant.runtime.ops import Floats, negative_log_likelihood
 if TYPE_CHECKING:
     import os
 
-    from ggquant.runtime.model import Activations
+    from ggquant.product import Activations
 
     Source = str | os.PathLike[str]
     Report = Callable[[int, int, str], object]
@@ -82,7 +82,7 @@ def evaluate(
     if text is None and logits is None:
         raise UsageError("a text is needed")
     own = open_predictor(model, activations, threads)
-    base = open_predictor(reference, "float32", threads) if reference is not None else None
+    base = open_predictor(reference, activations, threads) if reference is not None else None
     stored = LogitsFile(logits) if logits is not None else None
     for other, n_vocab in ((reference, base and base.n_vocab), (logits, stored and stored.n_vocab)):
         if other is not None and n_vocab != own.n_vocab:

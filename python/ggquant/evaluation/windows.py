@@ -15,7 +15,7 @@ from ggquant.tokenizing import Tokenizer
 if TYPE_CHECKING:
     import os
 
-    from ggquant.runtime.model import Activations
+    from ggquant.product import Activations
 
     Source = str | os.PathLike[str]
 

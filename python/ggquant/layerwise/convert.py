@@ -14,7 +14,7 @@ import numpy as np
 
 from ggquant import __version__, pipeline
 from ggquant.calibration import CalibrationText, cut, default_text, read_texts
-from ggquant.errors import FileError
+from ggquant.errors import FileError, UnsupportedError
 from ggquant.imatrix import Imatrix
 from ggquant.layerwise.report import TensorReport
 from ggquant.layerwise.solve import LayerwiseOptions, solve_model
@@ -27,6 +27,8 @@ from ggquant.runtime import RunnableModel, open_model
 from ggquant.tokenizing import Tokenizer
 
 Source = str | os.PathLike[str]
+
+_FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,15 @@ def quantize_by_gptq(
     formats = {
         t.name: t.format
         for t in plan.tensors
-        if t.format not in ("F32", "F16", "BF16") and (t.name in stand_in.entries or t.name == "token_embd.weight")
+        if t.format not in (*_FLOATS, t.source) and (t.name in stand_in.entries or t.name == "token_embd.weight")
     }
+    again = [t.name for t in plan.tensors if t.source not in _FLOATS and t.format != t.source]
+    if again and not (options is not None and options.allow_requantize):
+        raise UnsupportedError(
+            f"{src}: '{again[0]}' is quantized already; use the original model, or --allow-requantize",
+            file=str(src),
+            tensor=again[0],
+        )
     target = Path(dst) if dst is not None else pipeline.default_output(src, plan.variant)
     if target.exists() and not overwrite:
         raise FileError(f"{target}: exists already; --overwrite replaces it", file=str(target))
@@ -136,7 +145,8 @@ def quantize_by_gptq(
         def tell(layer: int, name: str) -> None:
             if solving is not None:
                 now = time.monotonic() - started
-                solving(LayerwiseProgress(layer, model.n_layer, name, len(work.done), len(formats), last, now))
+                done = len(formats.keys() & work.done)
+                solving(LayerwiseProgress(layer, model.n_layer, name, done, len(formats), last, now))
 
         earlier = dict(work.done)
         for solved in solve_model(model, tokens, formats, chosen, tell, earlier):
@@ -217,5 +227,10 @@ def _fingerprint(
 
 def _described(options: Options, method: LayerwiseOptions) -> Options:
     """The options with a note of the method in the output's metadata."""
-    note = {"quantize.method": MetaValue("STRING", f"gptq {method.effort}")}
+    note = {
+        "quantize.method": MetaValue(
+            "STRING",
+            f"{'awq+' if method.awq and method.gptq else ''}{'gptq' if method.gptq else 'awq'} {method.effort}",
+        )
+    }
     return replace(options, overrides={**note, **options.overrides})

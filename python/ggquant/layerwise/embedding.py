@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.layerwise.report import SolvedTensor, TensorReport
-from ggquant.methods.gptq import Effort, FactoredHessian, solver_formats
+from ggquant.methods.solver import Effort, FactoredHessian, solver_formats
 from ggquant.runtime.model import RunnableModel
 from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.tensor import quantize

@@ -44,7 +44,8 @@ def stages(block: Block, h: Floats) -> list[Stage]:
     def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
         nonlocal last
         known = any(name in names for names in found)
-        if x is last and not known:
+        # A router reads the same input as its experts, but each of these has tokens of its own.
+        if x is last and not known and experts[-1] == (ids is not None):
             found[-1].append(name)
         elif not known:
             found.append([name])

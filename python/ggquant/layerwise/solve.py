@@ -14,7 +14,8 @@ from ggquant.layerwise.embedding import solve_embedding
 from ggquant.layerwise.inputs import Stage, expert_inputs, inputs_of, stages
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.report import SolvedTensor, TensorReport
-from ggquant.methods.gptq import EFFORTS, Effort, FactoredHessian, GPTQResult, solver_formats
+from ggquant.methods.awq import AWQScales, awq_scales
+from ggquant.methods.solver import EFFORTS, Effort, FactoredHessian, GPTQResult, solver_formats
 from ggquant.model import SourceTensor
 from ggquant.runtime import Block
 from ggquant.runtime.block import GROUP_TOKENS
@@ -43,6 +44,8 @@ class LayerwiseOptions:
         cross: strength of the correction for inputs that differ from those of the original model, 0 to 1.
         residual: strength of the correction of the residual stream, 0 to 1.
         sequential: later layers, and later weights of a layer, see the quantized earlier ones.
+        awq: scale columns before rounding, where a norm can take the reciprocal.
+        gptq: let errors make up for each other; otherwise weights are rounded with their importance matrix.
         threads: number of threads, None for one per core.
     """
 
@@ -52,6 +55,8 @@ class LayerwiseOptions:
     cross: float = 1.0
     residual: float = 1.0
     sequential: bool = True
+    awq: bool = False
+    gptq: bool = True
     threads: int | None = None
 
     @classmethod
@@ -118,7 +123,7 @@ class _Pass:
         original = model.embed(self._tokens)
         state = _State(original, original)
         embedding = "token_embd.weight"
-        if embedding in self._formats and model.output_name != embedding:
+        if self._options.gptq and embedding in self._formats and model.output_name != embedding:
             self._progress(-1, embedding)
             solved = self._earlier.get(embedding) or solve_embedding(
                 model, self._tokens, self._formats[embedding], self._options.effort
@@ -140,7 +145,8 @@ class _Pass:
                 continue
             self._progress(layer, names[0])
             if all(name in self._earlier for name in names):
-                for name in names:
+                norm = self._norm_before(layer, stage, block)
+                for name in [*names, *([norm] if norm in self._earlier else [])]:
                     state.replaced[name] = self._earlier[name].tensor.dequantize(threads=self._options.threads)
                     yield self._earlier[name]
                 continue
@@ -148,7 +154,8 @@ class _Pass:
             if stage.experts:
                 solved = self._experts(stage, names, current, state)
             else:
-                solved = self._dense(layer, names, block, current, state)
+                moments = self._moments(layer, names, block, current, state)
+                solved = self._solve(names, moments, self._norm_before(layer, stage, block))
             for one in solved:
                 state.replaced[one.name] = one.tensor.dequantize(threads=self._options.threads)
                 yield one
@@ -158,7 +165,22 @@ class _Pass:
         state.original = block(state.original, out=state.original if apart else None)
         state.current = after if sequential else state.original
 
-    def _dense(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> list[SolvedTensor]:
+    def _norm_before(self, layer: int, stage: Stage, block: Block) -> str:
+        """The norm whose output is the input of these weights and of nothing else; empty where there is none."""
+        graph = self._model.graph
+        roles = {name.split(".")[2] for name in stage.names}
+        norm = ""
+        if roles <= {"attn_q", "attn_k", "attn_v", "attn_qkv"}:
+            norm = graph.attention.norm
+        elif roles <= {"ffn_gate", "ffn_up"} and block.experts is None:
+            norm = graph.feed_forward.norm
+        full = f"blk.{layer}.{norm}.weight"
+        known = {tensor.name for tensor in self._model.source.tensors}
+        biased = f"blk.{layer}.{norm}.bias" in known
+        whole = all(name in self._formats for name in stage.names)
+        return full if norm and self._options.awq and whole and full in known and not biased else ""
+
+    def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> Moments:
         model, options = self._model, self._options
         same = state.current is state.original and current is block
         cross = bool(options.cross) and not same
@@ -181,23 +203,33 @@ class _Pass:
                     lack += before[middle] @ self._weight(middle, None).T - seen[middle] @ self._weight(middle, state).T
             moments.add(seen[names[0]], before[names[0]] if cross else None, lack)
         moments.check(names[0])
-        return self._solve(names, moments)
+        return moments
 
     def _weight(self, name: str, state: _State | None) -> Floats:
         if state is not None and name in state.replaced:
             return state.replaced[name]
         return as_float32(read_tensor(self._model.tensor(name)))
 
-    def _solve(self, names: list[str], moments: Moments) -> list[SolvedTensor]:
+    def _solve(self, names: list[str], moments: Moments, norm: str = "") -> list[SolvedTensor]:
         options = self._options
         factored: FactoredHessian | None = None
         solved = []
-        for name in names:
+        weights = {name: self._weight(name, None) for name in names}
+        if options.gptq:
+            weights = {n: moments.target(w, options.damp, options.cross, self._residual) for n, w in weights.items()}
+        if norm:
+            formats = [self._formats[name] for name in names]
+            mean = moments.hessian / max(moments.tokens, 1)
+            found = awq_scales(list(weights.values()), mean, formats, threads=options.threads)
+            if found.exponent is not None:
+                weights = {name: w * found.scales for name, w in weights.items()}
+                moments.hessian /= np.outer(found.scales, found.scales)
+                solved.append(_scaled_norm(norm, self._weight(norm, None) / found.scales, found))
+        for name, target in weights.items():
             started = time.monotonic()
-            w = self._weight(name, None)
-            target = moments.target(w, options.damp, options.cross, self._residual)
-            if self._formats[name] not in solver_formats():
-                solved.append(_rounded(name, w, self._formats[name], moments, "this format has no solver"))
+            if not options.gptq or self._formats[name] not in solver_formats():
+                note = "this format has no solver" if options.gptq else ""
+                solved.append(_rounded(name, target, self._formats[name], moments, note))
                 continue
             if factored is None:
                 factored = FactoredHessian(
@@ -290,6 +322,15 @@ def _rounded(name: str, w: Floats, format: str, moments: Moments, note: str) -> 
     loss = float(((error * error) @ importance).sum(dtype=np.float64))
     report = TensorReport(name, format, tensor.nbytes, loss, loss, loss, 0.0, 0.0, moments.tokens, note)
     return SolvedTensor(name, tensor, importance, report)
+
+
+def _scaled_norm(name: str, weight: Floats, found: AWQScales) -> SolvedTensor:
+    """A norm that has taken the reciprocal of AWQ's scales."""
+    data = np.ascontiguousarray(weight, dtype="<f4").view(np.uint8)
+    tensor = QuantizedTensor(data, "F32", weight.shape)
+    note = f"takes scales with exponent {found.exponent}"
+    report = TensorReport(name, "F32", tensor.nbytes, found.before, found.before, found.after, 0.0, 0.0, 0, note)
+    return SolvedTensor(name, tensor, None, report)
 
 
 def _stacked(name: str, shape: tuple[int, ...], parts: list[SolvedTensor]) -> SolvedTensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ggquant.methods.gptq import (
+from ggquant.methods.awq import AWQScales, awq_scales
+from ggquant.methods.solver import (
     EFFORTS,
     Effort,
     FactoredHessian,
@@ -15,10 +16,12 @@ from ggquant.methods.gptq import (
 
 __all__ = [
     "EFFORTS",
+    "AWQScales",
     "Effort",
     "FactoredHessian",
     "GPTQResult",
     "IntegerGroups",
+    "awq_scales",
     "gptq",
     "gptq_groups",
     "solver_formats",

@@ -101,7 +101,8 @@ def _qlinear(
         else:
             facts = gptq.GptqFacts(
                 version,
-                _group_size(entries, module),
+                _stated(entries, module, "bits", "w_bit"),
+                _stated(entries, module, "group_size", "q_group_size"),
                 entries.get("desc_act") is True,
                 entries.get("sym") if isinstance(entries.get("sym"), bool) else None,
                 quantization.method not in ("gptq", "awq"),
@@ -137,7 +138,7 @@ def _version(quantization: Quantization) -> int:
     return known[text]
 
 
-def _group_size(entries: Mapping[str, Any], module: str) -> int | None:
+def _stated(entries: Mapping[str, Any], module: str, *keys: str) -> int | None:
     """What the configuration says of a module: AutoRound's exceptions, GPTQModel's, or what holds for all."""
     exceptions = entries.get("extra_config")
     own = exceptions.get(module) if isinstance(exceptions, dict) else None
@@ -146,9 +147,11 @@ def _group_size(entries: Mapping[str, Any], module: str) -> int | None:
     if isinstance(dynamic, dict):
         candidates += [value for pattern, value in dynamic.items() if _matches(pattern, module)]
     for candidate in (*candidates, entries):
-        size = candidate.get("group_size", candidate.get("q_group_size")) if isinstance(candidate, dict) else None
-        if isinstance(size, int):
-            return size
+        for key in keys:
+            value = candidate.get(key) if isinstance(candidate, dict) else None
+            # A width of 0 or 33 cannot be; what cannot be is not said.
+            if isinstance(value, int) and (key.endswith("size") or 1 <= value <= 8):
+                return value
     return None
 
 

@@ -29,6 +29,7 @@ class GptqFacts:
 
     Attributes:
         version: 1 or 2.
+        bits: bits of a code, or None where it is not said.
         group_size: inputs of a group, -1 for whole rows, or None where it is not said.
         act_order: groups are not made of neighbours, so that `g_idx` is needed.
         symmetric: what the configuration says, if it does.
@@ -36,6 +37,7 @@ class GptqFacts:
     """
 
     version: int
+    bits: int | None
     group_size: int | None
     act_order: bool
     symmetric: bool | None
@@ -67,7 +69,8 @@ def matrix(
     if outputs != rows or qzeros.shape[0] != groups:
         raise within(path, module, f"{qweight.shape}, {qzeros.shape} and {scales.shape} do not fit together")
     listed = parts.get("g_idx")
-    bits = _bits(path, module, words, listed.shape[0] if listed is not None else None, rows, qzeros.shape[1])
+    inputs = listed.shape[0] if listed is not None else None
+    bits = _bits(path, module, words, inputs, rows, qzeros.shape[1], facts.bits)
     if bits in (5, 6, 7) and not facts.odd_bits:
         raise UnsupportedError(f"{path}: module {module}: {bits}-bit codes in planes (gptq_p) are not read")
     columns = listed.shape[0] if listed is not None else 32 * words // bits
@@ -92,9 +95,15 @@ def matrix(
     )
 
 
-def _bits(path: Path, module: str, words: int, columns: int | None, rows: int, zero_words: int) -> int:
-    """The width that makes both sides come out: mixed widths need no look at the configuration."""
-    for bits in (4, 8, 2, 3, 5, 6, 7, 1):
+def _bits(
+    path: Path, module: str, words: int, columns: int | None, rows: int, zero_words: int, stated: int | None
+) -> int:
+    """The width that makes both sides come out: mixed widths need no look at the configuration.
+
+    Matrices of a few rows leave a choice; the width that the configuration has comes first.
+    """
+    first: tuple[int, ...] = () if stated is None else (stated,)
+    for bits in (*first, 4, 8, 2, 3, 5, 6, 7, 1):
         fits = 32 * words % bits == 0 if columns is None else ceil(columns * bits / 32) == words
         if fits and ceil(rows * bits / 32) == zero_words:
             return bits

@@ -26,6 +26,7 @@ from ggquant.qat.activations import round_activations
 from ggquant.qat.distill import distillation_loss
 from ggquant.qat.export import export_gguf, quantized_state, restore_quantized_state
 from ggquant.qat.prepare import convert, prepare
+from ggquant.qat.start import ptq_then_qat
 from ggquant.qat.switches import describe, disabled, freeze_codes, freeze_scales
 
 del _torch
@@ -39,6 +40,7 @@ __all__ = [
     "freeze_codes",
     "freeze_scales",
     "prepare",
+    "ptq_then_qat",
     "quantized_state",
     "restore_quantized_state",
     "round_activations",

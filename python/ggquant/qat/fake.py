@@ -92,11 +92,11 @@ class FakeQuantized(torch.nn.Module):
         self._kept = None if kept is None else [blocks.numpy().copy() for blocks in kept]
         self._grids = self._blocks = self._values = self._mask = self._fingerprint = self._mode = None
 
-    def preset(self, order: int, blocks: Blocks) -> None:
-        """Starts from given blocks of piece `order` (a calibrated solution) in the place of a search's."""
+    def preset(self, piece: Piece, blocks: Blocks) -> None:
+        """Takes the scales of given blocks (a calibrated solution) in the place of a search's."""
         if self._kept is None:
             self._kept = [np.empty(0, np.uint8) for _ in self.pieces]
-        self._kept[order] = blocks
+        self._kept[next(i for i, own in enumerate(self.pieces) if own is piece)] = blocks
         self._grids = self._values = None
 
     # --- keeping up with the weight -----------------------------------------------------------------------------

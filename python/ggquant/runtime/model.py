@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ggquant.architectures.registry import graph_of
 from ggquant.errors import CheckpointError, ShapeError, UnsupportedError, UsageError
 from ggquant.model import Model, SourceTensor
-from ggquant.product import Activations
+from ggquant.product import Activations as Activations
 from ggquant.runtime import ops
 from ggquant.runtime.block import Block, Norm
 from ggquant.runtime.hyper import Hyper

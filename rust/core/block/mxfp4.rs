@@ -3,11 +3,8 @@
 //!
 //! The exponent is that of the largest magnitude less 2. An importance matrix changes nothing.
 
-use super::bits::{pack_nibbles, nibbles};
-}
-
 use super::scalar::ScalarCodes;
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{nibbles, pack_nibbles};
 use super::fp4;
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};

@@ -4,11 +4,8 @@
 //! `d` is the largest magnitude over 6, the largest E2M1 value. An importance matrix changes nothing. Scales stop at 448 and
 //! at 2^-9, so tensors are expected to be brought into range by a factor kept beside them.
 
-use super::bits::{pack_nibbles, nibbles};
-}
-
 use super::scalar::ScalarCodes;
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{nibbles, pack_nibbles};
 use super::fp4;
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::layout::{Layout, TensorSpec};
+use super::layout::TensorSpec;
 use super::metadata::Metadata;
+use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::gguf::atomic::AtomicFile;
 use crate::gguf::hidden::folder;
@@ -64,29 +65,26 @@ impl SpoolWriter {
     /// Writes the file with these metadata and all tensors added so far.
     ///
     /// # Errors
-    /// What [`Layout::new`] says, and `Io`.
+    /// What [`Writer::create`] says, and `Io`.
     pub fn finish(self, metadata: &Metadata) -> Result<()> {
         let Self { target, overwrite, spool, tensors, .. } = self;
         let io = |action: &str| {
             let (target, action) = (target.clone(), action.to_owned());
             move |e| Error::io(target, action, e)
         };
-        let layout = Layout::new(metadata, &tensors).map_err(|e| e.in_file(&target))?;
-        let file = AtomicFile::create(&target, overwrite)?;
-        file.set_len(layout.file_len)?;
-        file.write_all_at(&layout.header, 0)?;
+        let writer = Writer::create(&target, metadata, &tensors, overwrite)?;
         let mut data = spool.into_inner().map_err(|e| io("spool the data")(e.into_error()))?;
         data.seek(SeekFrom::Start(0)).map_err(io("rewind the spool"))?;
         let mut chunk = vec![0; COPY_CHUNK];
-        for (&offset, &nbytes) in layout.offsets.iter().zip(&layout.nbytes) {
-            let mut done = 0;
+        for position in 0..tensors.len() {
+            let (mut done, nbytes) = (0, writer.layout().nbytes[position]);
             while done < nbytes {
                 let part = &mut chunk[..(nbytes - done).min(COPY_CHUNK as u64) as usize];
                 data.read_exact(part).map_err(io("read the spool"))?;
-                file.write_all_at(part, offset + done)?;
+                writer.write_at(position, done, part)?;
                 done += part.len() as u64;
             }
         }
-        file.commit()
+        writer.finish()
     }
 }

@@ -55,6 +55,13 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
     let (a, b, c) = (F::load(a), F::load(b), F::load(c));
     let (i, j, k) = (a.as_int(), b.as_int(), c.as_int());
     let mask = a.lt(c);
+    let mut bits = [0; MAX_LANES];
+    j.store(&mut bits);
+    let words = bits.map(|bits| bits as u16);
+    // A table that repeats.
+    let mut table = [0.0; MAX_LANES];
+    b.store(&mut table);
+    let table = F::load(&std::array::from_fn::<_, MAX_LANES, _>(|i| table[i % F::LEN.min(8)]));
     let float = [
         a,
         F::splat(0.1),
@@ -74,6 +81,9 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         a.abs().lesser(F::splat(4e6)).nearest_code(-4.0, 3.0),
         c.look_up_4(i),
         (i & F::Int::splat(15)).look_up_16(&std::array::from_fn(|i| i as f32 + 0.25)),
+        if F::LEN < 8 { table } else { table.look_up_8(i.shr::<21>()) },
+        // NaN, which this may not see, is left out by either order of the two.
+        F::splat(F::select(a.eq(a), a, c).lesser(F::splat(1e9)).least()),
     ];
     let int = [
         F::Int::splat(-7),
@@ -86,6 +96,9 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.max(j),
         i.clamp(-5, 1_000_000),
         i.shl::<8>(),
+        i.shr::<7>(),
+        F::Int::load(&bits),
+        F::Int::load_u16(&words),
         F::Int::select(mask, j, k),
         F::Int::minus_one(mask),
         a.nearest_int(),

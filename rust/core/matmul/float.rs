@@ -13,6 +13,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::slab::{Facts, SLAB, Slab};
+use super::unpack::{Unpacker, integers};
 use super::wide::{LANES, Portable, Wide};
 use super::{Matrix, Output};
 use crate::arch::{Isa, Kernel, kernel_for};
@@ -22,7 +24,7 @@ use crate::error::Result;
 use crate::lanes::{F32Lanes, MAX_LANES};
 
 /// Columns summed before they are added to the total.
-const STRETCH: usize = 256;
+const STRETCH: usize = SLAB;
 /// Rows of weights in a task.
 const ROWS: usize = 48;
 /// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
@@ -36,12 +38,14 @@ const TILE: usize = 6;
 type AddTile =
     unsafe fn(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]);
 
+/// Decodes a slab.
+type DecodeSlab = unsafe fn(slab: &Slab, facts: &Facts, to: &mut [f32; SLAB]);
 /// Transposes up to 16 rows, `stride` apart.
 type SideBySide = unsafe fn(from: &[f32], stride: usize, to: &mut [[f32; LANES]]);
 
 pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
     let job = Job {
-        kernel: kernel_for(weights.format, isa)?,
+        decoder: Decoder::new(weights.format, isa)?,
         functions: functions(isa),
         weights,
         output: Output::new(out, n, weights.rows),
@@ -75,7 +79,7 @@ pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &m
 }
 
 struct Job<'a> {
-    kernel: Kernel,
+    decoder: Decoder,
     functions: Functions,
     weights: Matrix<'a>,
     output: Output,
@@ -94,7 +98,7 @@ impl Job<'_> {
             let len = STRETCH.min(cols - from);
             for (i, decoded) in decoded.chunks_exact_mut(STRETCH).take(rows).enumerate() {
                 let bytes = self.weights.bytes(row + i, from, from + len);
-                decode(&self.kernel, self.weights.format, bytes, &mut decoded[..len]);
+                self.decoder.decode(bytes, &mut decoded[..len]);
             }
             for (packed, sums) in packed.chunks_exact(cols).zip(sums.chunks_exact_mut(ROWS)) {
                 let side = &packed[from..from + len];
@@ -134,7 +138,7 @@ impl Job<'_> {
             let len = STRETCH.min(cols - from);
             for (i, decoded) in scratch.chunks_exact_mut(STRETCH).take(rows).enumerate() {
                 let bytes = self.weights.bytes(row + i, from, from + len);
-                decode(&self.kernel, self.weights.format, bytes, &mut decoded[..len]);
+                self.decoder.decode(bytes, &mut decoded[..len]);
             }
             // SAFETY: `functions` chose them for this machine.
             unsafe { (self.functions.side_by_side)(scratch, STRETCH, &mut side[..len]) };
@@ -189,17 +193,44 @@ fn transpose_tail(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
     }
 }
 
-/// Bytes of weights that are floats, or of blocks, as `f32`.
-fn decode(kernel: &Kernel, format: Format, bytes: &[u8], to: &mut [f32]) {
-    if format == Format::F16 {
-        // The library converts slices with the machine's own instruction, and single numbers only after asking for it.
-        let mut halves = [f16::ZERO; STRETCH];
-        for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *half = f16::from_le_bytes(*bytes);
+/// How blocks become `f32`: through integers where the format has them, since that is vectorised.
+#[derive(Clone, Copy)]
+enum Decoder {
+    Integers(Unpacker, DecodeSlab),
+    Halves,
+    Reference(Kernel),
+}
+
+impl Decoder {
+    fn new(format: Format, isa: Isa) -> Result<Self> {
+        let decode_slab = functions(isa).decode_slab;
+        Ok(match integers(format, isa) {
+            Ok(Some(unpacker)) => Self::Integers(unpacker, decode_slab),
+            _ if format == Format::F16 => Self::Halves,
+            _ => Self::Reference(kernel_for(format, isa)?),
+        })
+    }
+
+    /// Decodes up to 256 weights, as many as `bytes` hold.
+    fn decode(&self, bytes: &[u8], to: &mut [f32]) {
+        match self {
+            Self::Integers(Unpacker { facts, unpack }, decode_slab) => {
+                let (mut slab, mut decoded) = ([Slab::ZERO], [0.0; SLAB]);
+                unpack(bytes, &mut slab);
+                // SAFETY: `functions` chose it for this machine.
+                unsafe { decode_slab(&slab[0], facts, &mut decoded) };
+                to.copy_from_slice(&decoded[..to.len()]);
+            }
+            Self::Halves => {
+                // The library converts slices with the machine's own instruction, single numbers only after asking for it.
+                let mut halves = [f16::ZERO; STRETCH];
+                for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *half = f16::from_le_bytes(*bytes);
+                }
+                halves[..to.len()].convert_to_f32_slice(to);
+            }
+            Self::Reference(kernel) => kernel.decode(bytes, to),
         }
-        halves[..to.len()].convert_to_f32_slice(to);
-    } else {
-        kernel.decode(bytes, to);
     }
 }
 
@@ -208,6 +239,7 @@ fn decode(kernel: &Kernel, format: Format, bytes: &[u8], to: &mut [f32]) {
 struct Functions {
     add_tile: AddTile,
     side_by_side: SideBySide,
+    decode_slab: DecodeSlab,
 }
 
 fn functions(isa: Isa) -> Functions {
@@ -226,12 +258,17 @@ fn functions(isa: Isa) -> Functions {
     fn avx512(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
         add_rows::<super::wide::Avx512>(broadcast, stride, rows, side, sums);
     }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn decode_avx2(slab: &Slab, facts: &Facts, to: &mut [f32; SLAB]) {
+        slab.decode(facts, to);
+    }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Functions { add_tile: avx2, side_by_side: transpose_avx2 },
+        Isa::Avx2 => Functions { add_tile: avx2, side_by_side: transpose_avx2, decode_slab: decode_avx2 },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Functions { add_tile: avx512, side_by_side: transpose_avx2 },
-        _ => Functions { add_tile: add_rows::<Portable>, side_by_side: transpose_tail },
+        Isa::Avx512 => Functions { add_tile: avx512, side_by_side: transpose_avx2, decode_slab: decode_avx2 },
+        _ => Functions { add_tile: add_rows::<Portable>, side_by_side: transpose_tail, decode_slab: Slab::decode },
     }
 }
 

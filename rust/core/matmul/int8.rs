@@ -135,18 +135,18 @@ impl Streamed<'_> {
         let tasks = (0..self.weights.rows.div_ceil(rows_per_task)).collect();
         run.for_each(tasks, |_, _, task| {
             let last = self.weights.rows.min((task + 1) * rows_per_task);
+            let mut unpacked = [[Slab::ZERO; AT_ONCE]; ROWS];
             for row in (task * rows_per_task..last).step_by(ROWS) {
-                self.rows(&rounded, row, ROWS.min(last - row));
+                self.rows(&rounded, row, ROWS.min(last - row), &mut unpacked);
             }
             Ok(())
         })
     }
 
     /// Results of up to [`ROWS`] rows of weights.
-    fn rows(&self, rounded: &[Rounded], row: usize, rows: usize) {
+    fn rows(&self, rounded: &[Rounded], row: usize, rows: usize, unpacked: &mut [[Slab; AT_ONCE]; ROWS]) {
         let Self { unpacker, weights, output, .. } = self;
         let slabs = weights.cols.div_ceil(SLAB);
-        let mut unpacked = [[Slab::ZERO; AT_ONCE]; ROWS];
         for first in (0..output.n).step_by(SMALL_BATCH) {
             let count = SMALL_BATCH.min(output.n - first);
             let mut sums = [[0.0; ROWS]; SMALL_BATCH];
@@ -157,7 +157,7 @@ impl Streamed<'_> {
                     dot::prefetch(weights.ahead(row + r, from, to, AHEAD, ROWS));
                     (unpacker.unpack)(weights.bytes(row + r, from, to), unpacked);
                 }
-                let slabs_of_rows = unpacked.each_ref().map(|slabs| &slabs[..own]);
+                let slabs_of_rows = [0, 1, 2, 3].map(|r| &unpacked[r][..own]);
                 for (sums, x) in sums[..count].iter_mut().zip(rounded[first * slabs..].chunks(slabs)) {
                     // SAFETY: the function is for this machine.
                     unsafe { (self.dot)(&unpacker.facts, slabs_of_rows, &x[i..i + own], sums) };

@@ -29,6 +29,25 @@ impl Slab {
     /// All weights zero.
     pub(crate) const ZERO: Self =
         Self { codes: [0; SLAB], scales: [0; GROUPS], mins: [0; GROUPS], d: [0.0; GROUPS], m: [0.0; GROUPS] };
+
+    /// The weights, exactly as the format's reference decodes them: powers of two aside, both multiply the same numbers in
+    /// the same order.
+    #[inline(always)]
+    pub(crate) fn decode(&self, facts: &Facts, to: &mut [f32; SLAB]) {
+        for (j, to) in to.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let (scale, min) = match facts.scaling {
+                Scaling::Super => (self.d[0] * f32::from(self.scales[j]), self.m[0] * f32::from(self.mins[j])),
+                Scaling::Groups => (self.d[j], self.m[j]),
+            };
+            for (to, &code) in to.iter_mut().zip(&self.codes[16 * j..][..16]) {
+                // Unsigned codes fit 7 bits, so that both kinds can be taken as signed.
+                *to = scale * f32::from(i16::from(code as i8) - i16::from(facts.offset));
+            }
+            if facts.mins {
+                to.iter_mut().for_each(|to| *to += min);
+            }
+        }
+    }
 }
 
 /// What scales look like in a format.

@@ -268,7 +268,7 @@ pub(crate) fn convert_models(
         None => Ok(()),
     })?;
     let mut written = plan.outputs.into_iter().map(|output| (output.path, output.layout.file_len));
-    let written = counts.into_iter().map(|count| written.by_ref().take(count).collect()).collect();
+    let written = counts.iter().map(|&count| written.by_ref().take(count).collect()).collect();
     let models = counts.iter().enumerate().flat_map(|(model, &count)| std::iter::repeat_n(model, count));
     let models: Vec<usize> = models.collect();
     let mut on_grid = vec![Vec::new(); counts.len()];

@@ -332,3 +332,73 @@ fn fill<F: F32Lanes>(words: &mut [i32; WORDS], from: usize, to: usize, word: u16
         F::Int::splat(i32::from(word)).store(&mut words[at..]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::nearest::tests::spelled_out;
+    use super::super::{self as grid, Spot};
+    use super::*;
+    use crate::lanes::portable::Floats;
+    use crate::reference::rounding::nearest_int;
+
+    type F = Floats<8>;
+
+    /// Every candidate of every vector, spelled out.
+    fn check<const N: usize>(neighbours: &Neighbours<N>, top: f32, step: f32, reach: i32, x: &[f32], root: &[f32]) {
+        let tops: Vec<f32> = (-reach..=reach).map(|i| top + i as f32 * step).collect();
+        let widest = x.iter().fold(f32::MIN_POSITIVE, |a, &b| if a > b { a } else { b });
+        let columns = |values: &[f32]| {
+            std::array::from_fn(|i| F::load(&std::array::from_fn::<_, 8, _>(|lane| values[8 * lane + i])))
+        };
+        let octets = Octets { columns: columns(x), roots: columns(root), x, root, width: F::splat(widest), skipped: 4 };
+        let mut workspace = Workspace::new();
+        find::<F, N>(neighbours, &octets, &tops, top, &mut workspace);
+        for vector in (0..64 / N).filter(|v| N * v / 8 != 2) {
+            let (x, root): (&[f32; N], &[f32; N]) = (head(&x[N * vector..]), head(&root[N * vector..]));
+            let mut last = None;
+            for (c, &top_c) in tops.iter().enumerate() {
+                let inverse = top_c / widest;
+                let level =
+                    |v: f32| nearest_int(0.5 * (inverse * v - 1.0)).clamp(0, ((top - 1.0) / 2.0) as i32) as usize;
+                let key = x.iter().rev().fold(0, |key, &v| key * if N == 8 { 3 } else { 8 } + level(v));
+                let (word, on_grid) = match neighbours.spot(key) {
+                    Spot::OnGrid(word) => (word, true),
+                    Spot::Near(list) => {
+                        let distances = spelled_out(list, x, root, 1.0 / inverse);
+                        let first = (0..list.count)
+                            .rev()
+                            .min_by(|&a, &b| distances[a].total_cmp(&distances[b]).then(a.cmp(&b)));
+                        (list.words.as_flattened()[first.unwrap()], false)
+                    }
+                };
+                assert_eq!(workspace.points.words[vector][c], i32::from(word), "vector {vector}, candidate {c}");
+                assert_eq!(workspace.points.on_grid[vector] >> c & 1 == 1, on_grid);
+                // What is not marked as a change is none.
+                assert!(last == Some((word, on_grid)) || workspace.points.changes[vector] >> c & 1 == 1);
+                last = Some((word, on_grid));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_candidates_of_a_tile(
+            values in prop::collection::vec(-0.1f32..1.0, 64),
+            roots in prop::collection::vec(0f32..1.0, 64),
+            scale in -30i32..20,
+            coarse: bool,
+        ) {
+            // Coarse values have many equal distances.
+            let round = |v: f32| if coarse { (v * 8.0).round() / 8.0 } else { v };
+            let x: Vec<f32> = values.iter().map(|&v| round(v) * (scale as f32).exp2()).collect();
+            let roots: Vec<f32> = roots.iter().map(|&v| round(v)).collect();
+            check(&*grid::IQ3_XXS, 15.0, 0.2, 15, &x, &roots);
+            check(&*grid::IQ3_S, 15.0, 0.2, 9, &x, &roots);
+            check(&*grid::IQ2_XXS, 5.0, 0.1, 6, &x, &roots);
+            check(&*grid::IQ2_XS, 5.0, 0.1, 9, &x, &roots);
+            check(&*grid::IQ2_S, 5.0, 0.1, 9, &x, &roots);
+        }
+    }
+}

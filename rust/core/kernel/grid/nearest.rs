@@ -136,3 +136,74 @@ pub(crate) fn nearest<F: F32Lanes, const N: usize>(
     let word = list.words.as_flattened()[position.min(list.count - 1)];
     Choice { word, clear: lanes & (lanes - 1) == 0 && rest > nearest + margin }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kernel::grid::{self, Neighbours, Spot, bits, odd_numbers};
+    use crate::lanes::portable::Floats;
+
+    /// Levels of a word.
+    pub(crate) fn levels<const N: usize>(word: u16) -> [f32; N] {
+        std::array::from_fn(|i| f32::from(word >> (bits::<N>() as usize * i) & ((1 << bits::<N>()) - 1)))
+    }
+
+    /// Distances to the points of a list, spelled out.
+    pub(crate) fn spelled_out<const N: usize>(list: List<'_>, x: &[f32; N], weight: &[f32; N], scale: f32) -> Vec<f32> {
+        let words = &list.words.as_flattened()[..list.count];
+        let distance = |&word: &u16| {
+            let mut sum = 0.0;
+            for (i, level) in levels::<N>(word).into_iter().enumerate() {
+                let diff = scale * (2.0 * level + 1.0) - x[i];
+                sum += weight[i] * diff * diff;
+            }
+            sum
+        };
+        words.iter().map(distance).collect()
+    }
+
+    fn check<F: F32Lanes, const N: usize>(neighbours: &Neighbours<N>, key: usize, x: [f32; N], weight: [f32; N]) {
+        let Spot::Near(list) = neighbours.spot(key % 3usize.pow(8).min(8usize.pow(N as u32))) else { return };
+        let target = Target { x: &x, weight: &weight, values: odd_numbers::<F, N>() };
+        for (scale, margin) in [(0.5, 0.0), (0.25, 0.125), (1.0, f32::INFINITY)] {
+            let distances = spelled_out(list, &x, &weight, scale);
+            let least = distances.iter().copied().fold(f32::INFINITY, f32::min);
+            let first = distances.iter().position(|&d| d == least).unwrap();
+            let check = |choice: Choice| {
+                assert_eq!(choice.word, list.words.as_flattened()[first]);
+                let others = distances.iter().enumerate().filter(|(i, _)| *i != first);
+                assert!(!choice.clear || others.into_iter().all(|(_, &d)| d >= least + margin));
+            };
+            check(nearest::<F, N>(list, &target, scale, margin));
+            if list.count <= 8 {
+                check(nearest_of_few::<F, N, 1, 8>(list, &target, [scale], margin)[0]);
+            }
+            if list.count <= 32 && list.words.len() == 2 {
+                check(nearest_of_few::<F, N, 2, 32>(list, &target, [0.1, scale], margin)[1]);
+            }
+        }
+    }
+
+    proptest! {
+        /// Coordinates from a few values, so that many distances are equal.
+        #[test]
+        fn the_first_of_the_nearest(
+            keys in prop::collection::vec(0usize..6561, 40),
+            x in prop::array::uniform8(-1i8..12),
+            weight in prop::array::uniform8(0u8..3),
+            fine: bool,
+        ) {
+            let unit = if fine { 0.37 } else { 0.25 };
+            let (x, weight) = (x.map(|v| f32::from(v) * unit), weight.map(f32::from));
+            let (x4, weight4) = (*x.first_chunk().unwrap(), *weight.first_chunk().unwrap());
+            for key in keys {
+                check::<Floats<8>, 8>(&grid::IQ2_XS, key, x, weight);
+                check::<Floats<16>, 8>(&grid::IQ1, key, x, weight);
+                check::<Floats<8>, 4>(&grid::IQ3_S, key, x4, weight4);
+                check::<Floats<16>, 4>(&grid::IQ3_XXS, key, x4, weight4);
+            }
+        }
+    }
+}

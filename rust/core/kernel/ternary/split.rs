@@ -197,7 +197,7 @@ fn half(x: [f32; 4], w: [f32; 4], v: &[f32; 3]) -> (f32, f32) {
 fn outwards<const W: usize>(step: usize) -> usize {
     let usual = 5 * W / 16;
     let offset = step.div_ceil(2);
-    if step % 2 == 0 { (usual + offset) % (W + 1) } else { (usual + W + 1 - offset) % (W + 1) }
+    if step.is_multiple_of(2) { (usual + offset) % (W + 1) } else { (usual + W + 1 - offset) % (W + 1) }
 }
 
 /// Ranks of weights, equal ones in order of position, and sums over the sorted weights.
@@ -325,6 +325,100 @@ fn score_halves<F: F32Lanes>(scratch: &mut Scratch<F>, best: &mut Best<F>) {
                 }
             }
             best.offer(&sums, (first * POSITIONS + second) * 4);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lanes::portable::Floats;
+    use crate::reference::ternary::{BestSplit, ascending};
+
+    /// All splits in the order of the reference, by the same sums.
+    fn in_order<const W: usize>(x: &[f32; W], weights: &[f32; W]) -> Option<(f32, [bool; 2], [u8; W])> {
+        let order = ascending(x);
+        let mut sums = [[[0.0f32; POSITIONS]; 2]; 2];
+        for (j, &i) in order.iter().enumerate() {
+            let i = usize::from(i);
+            for h in 0..2 {
+                let own = W == 32 && h == 0 || W == 16 && i / 8 == h;
+                let (w, product) = if own { (weights[i], weights[i] * x[i]) } else { (0.0, 0.0) };
+                sums[0][h][j + 1] = sums[0][h][j] + product;
+                sums[1][h][j + 1] = sums[1][h][j] + w;
+            }
+        }
+        let mut best = BestSplit::default();
+        for first in 0..=W {
+            for second in first..=W {
+                let at = |sums: &[f32; POSITIONS]| [sums[0], sums[first], sums[second], sums[W]];
+                for shifts in if W == 32 { vec![[0, 0], [1, 1]] } else { vec![[0, 0], [0, 1], [1, 0], [1, 1]] } {
+                    let (qx, q2) = if W == 32 {
+                        whole(at(&sums[0][0]), at(&sums[1][0]), values(shifts[0]))
+                    } else {
+                        let low = half(at(&sums[0][0]), at(&sums[1][0]), values(shifts[0]));
+                        let high = half(at(&sums[0][1]), at(&sums[1][1]), values(shifts[1]));
+                        (low.0 + high.0, low.1 + high.1)
+                    };
+                    best.offer(first, second, shifts, qx, q2);
+                }
+            }
+        }
+        let split = best.finish()?;
+        let down = split.shift.map(|shift| (shift == 1) != (split.scale < 0.0));
+        Some((split.scale.abs(), down, split.levels(&order)))
+    }
+
+    /// Returns the number of lanes that were clear.
+    fn check<F: F32Lanes, const W: usize>(x: &[f32], weights: &[f32]) -> u32 {
+        let column = |values: &[f32], i: usize| {
+            F::load(&std::array::from_fn::<_, MAX_LANES, _>(|lane| values[(W * lane + i) % values.len()]))
+        };
+        let columns = |values: &[f32]| std::array::from_fn::<_, W, _>(|i| [column(values, i)]);
+        let splits = best::<F, W>(&columns(x), &columns(weights), &mut Scratch::new());
+        let mut scales = [0.0; MAX_LANES];
+        splits.scale.store(&mut scales);
+        for lane in (0..F::LEN).filter(|lane| splits.clear.bits() >> lane & 1 == 1) {
+            let at = |values: &[f32]| std::array::from_fn::<_, W, _>(|i| values[(W * lane + i) % values.len()]);
+            let (scale, down, levels) = in_order(&at(x), &at(weights)).expect("a clear split is one");
+            assert_eq!(scales[lane].to_bits(), scale.to_bits());
+            assert_eq!(splits.down.map(|bits| bits >> lane & 1 == 1), down);
+            for (i, level) in levels.into_iter().enumerate() {
+                let mut lanes = [0.0; MAX_LANES];
+                splits.level(i).store(&mut lanes);
+                assert_eq!(lanes[lane], f32::from(level));
+            }
+        }
+        splits.clear.bits().count_ones()
+    }
+
+    #[test]
+    fn every_first_boundary_has_its_turn() {
+        let mut all: Vec<_> = (0..=32).map(outwards::<32>).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..=32));
+        let mut all: Vec<_> = (0..=16).map(outwards::<16>).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..=16));
+    }
+
+    proptest! {
+        #[test]
+        fn clear_splits_are_those_of_the_reference(
+            values in prop::collection::vec(-1f32..1.0, 256),
+            weights in prop::collection::vec(0f32..1.0, 256),
+            scale in -12i32..8,
+            coarse: bool,
+        ) {
+            let round = |v: f32| if coarse { (v * 4.0).round() / 4.0 } else { v };
+            let x: Vec<f32> = values.iter().map(|&v| round(v) * (scale as f32).exp2()).collect();
+            let weights: Vec<f32> = weights.iter().map(|&v| round(v)).collect();
+            let clear = check::<Floats<8>, 32>(&x, &weights) + check::<Floats<8>, 16>(&x, &weights);
+            prop_assert!(coarse || clear > 8);
+            check::<Floats<16>, 32>(&x, &weights);
+            check::<Floats<16>, 16>(&x, &weights);
         }
     }
 }

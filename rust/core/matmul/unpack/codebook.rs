@@ -2,6 +2,7 @@
 //!
 //! Scale codes `s` stand for `2 * s + 1` here, and the power of two that is left goes into the float scale.
 
+use super::look_up::LookUp;
 use super::tables::{self, negate};
 use super::{Integers, widen};
 use crate::block::layout::Layout;
@@ -50,7 +51,7 @@ impl Integers for IQ2_XXS {
     const FACTS: Facts = facts(Format::IQ2_XXS, 32, 0, 43);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq2_xxs::Block::read(bytes);
         for (j, [points, signs]) in block.qs.into_iter().enumerate() {
             for k in 0..4 {
@@ -69,7 +70,7 @@ impl Integers for IQ2_XS {
     const FACTS: Facts = facts(Format::IQ2_XS, 16, 0, 43);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq2_xs::Block::read(bytes);
         for (k, code) in block.qs.into_iter().enumerate() {
             let (point, signs) = (usize::from(code & 511), usize::from(code >> 9));
@@ -86,7 +87,7 @@ impl Integers for IQ2_S {
     const FACTS: Facts = facts(Format::IQ2_S, 16, 0, 43);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq2_s::Block::read(bytes);
         for k in 0..32 {
             let high = usize::from((block.qh[k / 4] >> (2 * (k % 4))) & 3);
@@ -104,7 +105,7 @@ impl Integers for IQ3_XXS {
     const FACTS: Facts = facts(Format::IQ3_XXS, 32, 0, 62);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq3_xxs::Block::read(bytes);
         for j in 0..8 {
             let word = block.signs_and_scales[j];
@@ -125,7 +126,7 @@ impl Integers for IQ3_S {
     const FACTS: Facts = facts(Format::IQ3_S, 32, 0, 15);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq3_s::Block::read(bytes);
         for j in 0..8 {
             for k in 0..4 {
@@ -157,7 +158,7 @@ impl Integers for IQ1_S {
     const FACTS: Facts = facts(Format::IQ1_S, 32, 9, 9);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq1_s::Block::read(bytes);
         for j in 0..8 {
             let high = block.qh[j];
@@ -177,7 +178,7 @@ impl Integers for IQ1_M {
     const FACTS: Facts = facts(Format::IQ1_M, 16, 9, 9);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq1_m::Block::read(bytes);
         for j in 0..16 {
             for k in 0..2 {

@@ -1,10 +1,11 @@
 //! Formats of super-blocks with codes in bit fields: k-quants, ternary ones, and IQ4_XS with its table of values.
 
-use super::small::nonlinear;
+use super::look_up::LookUp;
 use super::{Integers, widen};
 use crate::block::layout::Layout;
 use crate::block::{Format, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k, tq1_0, tq2_0};
 use crate::matmul::slab::{Facts, SLAB, Scaling, Slab};
+use crate::reference::nonlinear::VALUES;
 
 /// Facts of a format with super-blocks.
 const fn facts(format: Format, group: usize, mins: bool, offset: u8, max: i32) -> Facts {
@@ -42,7 +43,7 @@ impl Integers for Q2_K {
     const FACTS: Facts = facts(Format::Q2_K, 16, true, 0, 3);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = q2_k::Block::read(bytes);
         pairs(&block.qs, &mut slab.codes);
         for j in 0..16 {
@@ -60,7 +61,7 @@ impl Integers for Q3_K {
     const FACTS: Facts = facts(Format::Q3_K, 16, false, 4, 4);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = q3_k::Block::read(bytes);
         pairs(&block.qs, &mut slab.codes);
         for part in 0..8 {
@@ -83,7 +84,7 @@ impl Integers for Q4_K {
     const FACTS: Facts = facts(Format::Q4_K, 32, true, 0, 15);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = q4_k::Block::read(bytes);
         for part in 0..4 {
             for j in 0..32 {
@@ -103,7 +104,7 @@ impl Integers for Q5_K {
     const FACTS: Facts = facts(Format::Q5_K, 32, true, 0, 31);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = q5_k::Block::read(bytes);
         for part in 0..4 {
             for j in 0..32 {
@@ -124,14 +125,16 @@ impl Integers for Q6_K {
     const FACTS: Facts = facts(Format::Q6_K, 16, false, 32, 32);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = q6_k::Block::read(bytes);
         for half in 0..2 {
-            for j in 0..64 {
-                let byte = block.ql[64 * half + j];
-                let upper = block.qh[32 * half + j % 32] >> (j / 32 * 2);
-                slab.codes[128 * half + j] = (byte & 15) | ((upper & 3) << 4);
-                slab.codes[128 * half + 64 + j] = (byte >> 4) | (upper & 0x30);
+            for part in 0..4 {
+                let lower = &block.ql[64 * half + 32 * (part % 2)..][..32];
+                let upper = &block.qh[32 * half..][..32];
+                let codes = &mut slab.codes[128 * half + 32 * part..][..32];
+                for j in 0..32 {
+                    codes[j] = ((lower[j] >> (part / 2 * 4)) & 15) | (((upper[j] >> (2 * part)) & 3) << 4);
+                }
             }
         }
         slab.scales = block.scales.map(i16::from);
@@ -145,7 +148,7 @@ impl Integers for TQ1_0 {
     const FACTS: Facts = facts(Format::TQ1_0, 32, false, 1, 1);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = tq1_0::Block::read(bytes);
         for n in 0..5 {
             for j in 0..32 {
@@ -172,7 +175,7 @@ impl Integers for TQ2_0 {
     const FACTS: Facts = facts(Format::TQ2_0, 32, false, 1, 2);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = tq2_0::Block::read(bytes);
         pairs(&block.qs, &mut slab.codes);
         slab.scales = [1; 16];
@@ -186,10 +189,10 @@ impl Integers for IQ4_XS {
     const FACTS: Facts = facts(Format::IQ4_XS, 32, false, 0, 127);
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = iq4_xs::Block::read(bytes);
         for j in 0..8 {
-            nonlinear(&block.qs[j], &mut slab.codes[32 * j..]);
+            L::look_up(&VALUES, &block.qs[j], &mut slab.codes.as_chunks_mut().0[j]);
             let low = (block.scales_l[j / 2] >> (j % 2 * 4)) & 15;
             let high = ((block.scales_h >> (2 * j)) & 3) as u8;
             let scale = i16::from(low | (high << 4)) - 32;

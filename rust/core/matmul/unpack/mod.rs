@@ -4,10 +4,15 @@
 
 mod codebook;
 mod kquants;
+mod look_up;
 mod small;
 mod tables;
 
 use half::f16;
+
+#[cfg(target_arch = "x86_64")]
+use look_up::Shuffle;
+use look_up::{LookUp, Portable};
 
 use super::slab::{Facts, SLAB, Slab, UnpackRow};
 use crate::arch::Isa;
@@ -20,7 +25,7 @@ trait Integers {
     const FACTS: Facts;
 
     /// Unpacks one slab, or the part of one that there are bytes for. What it does not write stays as it is.
-    fn unpack(bytes: &[u8], slab: &mut Slab);
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab);
 }
 
 /// Facts of a format, and its function for the instruction set in use.
@@ -45,14 +50,14 @@ fn widen(half: f16) -> f32 {
 }
 
 #[inline(always)]
-fn unpack_row<F: Integers>(bytes: &[u8], slabs: &mut [Slab]) {
+fn unpack_row<F: Integers, L: LookUp>(bytes: &[u8], slabs: &mut [Slab]) {
     let info = F::FACTS.format.info();
     let slab_bytes = SLAB / info.block_len * info.block_bytes;
     for (bytes, slab) in bytes.chunks(slab_bytes).zip(slabs) {
         if bytes.len() < slab_bytes {
             *slab = Slab::ZERO;
         }
-        F::unpack(bytes, slab);
+        F::unpack::<L>(bytes, slab);
     }
 }
 
@@ -66,13 +71,13 @@ macro_rules! table {
                     #[cfg(target_arch = "x86_64")]
                     #[target_feature(enable = "avx2,f16c,fma")]
                     fn wide(bytes: &[u8], slabs: &mut [Slab]) {
-                        unpack_row::<Own>(bytes, slabs);
+                        unpack_row::<Own, Shuffle>(bytes, slabs);
                     }
                     let unpack: UnpackRow = match isa {
                         #[cfg(target_arch = "x86_64")]
                         // SAFETY: `Isa::is_available` has found these features.
                         Isa::Avx2 | Isa::Avx512 => |bytes, slabs| unsafe { wide(bytes, slabs) },
-                        _ => unpack_row::<Own>,
+                        _ => unpack_row::<Own, Portable>,
                     };
                     Some(Unpacker { facts: Own::FACTS, unpack })
                 })+
@@ -128,6 +133,32 @@ pub(crate) fn integers(format: Format, isa: Isa) -> Result<Option<Unpacker>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slabs_decode_to_the_weights_of_the_reference() {
+        for &format in Format::ALL {
+            let info = format.info();
+            let bytes = info.row_bytes(SLAB).unwrap();
+            for &isa in Isa::ALL.iter().filter(|isa| isa.is_available()) {
+                let Ok(Some(unpacker)) = integers(format, isa) else { continue };
+                let mut state = 1u64;
+                for _ in 0..50 {
+                    let mut data = vec![0; bytes];
+                    for byte in &mut data {
+                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        *byte = (state >> 56) as u8;
+                    }
+                    let (mut own, mut reference) = ([0.0; SLAB], [0.0; SLAB]);
+                    (format.reference().decode_row)(&data, &mut reference);
+                    let mut slab = [Slab::ZERO];
+                    (unpacker.unpack)(&data, &mut slab);
+                    slab[0].decode(&unpacker.facts, &mut own);
+                    let same = |(a, b): (&f32, &f32)| a == b || a.is_nan() && b.is_nan();
+                    assert!(own.iter().zip(&reference).all(same), "{format} {isa}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn halves_widen_as_the_library_says() {

@@ -1,5 +1,6 @@
 //! Formats without super-blocks: a float scale for each small group.
 
+use super::look_up::LookUp;
 use super::{Integers, widen};
 use crate::block::layout::Layout;
 use crate::block::{Format, fp4, iq4_nl, mxfp4, nvfp4, q1_0, q2_0, q4_0, q4_1, q5_0, q5_1, q8_0};
@@ -33,21 +34,6 @@ fn nibbles(qs: &[u8; 16], codes: &mut [u8; 32]) {
     }
 }
 
-/// As [`nibbles`], with a table of values.
-#[inline(always)]
-pub(super) fn nonlinear(qs: &[u8; 16], codes: &mut [u8]) {
-    looked_up(qs, &VALUES, codes);
-}
-
-#[inline(always)]
-fn looked_up(qs: &[u8], values: &[i8; 16], codes: &mut [u8]) {
-    let half = qs.len();
-    for j in 0..half {
-        codes[j] = values[usize::from(qs[j] & 15)] as u8;
-        codes[j + half] = values[usize::from(qs[j] >> 4)] as u8;
-    }
-}
-
 /// As [`nibbles`], with a fifth bit each.
 #[inline(always)]
 fn with_fifth(qs: &[u8; 16], qh: u32, codes: &mut [u8; 32]) {
@@ -65,7 +51,7 @@ macro_rules! small {
             const FACTS: Facts = $facts;
 
             #[inline(always)]
-            fn unpack(bytes: &[u8], slab: &mut Slab) {
+            fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
                 blocks(bytes, slab, |$block: $module::Block, $codes: &mut [u8; $len], d, _m| {
                     $unpack;
                     d.fill($d);
@@ -116,7 +102,7 @@ small!(
     iq4_nl,
     32,
     facts(Format::IQ4_NL, false, 0, 127),
-    |block, codes| nonlinear(&block.qs, codes),
+    |block, codes| L::look_up(&VALUES, &block.qs, codes),
     widen(block.d)
 );
 small!(
@@ -124,7 +110,7 @@ small!(
     mxfp4,
     32,
     facts(Format::MXFP4, false, 0, 12),
-    |block, codes| looked_up(&block.qs, &fp4::DOUBLED, codes),
+    |block, codes| L::look_up(&fp4::DOUBLED, &block.qs, codes),
     mxfp4::half_scale(block.e)
 );
 small!(
@@ -155,12 +141,17 @@ impl Integers for NVFP4 {
         Facts { format: Format::NVFP4, scaling: Scaling::Groups, group: 16, mins: false, offset: 0, max: 12 };
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], slab: &mut Slab) {
+    fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         blocks(bytes, slab, |block: nvfp4::Block, codes: &mut [u8; 64], d, _| {
-            for j in 0..4 {
-                looked_up(&block.qs[8 * j..][..8], &fp4::DOUBLED, &mut codes[16 * j..][..16]);
-                d[j] = nvfp4::half_scale(block.d[j]);
+            // Sub-blocks have 8 bytes: two at a time, the lower halves of both come first, then the upper ones.
+            for (pair, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let mut found = [0; 32];
+                L::look_up(&fp4::DOUBLED, &block.qs.as_chunks().0[pair], &mut found);
+                for (to, from) in [0, 2, 1, 3].into_iter().enumerate() {
+                    codes[8 * to..][..8].copy_from_slice(&found[8 * from..][..8]);
+                }
             }
+            d.copy_from_slice(&block.d.map(nvfp4::half_scale));
         });
     }
 }

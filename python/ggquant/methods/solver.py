@@ -136,7 +136,7 @@ def gptq(
     effort: Effort = "normal",
     importance: npt.ArrayLike | None = None,
     threads: int | None = None,
-) -> GPTQResult:
+) -> QuantizedTensor:
     """Encodes weights so that the errors of a row make up for each other: minimises `(w - q)^T H (w - q)`.
 
     With `H = U diag(D) U^T`, `U` unit upper triangular, the objective is `sum_k D_k (e_k + sum_{i<k} U_ik e_i)^2`, so
@@ -155,7 +155,8 @@ def gptq(
         threads: number of threads, by default one per core. It does not change the result.
 
     Returns:
-        The blocks and their losses. No row's loss is above that of the format's own encoder with an importance matrix.
+        The blocks. No row's loss is above that of the format's own encoder with diag(H) as importance matrix;
+        `FactoredHessian.solve` tells both.
 
     Raises:
         ShapeError: shapes do not go together, or K is not a multiple of the block length.
@@ -163,7 +164,7 @@ def gptq(
         UnsupportedError: a format without a solver, or a Hessian that cannot be used.
     """
     factored = FactoredHessian(hessian, damp=damp, act_order=act_order, effort=effort)
-    return factored.solve(w, format, importance=importance, threads=threads)
+    return factored.solve(w, format, importance=importance, threads=threads).tensor
 
 
 @dataclass(frozen=True)

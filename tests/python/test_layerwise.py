@@ -1,0 +1,149 @@
+"""The pass over the layers of the bundled model, and the file that comes of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ggquant as gg
+from ggquant.layerwise import LayerwiseOptions, solve_model
+from ggquant.layerwise.convert import quantize_by_gptq
+from ggquant.layerwise.moments import Moments
+from ggquant.layerwise.work import WorkFile
+from ggquant.methods import awq_scales
+from ggquant.runtime import open_model
+from ggquant.runtime.weights import as_float32, read_tensor
+
+MODEL = Path(__file__).parents[1] / "data" / "tinylm"
+TOKENS = np.random.default_rng(1).integers(5, 4000, size=(4, 96))
+NAMES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+FORMATS = {f"blk.0.{name}.weight": "Q3_K" for name in NAMES}
+
+
+def solved(options: LayerwiseOptions, formats: dict[str, str] = FORMATS) -> dict[str, gg.QuantizedTensor]:
+    model = open_model(MODEL)
+    made = list(solve_model(model, TOKENS, formats, options))
+    assert all(one.report.solved <= one.report.weighted for one in made)
+    return {one.name: one.tensor for one in made}
+
+
+def after_first_layer(weights: dict[str, gg.QuantizedTensor]) -> np.ndarray:
+    model = open_model(MODEL)
+    return model.block(0, {name: w.dequantize() for name, w in weights.items()})(model.embed(TOKENS))
+
+
+def test_solved_layers_are_closer_than_rounded_ones_and_corrections_help() -> None:
+    model = open_model(MODEL)
+    exact = model.block(0)(model.embed(TOKENS))
+    made = list(solve_model(model, TOKENS, FORMATS, LayerwiseOptions.of("normal")))
+    importance = {one.name: one.importance for one in made}
+    rounded = {
+        name: gg.quantize(as_float32(read_tensor(model.tensor(name))), format, imatrix=importance[name])
+        for name, format in FORMATS.items()
+    }
+    plain = solved(LayerwiseOptions.of("fast"))
+    corrected = {one.name: one.tensor for one in made}
+
+    def error(weights: dict[str, gg.QuantizedTensor]) -> float:
+        return float(np.square(after_first_layer(weights) - exact).mean())
+
+    assert error(corrected) < error(plain) < 0.8 * error(rounded)
+
+
+def test_the_result_depends_neither_on_threads_nor_on_an_interruption() -> None:
+    model = open_model(MODEL)
+    options = LayerwiseOptions.of("normal")
+    whole = list(solve_model(model, TOKENS, FORMATS, replace(options, threads=1)))
+    half = {one.name: one for one in whole[:4]}
+    again = list(solve_model(model, TOKENS, FORMATS, replace(options, threads=2), earlier=half))
+    assert [one.name for one in again] == [one.name for one in whole]
+    assert all(a.tensor == b.tensor for a, b in zip(whole, again, strict=True))
+
+
+def test_awq_folds_into_norms_without_changing_the_network() -> None:
+    model = open_model(MODEL)
+    names = [f"blk.0.{name}.weight" for name in ("attn_q", "attn_k", "attn_v")]
+    w = {name: as_float32(read_tensor(model.tensor(name))) for name in names}
+    norm = as_float32(read_tensor(model.tensor("blk.0.attn_norm.weight")))
+    h = model.embed(TOKENS)
+    scales = np.linspace(0.3, 3, norm.size, dtype=np.float32)
+    changed = {**{name: x * scales for name, x in w.items()}, "blk.0.attn_norm.weight": norm / scales}
+    exact = model.block(0)(h)
+    np.testing.assert_allclose(model.block(0, changed)(h), exact, atol=1e-4 * float(np.abs(exact).max()))
+
+    options = replace(LayerwiseOptions.of("fast"), awq=True, gptq=False)
+    made = {one.name: one for one in solve_model(model, TOKENS, FORMATS, options)}
+    folded = made["blk.0.attn_norm.weight"].tensor
+    assert folded.format == "F32"
+    x = np.concatenate([*model.embed(TOKENS)])
+    y = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True) + 1e-5) * norm
+    found = awq_scales(list(w.values()), y.T @ y / len(y), ["Q3_K"] * 3)
+    np.testing.assert_allclose(folded.dequantize(), norm / found.scales, rtol=1e-5)
+    with_awq = {name: one.tensor for name, one in made.items()}
+    without = solved(replace(options, awq=False))
+    assert np.square(after_first_layer(with_awq) - exact).mean() < np.square(after_first_layer(without) - exact).mean()
+
+
+def test_corrected_targets_are_least_squares() -> None:
+    rng = np.random.default_rng(4)
+    x, y, lack = (rng.standard_normal((300, n)).astype(np.float32) for n in (12, 12, 5))
+    w = rng.standard_normal((5, 12)).astype(np.float32)
+    moments = Moments(12, cross=True)
+    moments.add(x[:100], y[:100], lack[:100])
+    moments.add(x[100:], y[100:], lack[100:])
+    best = np.linalg.lstsq(x.astype(np.float64), (y @ w.T + lack).astype(np.float64), rcond=None)[0].T
+    np.testing.assert_allclose(moments.target(w, 0.0, 1.0, 1.0), best, atol=1e-4)
+    assert moments.target(w, 0.0, 0.0, 0.0) is w
+    moments.add(np.full((1, 12), np.inf, np.float32))
+    with pytest.raises(gg.NonFiniteError, match=r"blk\.7\.x"):
+        moments.check("blk.7.x")
+
+
+def test_a_whole_model_becomes_an_ordinary_file_of_the_same_size(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The calibration text of this test is short, and says little. " * 40, "utf-8")
+    out = tmp_path / "solved.gguf"
+    seen: list[str] = []
+    report = quantize_by_gptq(
+        MODEL,
+        out,
+        "Q2_K",
+        method=LayerwiseOptions.of("fast"),
+        calibration=[text],
+        context=64,
+        chunks=3,
+        solving=lambda at: seen.append(at.tensor),
+    )
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert not gg.verify(out)
+    stand_in = {t.name: np.ones(t.shape[-1]) for t in gg.plan(MODEL, "Q2_K").tensors if t.name.startswith("blk.")}
+    plan = gg.plan(MODEL, "Q2_K", imatrix={**stand_in, "output.weight": np.ones(256)})
+    file = gg.open(out)
+    assert {name: tensor.format for name, tensor in file.tensors.items()} == {t.name: t.format for t in plan.tensors}
+    assert file.metadata["quantize.method"] == "gptq fast"
+    assert len(report.tensors) == 44 and len(seen) > 20
+    assert json.loads(json.dumps(report.as_json()))["calibration_tokens"] == 3 * 64
+    with pytest.raises(gg.FileError, match="exists already"):
+        quantize_by_gptq(MODEL, out, "Q2_K", calibration=[text], context=64)
+
+
+def test_only_blocks_with_the_right_digest_are_taken_up(tmp_path: Path) -> None:
+    model = open_model(MODEL)
+    made = list(solve_model(model, TOKENS, FORMATS, LayerwiseOptions.of("fast")))
+    target = tmp_path / "out.gguf"
+    work = WorkFile(target, "00ff" * 16, resume=True)
+    for one in made[:3]:
+        work.add(one)
+    again = WorkFile(target, "00ff" * 16, resume=True)
+    assert {name: one.tensor for name, one in again.done.items()} == {one.name: one.tensor for one in made[:3]}
+    damaged = bytearray(work.blocks.read_bytes())
+    damaged[work.views[made[1].name].offset] ^= 1
+    work.blocks.write_bytes(damaged)
+    assert list(WorkFile(target, "00ff" * 16, resume=True).done) == [made[0].name]
+    assert not WorkFile(target, "00ff" * 16, resume=False).done
+    work.remove()
+    assert not list(tmp_path.iterdir())
