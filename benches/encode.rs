@@ -1,4 +1,5 @@
-//! Weights encoded a second, by format, instruction set and row length, on one thread.
+//! Weights encoded and decoded a second, by format, instruction set and row length, on one thread, and the same machine's
+//! speed at copying and filling memory.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ggquant::arch::{Isa, kernel_for};
@@ -8,22 +9,6 @@ use ggquant::{Format, ImatrixUse};
 const ROW_LENS: [usize; 3] = [2048, 4096, 14336];
 /// Weights in a measurement: more than a core's own cache holds.
 const WEIGHTS: usize = 1 << 20;
-
-/// Formats that have kernels.
-const FORMATS: [Format; 12] = [
-    Format::Q2_K,
-    Format::Q3_K,
-    Format::Q4_K,
-    Format::Q5_K,
-    Format::Q6_K,
-    Format::IQ1_S,
-    Format::IQ1_M,
-    Format::IQ2_XXS,
-    Format::IQ2_XS,
-    Format::IQ2_S,
-    Format::IQ3_XXS,
-    Format::IQ3_S,
-];
 
 /// Bell-shaped weights of standard deviation 0.01, one in a hundred of them eight times as large.
 fn weights(count: usize) -> Vec<f32> {
@@ -43,10 +28,10 @@ fn weights(count: usize) -> Vec<f32> {
 }
 
 fn encode(criterion: &mut Criterion) {
-    for format in FORMATS {
+    for &format in Format::ALL.iter().filter(|format| format.info().storage) {
         for weighted in [false, true] {
-            let skipped = if weighted { ImatrixUse::Ignored } else { ImatrixUse::Required };
-            if format.info().imatrix == skipped {
+            let excluded = if weighted { ImatrixUse::Ignored } else { ImatrixUse::Required };
+            if format.info().imatrix == excluded {
                 continue;
             }
             let mut group = criterion.benchmark_group(format!("{format}{}", if weighted { "/imatrix" } else { "" }));
@@ -67,5 +52,36 @@ fn encode(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, encode);
+fn decode(criterion: &mut Criterion) {
+    let x = weights(WEIGHTS);
+    for &format in Format::ALL {
+        let mut group = criterion.benchmark_group(format!("{format}/decode"));
+        let info = format.info();
+        // Any bytes are blocks; these are small codes with ordinary scales.
+        let data: Vec<u8> = x
+            .iter()
+            .map(|v| v.to_bits() as u8 & 0x3f)
+            .cycle()
+            .take(WEIGHTS / info.block_len * info.block_bytes)
+            .collect();
+        let mut out = vec![0.0; WEIGHTS];
+        group.throughput(Throughput::Bytes(4 * WEIGHTS as u64));
+        for &isa in Isa::ALL.iter().filter(|isa| isa.is_available()) {
+            let Ok(kernel) = kernel_for(format, isa) else { continue };
+            group.bench_function(isa.name(), |bencher| bencher.iter(|| kernel.decode(&data, &mut out)));
+        }
+    }
+}
+
+/// What encoders (bytes read and written) and decoders (bytes written) that need no time themselves would reach.
+fn memory(criterion: &mut Criterion) {
+    let (x, mut out) = (weights(WEIGHTS), vec![0.0; WEIGHTS]);
+    let mut group = criterion.benchmark_group("memory");
+    group.throughput(Throughput::Bytes(8 * WEIGHTS as u64));
+    group.bench_function("copy", |bencher| bencher.iter(|| out.copy_from_slice(&x)));
+    group.throughput(Throughput::Bytes(4 * WEIGHTS as u64));
+    group.bench_function("fill", |bencher| bencher.iter(|| out.fill(std::hint::black_box(1.5))));
+}
+
+criterion_group!(benches, encode, decode, memory);
 criterion_main!(benches);

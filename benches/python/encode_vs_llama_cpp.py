@@ -21,8 +21,7 @@ import ggquant as gg
 
 ROW = 4096
 ROUNDS = 5
-K_QUANTS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-I_QUANTS = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
+ALL = [info.name for info in gg.formats() if info.storage and info.bits_per_weight < 16]
 
 
 def load(path: str | None) -> ctypes.CDLL:
@@ -65,19 +64,44 @@ def measure(library: ctypes.CDLL, format: gg.FormatInfo, rows: npt.NDArray[np.fl
     kind = "imatrix" if weighted else "plain"
     median = statistics.median
     return (
-        f"| {format.name} | {kind} | {median(theirs_ns):.1f} | {median(ours_ns):.1f} | "
+        f"| {format.name} | {kind} | {median(theirs_ns):.1f} | {median(ours_ns):.2f} | "
         f"{median(ratios):.1f} | {min(ratios):.1f} - {max(ratios):.1f} |"
     )
 
 
+def memory(rows: npt.NDArray[np.float32]) -> None:
+    """Copying and filling on one thread, as fast as this machine does them at the moment."""
+    target = np.empty_like(rows)
+    copy, fill = [], []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        np.copyto(target, rows)
+        middle = time.process_time()
+        target.fill(1)
+        copy.append(2 * rows.nbytes / (middle - start))
+        fill.append(rows.nbytes / (time.process_time() - middle))
+    print(f"memory: copies {max(copy) / 1e9:.1f} GB/s, read and written; fills {max(fill) / 1e9:.1f} GB/s\n")
+
+
+def measure_decoding(format: gg.FormatInfo, rows: npt.NDArray[np.float32]) -> str:
+    blocks = gg.quantize(rows, format.name, imatrix=np.ones(ROW, np.float32), threads=1)
+    times = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        gg.dequantize(blocks.data, format.name, rows.shape, threads=1)
+        times.append(time.process_time() - start)
+    return f"| {format.name} | {min(times) / rows.size * 1e9:.2f} | {rows.nbytes / min(times) / 1e9:.1f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("formats", nargs="*", default=[*K_QUANTS, *I_QUANTS], metavar="FORMAT")
+    parser.add_argument("formats", nargs="*", default=ALL, metavar="FORMAT")
     parser.add_argument("--library", help="path of libggml-base.so")
     parser.add_argument("--weights", type=float, default=16, help="millions of weights for each format")
     options = parser.parse_args()
     library = load(options.library)
     rows = heavy_tailed(int(options.weights * 1e6))
+    memory(rows)
     print(f"instruction set: {gg.isa()}, one thread, {rows.size:,} weights in rows of {ROW}, {ROUNDS} rounds\n")
     print("| format | | ggml, ns a weight | ggquant | ratio | spread |\n|---|---|---:|---:|---:|---:|")
     for format in gg.formats():
@@ -86,6 +110,10 @@ def main() -> None:
                 print(measure(library, format, rows, weighted=False), flush=True)
             if format.imatrix != "ignored":
                 print(measure(library, format, rows, weighted=True), flush=True)
+    print("\n| format | decoding, ns a weight | GB/s written |\n|---|---:|---:|")
+    for format in gg.formats():
+        if format.name in options.formats:
+            print(measure_decoding(format, rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ mod table;
 use std::fmt;
 use std::sync::OnceLock;
 
-use crate::block::{BlockFault, Codec, Format};
+use crate::block::{BlockFault, Codec, Format, ImatrixUse};
 use crate::error::{At, Error, Result};
-use crate::kernel::EncodeRows;
 
 /// The environment variable that forces an instruction set.
 pub const ISA_VARIABLE: &str = "GGQUANT_ISA";
@@ -107,7 +106,9 @@ fn choose(forced: Option<&str>, available: impl Fn(Isa) -> bool) -> Result<Isa, 
 #[derive(Clone, Copy)]
 pub struct Kernel {
     codec: Codec,
-    encode_rows: Option<EncodeRows>,
+    encoder: Option<table::Encoder>,
+    weighted: bool,
+    decode: table::DecodeRow,
     block_len: usize,
     block_bytes: usize,
 }
@@ -129,23 +130,25 @@ pub fn kernel_for(format: Format, isa: Isa) -> Result<Kernel> {
         return Err(Error::Unsupported { at: At::default(), what: format!("this machine cannot run {isa}") });
     }
     let info = format.info();
-    let encode_rows = match isa {
+    let codec = format.reference();
+    let (encoder, decode) = match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => table::avx2(format),
+        Isa::Avx2 => (table::avx2(format), table::avx2_decoder(format)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => table::avx512(format),
-        _ => None,
+        Isa::Avx512 => (table::avx512(format), table::avx512_decoder(format)),
+        _ => (None, codec.decode_row),
     };
     let (block_len, block_bytes) = (info.block_len, info.block_bytes);
-    Ok(Kernel { codec: format.reference(), encode_rows, block_len, block_bytes })
+    let weighted = info.imatrix != ImatrixUse::Ignored;
+    Ok(Kernel { codec, encoder, weighted, decode, block_len, block_bytes })
 }
 
 impl Kernel {
     /// Encodes whole rows of `row_len` finite weights, one after another, with the same `imatrix` row for all.
     /// `out` has exactly the bytes of these rows.
     pub fn encode_rows(&self, x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
-        if let Some(encode_rows) = self.encode_rows {
-            return encode_rows(x, row_len, imatrix, out);
+        if let Some(encoder) = self.encoder {
+            return (encoder.encode_rows)(x, row_len, imatrix, out);
         }
         let row_bytes = row_len / self.block_len * self.block_bytes;
         for (row, bytes) in x.chunks_exact(row_len).zip(out.chunks_exact_mut(row_bytes)) {
@@ -153,9 +156,14 @@ impl Kernel {
         }
     }
 
+    /// Whether memory, and not computation, limits encoding: weights are best handed over in small pieces.
+    pub(crate) fn is_light(&self, with_imatrix: bool) -> bool {
+        self.encoder.is_some_and(|encoder| !encoder.searches) && !(with_imatrix && self.weighted)
+    }
+
     /// Decodes any whole number of blocks.
     pub fn decode(&self, data: &[u8], out: &mut [f32]) {
-        (self.codec.decode_row)(data, out);
+        (self.decode)(data, out);
     }
 
     /// Checks any whole number of blocks.

@@ -1,11 +1,44 @@
 //! The table of kernels: formats that have one, compiled for each instruction set.
 
-use crate::block::{Format, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
-use crate::block::{mxfp4, nvfp4, q2_0, q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0};
-use crate::block::{q2_k, q3_k, q4_k, q5_k, q6_k};
-use crate::kernel::{
-    self, EncodeRows, RowEncoder, codebook, legacy, nonlinear, one_bit, plain, scale_min, signed, ternary,
-};
+use crate::block::*;
+use crate::kernel::{self, scale_min, *};
+
+/// An encoder, compiled for an instruction set.
+#[derive(Clone, Copy)]
+pub(super) struct Encoder {
+    pub(super) encode_rows: EncodeRows,
+    /// Whether it searches without importances, so that memory is not what limits it.
+    pub(super) searches: bool,
+}
+
+/// Decodes any whole number of blocks.
+pub(super) type DecodeRow = fn(&[u8], &mut [f32]);
+
+/// Compiles every decoder for some features: the compiler finds the vectors in its loops.
+macro_rules! decoders {
+    ($($format:ident => $module:ident),+ $(,)?) => {
+        #[cfg(target_arch = "x86_64")]
+        decoders! { @isa avx2_decoder "avx2,f16c": $($format => $module,)+ }
+        #[cfg(target_arch = "x86_64")]
+        decoders! { @isa avx512_decoder "avx512f,avx512bw,avx512dq,avx512vl,f16c": $($format => $module,)+ }
+    };
+    (@isa $isa:ident $features:literal: $($format:ident => $module:ident,)+) => {
+        /// Decoders compiled for an instruction set.
+        pub(super) fn $isa(format: Format) -> DecodeRow {
+            match format {
+                $(Format::$format => {
+                    #[target_feature(enable = $features)]
+                    fn compiled(data: &[u8], out: &mut [f32]) {
+                        <$module::$format as BlockFormat>::decode_row(data, out);
+                    }
+                    // SAFETY: the table is consulted only where these features were detected.
+                    |data, out| unsafe { compiled(data, out) }
+                })+
+            }
+        }
+    };
+}
+all_formats!(decoders);
 
 /// Compiles a function for some features.
 macro_rules! compiled {
@@ -15,7 +48,7 @@ macro_rules! compiled {
             $encode_rows(x, row_len, imatrix, out);
         }
         // SAFETY: the table is consulted only where these features were detected.
-        Some(|x, row_len, imatrix, out| unsafe { compiled(x, row_len, imatrix, out) })
+        |x, row_len, imatrix, out| unsafe { compiled(x, row_len, imatrix, out) }
     }};
 }
 
@@ -27,13 +60,17 @@ macro_rules! table {
         rows { $($row_format:ident => $row_encoder:ty,)+ }
     ) => {
         $(#[$meta])*
-        pub(super) fn $isa(format: Format) -> Option<EncodeRows> {
+        pub(super) fn $isa(format: Format) -> Option<Encoder> {
             match format {
                 $(Format::$batch_format => {
-                    compiled!($features, kernel::encode_rows::<$lanes, $batch_encoder, _, _>)
+                    let encode_rows: EncodeRows =
+                        compiled!($features, kernel::encode_rows::<$lanes, $batch_encoder, _, _>);
+                    Some(Encoder { encode_rows, searches: true })
                 })+
                 $(Format::$row_format => {
-                    compiled!($features, <$row_encoder as RowEncoder>::encode_rows::<$lanes>)
+                    let encode_rows: EncodeRows =
+                        compiled!($features, <$row_encoder as RowEncoder>::encode_rows::<$lanes>);
+                    Some(Encoder { encode_rows, searches: false })
                 })+
                 _ => None,
             }
@@ -52,7 +89,7 @@ macro_rules! kernels {
         #[cfg(target_arch = "x86_64")]
         table! {
             /// Kernels for AVX-512.
-            avx512, super::avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl": $($kernels)+
+            avx512, super::avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl,f16c": $($kernels)+
         }
     };
 }

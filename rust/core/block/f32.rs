@@ -1,6 +1,6 @@
 //! F32: weights as they are. 32 bpw.
 
-use super::layout::{block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
+use super::layout::{block_layout, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 
 block_layout! {
@@ -25,8 +25,11 @@ impl BlockFormat for F32 {
         encode_blocks(x, out, |&[value]| Block { value });
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, [out]| *out = block.value);
+        for (bytes, out) in data.as_chunks::<4>().0.iter().zip(out) {
+            *out = f32::from_le_bytes(*bytes);
+        }
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -5,10 +5,11 @@
 //! the four words of scale codes.
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
+use super::signs::levels8;
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::ternary::{Found, Ternary};
 use crate::reference::codebook::{max, scale_codes};
-use crate::reference::grid::{self, codewords, level};
+use crate::reference::grid::{self, codewords};
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
 use crate::reference::ternary::{BestSplit, DOWN, Split, UP, add_sums, ascending, snap};
@@ -178,6 +179,7 @@ pub(crate) fn super_scale(block: &Block) -> f16 {
     f16::from_bits(block.scales.iter().enumerate().fold(0, |bits, (i, word)| bits | (word >> 12) << (4 * i)))
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = super_scale(block).to_f32();
     for (ib, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -185,8 +187,10 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
         for k in 0..2 {
             let high = block.qh[ib] >> (4 * k);
             let point = codewords::IQ1[usize::from(block.qs[ib][k]) | usize::from(high & 7) << 8];
+            // Levels are 1 apart and the sums exact.
+            let (levels, shift) = (levels8(point), values(high & 8 != 0)[0]);
             for j in 0..8 {
-                out[8 * k + j] = scale * values(high & 8 != 0)[level::<8>(point, j)];
+                out[8 * k + j] = scale * (levels[j] as f32 + shift);
             }
         }
     }
@@ -222,8 +226,9 @@ impl BlockFormat for IQ1_M {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

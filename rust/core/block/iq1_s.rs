@@ -4,10 +4,11 @@
 //! 1/8 or -1/8, both for each sub-block of 32.
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
+use super::signs::levels8;
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::ternary::{Found, Ternary};
 use crate::reference::codebook::{max, scale_codes};
-use crate::reference::grid::{self, codewords, level};
+use crate::reference::grid::{self, codewords};
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
 use crate::reference::ternary::{BestSplit, DOWN, Split, UP, add_sums, ascending, snap};
@@ -135,16 +136,19 @@ fn pack(found: &[Option<Found>]) -> Block {
     block
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let high = block.qh[ib];
         let scale = d * f32::from(2 * (high >> 12 & 7) + 1);
-        let values = if high >> 15 == 1 { DOWN } else { UP };
+        let shift = if high >> 15 == 1 { DOWN[0] } else { UP[0] };
         for k in 0..4 {
             let point = codewords::IQ1[usize::from(u16::from(block.qs[ib][k]) | (high >> (3 * k) & 7) << 8)];
+            // Levels are 1 apart and the sums exact.
+            let levels = levels8(point);
             for j in 0..8 {
-                out[8 * k + j] = scale * values[level::<8>(point, j)];
+                out[8 * k + j] = scale * (levels[j] as f32 + shift);
             }
         }
     }
@@ -182,8 +186,9 @@ impl BlockFormat for IQ1_S {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

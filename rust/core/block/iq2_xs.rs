@@ -4,14 +4,14 @@
 //! sub-block of 16. The eighth sign of a vector makes the number of minus signs even.
 
 use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
-use super::signs::{signed, with_parity};
+use super::signs::{iq2_magnitude, levels8, signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::GROUP_EPSILON;
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
-use crate::reference::grid::codewords::{self, IQ2_MAGNITUDES};
-use crate::reference::grid::{self, level};
+use crate::reference::grid::codewords;
+use crate::reference::grid;
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
 use half::f16;
@@ -73,14 +73,15 @@ fn pack(found: &[Option<Found>]) -> Block {
     block
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let scale = d * (0.5 + f32::from(block.scales[k / 4] >> (k / 2 % 2 * 4) & 15)) * 0.25;
         let point = codewords::IQ2_XS[usize::from(block.qs[k] & 511)];
-        let signs = with_parity(u32::from(block.qs[k] >> 9));
+        let (levels, signs) = (levels8(point), with_parity(u32::from(block.qs[k] >> 9)));
         for j in 0..8 {
-            out[j] = signed(scale * IQ2_MAGNITUDES[level::<8>(point, j)], signs, j);
+            out[j] = signed(scale * iq2_magnitude(levels[j]), signs, j);
         }
     }
 }
@@ -126,8 +127,9 @@ impl BlockFormat for IQ2_XS {
         encode_weighted_blocks(x, imatrix, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -4,13 +4,13 @@
 //! sub-block of 32. The eighth sign of a vector makes the number of minus signs even.
 
 use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
-use super::signs::{signed, with_parity};
+use super::signs::{iq2_magnitude, levels8, signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
-use crate::reference::grid::codewords::{self, IQ2_MAGNITUDES};
-use crate::reference::grid::{self, level};
+use crate::reference::grid::codewords;
+use crate::reference::grid;
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
 use crate::reference::{GROUP_EPSILON, superblock};
@@ -78,15 +78,16 @@ fn pack(found: &[Option<Found>]) -> Block {
     block
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for ([points, signs], out) in block.qs.iter().zip(out.as_chunks_mut::<32>().0) {
         let scale = d * (0.5 + (signs >> 28) as f32) * 0.25;
         for k in 0..4 {
             let point = codewords::IQ2_XXS[(points >> (8 * k) & 255) as usize];
-            let signs = with_parity(signs >> (7 * k));
+            let (levels, signs) = (levels8(point), with_parity(signs >> (7 * k)));
             for j in 0..8 {
-                out[8 * k + j] = signed(scale * IQ2_MAGNITUDES[level::<8>(point, j)], signs, j);
+                out[8 * k + j] = signed(scale * iq2_magnitude(levels[j]), signs, j);
             }
         }
     }
@@ -133,8 +134,9 @@ impl BlockFormat for IQ2_XXS {
         encode_weighted_blocks(x, imatrix, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -5,12 +5,12 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
-use super::signs::signed;
+use super::signs::{levels4, signed};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
-use crate::reference::grid::{self, codewords, level};
+use crate::reference::grid::{self, codewords};
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
 use half::f16;
@@ -94,6 +94,7 @@ fn pack(found: &[Option<Found>]) -> Block {
     block
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -101,8 +102,9 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
         for k in 0..8 {
             let high = usize::from(block.qh[ib] >> k & 1);
             let point = codewords::IQ3_S[usize::from(block.qs[ib][k]) | high << 8];
+            let levels = levels4(point);
             for j in 0..4 {
-                let magnitude = (2 * level::<4>(point, j) + 1) as f32;
+                let magnitude = (2 * levels[j] + 1) as f32;
                 out[4 * k + j] = signed(scale * magnitude, block.signs[ib][k / 2], k % 2 * 4 + j);
             }
         }
@@ -152,8 +154,9 @@ impl BlockFormat for IQ3_S {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -5,13 +5,13 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
-use super::signs::{signed, with_parity};
+use super::signs::{iq3_xxs_magnitude, levels4, signed, with_parity};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
 use crate::reference::codebook::{Revisit, Search, Signs, SubBlock, max, scale_codes};
-use crate::reference::grid::codewords::{self, IQ3_XXS_MAGNITUDES};
-use crate::reference::grid::{self, level};
+use crate::reference::grid::codewords;
+use crate::reference::grid;
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
 use half::f16;
@@ -87,6 +87,7 @@ fn pack(found: &[Option<Found>]) -> Block {
     block
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -94,9 +95,9 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
         let scale = d * (0.5 + (word >> 28) as f32) * 0.5;
         for k in 0..8 {
             let point = codewords::IQ3_XXS[usize::from(block.qs[ib][k])];
-            let signs = with_parity(word >> (7 * (k / 2)));
+            let (levels, signs) = (levels4(point), with_parity(word >> (7 * (k / 2))));
             for j in 0..4 {
-                out[4 * k + j] = signed(scale * IQ3_XXS_MAGNITUDES[level::<4>(point, j)], signs, k % 2 * 4 + j);
+                out[4 * k + j] = signed(scale * iq3_xxs_magnitude(levels[j]), signs, k % 2 * 4 + j);
             }
         }
     }
@@ -145,8 +146,9 @@ impl BlockFormat for IQ3_XXS {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -2,9 +2,9 @@
 //!
 //! `x = d * VALUES[code]`; the table is denser around zero, as weights are.
 
-use super::scalar::ScalarCodes;
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{pack_nibbles, nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
+use super::scalar::ScalarCodes;
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::nonlinear::NonLinear;
@@ -12,6 +12,11 @@ use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::nonlinear::{VALUES, best_scale, codes};
 use crate::reference::rounding::to_half;
 use half::f16;
+
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 32]) {
+    unpack(&block.qs, block.d.to_f32(), out);
+}
 
 /// 4-bit non-linear codes, one f16 scale per 32.
 pub struct IQ4_NL;
@@ -33,8 +38,12 @@ pub(super) fn pack(codes: &[u8; 32]) -> [u8; 16] {
 }
 
 /// Values of 32 packed codes under a scale.
+#[inline(always)]
 pub(super) fn unpack(qs: &[u8; 16], scale: f32, out: &mut [f32; 32]) {
-    unpack_nibbles::<16>(qs, |i, code| out[i] = scale * f32::from(VALUES[usize::from(code)]));
+    let codes = nibbles::<16, 32>(qs);
+    for i in 0..32 {
+        out[i] = scale * f32::from(VALUES[usize::from(codes[i])]);
+    }
 }
 
 fn encode(x: &[f32; 32], weights: &[f32; 32]) -> Block {
@@ -75,8 +84,9 @@ impl BlockFormat for IQ4_NL {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out| unpack(&block.qs, block.d.to_f32(), out));
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

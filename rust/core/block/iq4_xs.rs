@@ -77,6 +77,7 @@ fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
     Block { qs: std::array::from_fn(|ib| pack(&codes(group(x, ib), rounded[ib]))), ..block }
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         unpack(&block.qs[ib], block.scale(ib), out);
@@ -113,8 +114,9 @@ impl BlockFormat for IQ4_XS {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -39,7 +39,11 @@ macro_rules! fields {
                 let (own, rest) = bytes.split_at(Self::BYTES);
                 *bytes = rest;
                 let items = own.as_chunks().0;
-                std::array::from_fn(|i| <$number>::from_le_bytes(items[i]))
+                let mut numbers = [<$number>::from_le_bytes([0; size_of::<$number>()]); N];
+                for i in 0..N {
+                    numbers[i] = <$number>::from_le_bytes(items[i]);
+                }
+                numbers
             }
 
             #[inline(always)]
@@ -137,18 +141,20 @@ pub(crate) fn encode_weighted_blocks<B: Layout, const N: usize>(
     }
 }
 
-/// Decodes whole blocks.
-#[inline]
-pub(crate) fn decode_blocks<B: Layout, const N: usize>(
-    data: &[u8],
-    out: &mut [f32],
-    decode: impl Fn(&B, &mut [f32; N]),
-) {
-    debug_assert_eq!(data.len() / B::BYTES * N, out.len());
-    for (data, out) in data.chunks_exact(B::BYTES).zip(out.as_chunks_mut::<N>().0) {
-        decode(&B::read(data), out);
-    }
+/// Decodes whole blocks of the type `Block` at hand with a function of a block and its weights.
+///
+/// This is no function, since one that is handed over as an argument may be called through a shim, and that is compiled
+/// without the instruction set of the caller.
+macro_rules! decode_blocks {
+    ($data:expr, $out:expr, $decode:ident) => {
+        for (data, out) in
+            $data.chunks_exact(<Block as $crate::block::layout::Layout>::BYTES).zip($out.as_chunks_mut().0)
+        {
+            $decode(&<Block as $crate::block::layout::Layout>::read(data), out);
+        }
+    };
 }
+pub(crate) use decode_blocks;
 
 /// Checks whole blocks one after the other and says which is the first to fail.
 #[inline]

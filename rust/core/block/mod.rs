@@ -100,6 +100,45 @@ pub struct Codec {
     pub validate_row: fn(&[u8]) -> Result<(), BlockFault>,
 }
 
+/// Hands the registry, the list of formats and their modules, to a macro.
+macro_rules! all_formats {
+    ($then:ident) => {
+        $then! {
+            F32 => f32,
+            F16 => f16,
+            BF16 => bf16,
+            Q4_0 => q4_0,
+            Q4_1 => q4_1,
+            Q5_0 => q5_0,
+            Q5_1 => q5_1,
+            Q8_0 => q8_0,
+            Q8_1 => q8_1,
+            Q2_K => q2_k,
+            Q3_K => q3_k,
+            Q4_K => q4_k,
+            Q5_K => q5_k,
+            Q6_K => q6_k,
+            Q8_K => q8_k,
+            IQ1_S => iq1_s,
+            IQ1_M => iq1_m,
+            IQ2_XXS => iq2_xxs,
+            IQ2_XS => iq2_xs,
+            IQ2_S => iq2_s,
+            IQ3_XXS => iq3_xxs,
+            IQ3_S => iq3_s,
+            IQ4_NL => iq4_nl,
+            IQ4_XS => iq4_xs,
+            TQ1_0 => tq1_0,
+            TQ2_0 => tq2_0,
+            MXFP4 => mxfp4,
+            NVFP4 => nvfp4,
+            Q1_0 => q1_0,
+            Q2_0 => q2_0,
+        }
+    };
+}
+pub(crate) use all_formats;
+
 macro_rules! formats {
     ($($variant:ident => $module:ident),+ $(,)?) => {
         $(pub mod $module;)+
@@ -133,38 +172,7 @@ macro_rules! formats {
     };
 }
 
-formats! {
-    F32 => f32,
-    F16 => f16,
-    BF16 => bf16,
-    Q4_0 => q4_0,
-    Q4_1 => q4_1,
-    Q5_0 => q5_0,
-    Q5_1 => q5_1,
-    Q8_0 => q8_0,
-    Q8_1 => q8_1,
-    Q2_K => q2_k,
-    Q3_K => q3_k,
-    Q4_K => q4_k,
-    Q5_K => q5_k,
-    Q6_K => q6_k,
-    Q8_K => q8_k,
-    IQ1_S => iq1_s,
-    IQ1_M => iq1_m,
-    IQ2_XXS => iq2_xxs,
-    IQ2_XS => iq2_xs,
-    IQ2_S => iq2_s,
-    IQ3_XXS => iq3_xxs,
-    IQ3_S => iq3_s,
-    IQ4_NL => iq4_nl,
-    IQ4_XS => iq4_xs,
-    TQ1_0 => tq1_0,
-    TQ2_0 => tq2_0,
-    MXFP4 => mxfp4,
-    NVFP4 => nvfp4,
-    Q1_0 => q1_0,
-    Q2_0 => q2_0,
-}
+all_formats!(formats);
 
 impl Format {
     /// The format with this `ggml_type` id.

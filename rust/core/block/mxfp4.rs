@@ -4,7 +4,7 @@
 //! The exponent is that of the largest magnitude less 2. An importance matrix changes nothing.
 
 use super::scalar::ScalarCodes;
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{nibbles, pack_nibbles};
 use super::fp4;
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -42,6 +42,14 @@ fn encode(x: &[f32; 32]) -> Block {
     Block { e, qs }
 }
 
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 32]) {
+    let (scale, codes) = (half_scale(block.e), nibbles::<16, 32>(&block.qs));
+    for i in 0..32 {
+        out[i] = f32::from(fp4::doubled(codes[i])) * scale;
+    }
+}
+
 /// 4-bit floats (E2M1), one power-of-two scale per 32.
 pub struct MXFP4;
 
@@ -73,11 +81,9 @@ impl BlockFormat for MXFP4 {
         encode_blocks(x, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
-            let scale = half_scale(block.e);
-            unpack_nibbles::<16>(&block.qs, |j, code| out[j] = f32::from(fp4::DOUBLED[usize::from(code)]) * scale);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -5,7 +5,7 @@
 //! at 2^-9, so tensors are expected to be brought into range by a factor kept beside them.
 
 use super::scalar::ScalarCodes;
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{nibbles, pack_nibbles};
 use super::fp4;
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -65,6 +65,17 @@ fn encode(x: &[f32; 64]) -> Block {
     block
 }
 
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 64]) {
+    let codes = nibbles::<8, 64>(&block.qs);
+    for s in 0..4 {
+        let scale = half_scale(block.d[s]);
+        for i in 16 * s..16 * (s + 1) {
+            out[i] = f32::from(fp4::doubled(codes[i])) * scale;
+        }
+    }
+}
+
 /// 4-bit floats (E2M1), UE4M3 scale per 16.
 pub struct NVFP4;
 
@@ -100,11 +111,9 @@ impl BlockFormat for NVFP4 {
         encode_blocks(x, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 64]| {
-            let scales = block.d.map(half_scale);
-            unpack_nibbles::<8>(&block.qs, |j, code| out[j] = f32::from(fp4::DOUBLED[usize::from(code)]) * scales[j / 16]);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -31,6 +31,17 @@ fn encode(x: &[f32; 128]) -> Block {
     Block { d: to_half(sum / 128.0), qs }
 }
 
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 128]) {
+    let d = block.d.to_f32();
+    for (byte, out) in block.qs.iter().zip(out.as_chunks_mut::<8>().0) {
+        for j in 0..8 {
+            let minus = (!u32::from(*byte) >> j) << 31;
+            out[j] = f32::from_bits(d.to_bits() ^ minus);
+        }
+    }
+}
+
 /// Signs, one f16 scale per 128.
 pub struct Q1_0;
 
@@ -49,11 +60,9 @@ impl BlockFormat for Q1_0 {
         encode_blocks(x, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 128]| {
-            let d = block.d.to_f32();
-            *out = std::array::from_fn(|j| if (block.qs[j / 8] >> (j % 8)) & 1 == 1 { d } else { -d });
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -33,6 +33,17 @@ fn encode(x: &[f32; 64]) -> Block {
     Block { d: to_half(d), qs }
 }
 
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 64]) {
+    let d = block.d.to_f32();
+    for (bytes, out) in block.qs.as_chunks::<2>().0.iter().zip(out.as_chunks_mut::<8>().0) {
+        let pairs = i32::from(u16::from_le_bytes(*bytes));
+        for j in 0..8 {
+            out[j] = (((pairs >> (2 * j)) & 3) - 1) as f32 * d;
+        }
+    }
+}
+
 /// 2-bit codes -1..2, one f16 scale per 64.
 pub struct Q2_0;
 
@@ -43,10 +54,11 @@ impl Plain<64> for Q2_0 {
     fn encode<F: F32Lanes>(x: &[f32; 64]) -> Block {
         let (d, codes) = plain::by_magnitude::<F, 64>(x, 1.0, 1, (0, 3));
         // Four bytes of two bits each, side by side in the lowest of them.
-        let qs = std::array::from_fn(|i| {
+        let mut qs = [0; 16];
+        for i in 0..16 {
             let four = u32::from_le_bytes(codes.as_chunks().0[i]);
-            (four | (four >> 6) | (four >> 12) | (four >> 18)) as u8
-        });
+            qs[i] = (four | (four >> 6) | (four >> 12) | (four >> 18)) as u8;
+        }
         Block { d: F::to_half(d), qs }
     }
 }
@@ -66,11 +78,9 @@ impl BlockFormat for Q2_0 {
         encode_blocks(x, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 64]| {
-            let d = block.d.to_f32();
-            *out = std::array::from_fn(|j| (i32::from((block.qs[j / 4] >> (2 * (j % 4))) & 3) - 1) as f32 * d);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

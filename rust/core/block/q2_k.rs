@@ -6,9 +6,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{pack_pairs, pair};
+use super::bits::{field, pack_pairs};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::scale_min::ScaleMin;
 use crate::reference::affine::{self, Cost, Fit, Grid, WEIGHTED_GRID};
@@ -106,12 +106,22 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     finish(x, &fits, &Scales::by_codes(d, dmin, &scales, &mins))
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
-    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let scale = d * f32::from(block.scales[j] & 15);
-        let min = dmin * f32::from(block.scales[j] >> 4);
-        *out = std::array::from_fn(|i| scale * f32::from(pair(&block.qs, 16 * j + i)) - min);
+    let (mut scales, mut mins) = ([0.0; 16], [0.0; 16]);
+    for j in 0..16 {
+        scales[j] = d * f32::from(block.scales[j] & 15);
+        mins[j] = dmin * f32::from(block.scales[j] >> 4);
+    }
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let codes = field(&block.qs[k / 4 * 32..], k % 4 * 2, 3);
+        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let (scale, min) = (scales[2 * k + h], mins[2 * k + h]);
+            for i in 0..16 {
+                out[i] = scale * f32::from(codes[16 * h + i]) - min;
+            }
+        }
     }
 }
 
@@ -167,8 +177,9 @@ impl BlockFormat for Q2_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -7,9 +7,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{pack_pairs, pack_planes, pair};
+use super::bits::{field, pack_pairs, pack_planes};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::signed::{Signed, Weighting};
 use crate::reference::rounding::{nearest_int, to_half};
@@ -45,7 +45,7 @@ fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     packed
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
     let lower = (packed[j % 8] >> (j / 8 * 4)) & 15;
     let upper = (packed[8 + j % 4] >> (j / 4 * 2)) & 3;
@@ -110,15 +110,19 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     finish(x, codes, to_half(d), pack_scales(&scales))
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
-    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let scale = d * unpack_scale(&block.scales, j) as f32;
-        *out = std::array::from_fn(|i| {
-            let weight = 16 * j + i;
-            let upper = (block.hmask[weight % 32] >> (weight / 32)) & 1;
-            scale * (i32::from(pair(&block.qs, weight) | (upper << 2)) - HALF) as f32
-        });
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let lower = field(&block.qs[k / 4 * 32..], k % 4 * 2, 3);
+        let upper = field(&block.hmask, k, 1);
+        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let scale = d * unpack_scale(&block.scales, 2 * k + h) as f32;
+            for i in 0..16 {
+                let code = lower[16 * h + i] | (upper[16 * h + i] << 2);
+                out[i] = scale * (i32::from(code) - HALF) as f32;
+            }
+        }
     }
 }
 
@@ -172,8 +176,9 @@ impl BlockFormat for Q3_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -5,9 +5,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{pack_nibbles, nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::rounding::to_half;
@@ -36,6 +36,14 @@ fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
     let weights = importance::weigh(x, imatrix, sigma2);
     let (d, codes) = symmetric::search(x, Some(&weights), HALF);
     pack(to_half(d), &codes.map(|code| code as u8))
+}
+
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 32]) {
+    let (d, codes) = (block.d.to_f32(), nibbles::<16, 32>(&block.qs));
+    for i in 0..32 {
+        out[i] = (i32::from(codes[i]) - HALF) as f32 * d;
+    }
 }
 
 /// 4-bit codes, one f16 scale per 32.
@@ -77,11 +85,9 @@ impl BlockFormat for Q4_0 {
         encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
-            let d = block.d.to_f32();
-            unpack_nibbles::<16>(&block.qs, |j, code| out[j] = (i32::from(code) - HALF) as f32 * d);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -6,9 +6,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{pack_nibbles, nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::affine::{self, Cost, Fit, WEIGHTED_GRID};
@@ -42,6 +42,14 @@ fn encode(fit: &Fit<32>) -> Block {
 fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
     let weights = importance::weigh(x, imatrix, sigma2);
     encode(&affine::search(x, &weights, MAX_CODE, WEIGHTED_GRID, Cost::Square))
+}
+
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 32]) {
+    let (d, m, codes) = (block.d.to_f32(), block.m.to_f32(), nibbles::<16, 32>(&block.qs));
+    for i in 0..32 {
+        out[i] = f32::from(codes[i]) * d + m;
+    }
 }
 
 /// 4-bit codes, f16 scale and minimum per 32.
@@ -80,11 +88,9 @@ impl BlockFormat for Q4_1 {
         encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
-            let (d, m) = (block.d.to_f32(), block.m.to_f32());
-            unpack_nibbles::<16>(&block.qs, |j, code| out[j] = f32::from(code) * d + m);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -7,9 +7,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{pack_nibbles, unpack_nibbles};
+use super::bits::{field, pack_nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::scale_min::ScaleMin;
@@ -53,13 +53,16 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     pack(&scales, &fit.codes)
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let scales = Scales { d: block.d, dmin: block.dmin, packed: block.scales };
-    let scales: [_; 8] = std::array::from_fn(|j| scales.decode(j));
-    unpack_nibbles::<32>(&block.qs, |j, code| {
-        let (scale, min) = scales[j / 32];
-        out[j] = scale * f32::from(code) - min;
-    });
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (scale, min) = scales.decode(k);
+        let codes = field(&block.qs[k / 2 * 32..], k % 2 * 4, 15);
+        for i in 0..32 {
+            out[i] = scale * f32::from(codes[i]) - min;
+        }
+    }
 }
 
 /// 4-bit codes, 6-bit scales and minima per 32.
@@ -114,8 +117,9 @@ impl BlockFormat for Q4_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -6,9 +6,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{fifth_bit, pack_fifth_bits, pack_nibbles, unpack_nibbles};
+use super::bits::{pack_fifth_bits, pack_nibbles, nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::affine::{self, Cost, Fit, WEIGHTED_GRID};
@@ -32,8 +32,11 @@ const MAX_CODE: i32 = 31;
 
 #[inline(always)]
 fn pack(d: f16, m: f16, codes: &[u8; 32]) -> Block {
-    let mut qs = [0; 16];
-    pack_nibbles::<16>(&codes.map(|code| code & 15), &mut qs);
+    let (mut lower, mut qs) = (*codes, [0; 16]);
+    for code in &mut lower {
+        *code &= 15;
+    }
+    pack_nibbles::<16>(&lower, &mut qs);
     Block { d, m, qh: pack_fifth_bits(codes), qs }
 }
 
@@ -44,6 +47,14 @@ fn encode(fit: &Fit<32>) -> Block {
 fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
     let weights = importance::weigh(x, imatrix, sigma2);
     encode(&affine::search(x, &weights, MAX_CODE, WEIGHTED_GRID, Cost::Square))
+}
+
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 32]) {
+    let (d, m, codes) = (block.d.to_f32(), block.m.to_f32(), nibbles::<16, 32>(&block.qs));
+    for i in 0..32 {
+        out[i] = (i32::from(codes[i]) | ((block.qh >> i) & 1) as i32 * 16) as f32 * d + m;
+    }
 }
 
 /// 5-bit codes, f16 scale and minimum per 32.
@@ -82,11 +93,9 @@ impl BlockFormat for Q5_1 {
         encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
-            let (d, m) = (block.d.to_f32(), block.m.to_f32());
-            unpack_nibbles::<16>(&block.qs, |j, code| out[j] = f32::from(code | fifth_bit(block.qh, j)) * d + m);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -5,9 +5,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{pack_nibbles, pack_planes, unpack_nibbles};
+use super::bits::{field, pack_nibbles, pack_planes};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::scale_min::{Scales, SubBlocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::scale_min::ScaleMin;
@@ -53,14 +53,17 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
     pack(&scales, &fit.codes)
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let scales = Scales { d: block.d, dmin: block.dmin, packed: block.scales };
-    let scales: [_; 8] = std::array::from_fn(|j| scales.decode(j));
-    unpack_nibbles::<32>(&block.qs, |j, code| {
-        let (scale, min) = scales[j / 32];
-        let fifth = (block.qh[j % 32] >> (j / 32)) & 1;
-        out[j] = scale * f32::from(code + (fifth << 4)) - min;
-    });
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (scale, min) = scales.decode(k);
+        let lower = field(&block.qs[k / 2 * 32..], k % 2 * 4, 15);
+        let fifth = field(&block.qh, k, 1);
+        for i in 0..32 {
+            out[i] = scale * f32::from(lower[i] | (fifth[i] << 4)) - min;
+        }
+    }
 }
 
 /// 5-bit codes, 6-bit scales and minima per 32.
@@ -115,8 +118,9 @@ impl BlockFormat for Q5_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

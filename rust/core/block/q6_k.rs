@@ -6,9 +6,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{pack_nibbles, pack_pairs, pair, unpack_nibbles};
+use super::bits::{field, pack_nibbles, pack_pairs};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::signed::{Signed, Weighting};
 use crate::reference::rounding::{nearest_int, to_half};
@@ -66,13 +66,23 @@ fn encode(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
     pack(d, scales, &std::array::from_fn(|j| codes[j / 16][j % 16] as u8))
 }
 
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let d = block.d.to_f32();
-    let scales = block.scales.map(|scale| d * f32::from(scale));
-    unpack_nibbles::<64>(&block.ql, |j, lower| {
-        let code = lower | (pair(&block.qh, j) << 4);
-        out[j] = scales[j / 16] * (i32::from(code) - HALF) as f32;
-    });
+    let (d, mut scales) = (block.d.to_f32(), [0.0; 16]);
+    for j in 0..16 {
+        scales[j] = d * f32::from(block.scales[j]);
+    }
+    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let lower = field(&block.ql[k / 4 * 64 + k % 2 * 32..], k % 4 / 2 * 4, 15);
+        let upper = field(&block.qh[k / 4 * 32..], k % 4 * 2, 3);
+        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let scale = scales[2 * k + h];
+            for i in 0..16 {
+                let code = lower[16 * h + i] | (upper[16 * h + i] << 4);
+                out[i] = scale * (i32::from(code) - HALF) as f32;
+            }
+        }
+    }
 }
 
 /// 6-bit codes, 8-bit scales per 16.
@@ -125,8 +135,9 @@ impl BlockFormat for Q6_K {
         }
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -22,6 +22,14 @@ block_layout! {
     }
 }
 
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 32]) {
+    let d = block.d.to_f32();
+    for i in 0..32 {
+        out[i] = f32::from(block.qs[i]) * d;
+    }
+}
+
 /// 8-bit codes, one f16 scale per 32.
 pub struct Q8_0;
 
@@ -31,7 +39,11 @@ impl Plain<32> for Q8_0 {
     #[inline(always)]
     fn encode<F: F32Lanes>(x: &[f32; 32]) -> Block {
         let (d, codes) = plain::by_magnitude::<F, 32>(x, 127.0, 0, (i32::MIN, i32::MAX));
-        Block { d: F::to_half(d), qs: codes.map(|code| code as i8) }
+        let mut qs = [0; 32];
+        for i in 0..32 {
+            qs[i] = codes[i] as i8;
+        }
+        Block { d: F::to_half(d), qs }
     }
 }
 
@@ -53,11 +65,9 @@ impl BlockFormat for Q8_0 {
         });
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
-            let d = block.d.to_f32();
-            *out = block.qs.map(|q| f32::from(q) * d);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -19,6 +19,14 @@ block_layout! {
     }
 }
 
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 32]) {
+    let d = block.d.to_f32();
+    for i in 0..32 {
+        out[i] = f32::from(block.qs[i]) * d;
+    }
+}
+
 /// 8-bit activations with scale and scaled sum.
 pub struct Q8_1;
 
@@ -41,11 +49,9 @@ impl BlockFormat for Q8_1 {
         });
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 32]| {
-            let d = block.d.to_f32();
-            *out = block.qs.map(|q| f32::from(q) * d);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -36,6 +36,13 @@ fn encode(x: &[f32; 256]) -> Block {
     Block { d: 1.0 / inverse_scale, qs, bsums }
 }
 
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    for i in 0..256 {
+        out[i] = block.d * f32::from(block.qs[i]);
+    }
+}
+
 /// 8-bit activations with f32 scale and sums per 16.
 pub struct Q8_K;
 
@@ -54,8 +61,9 @@ impl BlockFormat for Q8_K {
         encode_blocks(x, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 256]| *out = block.qs.map(|q| block.d * f32::from(q)));
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

@@ -89,7 +89,7 @@ impl Scales {
     }
 
     /// Scale and minimum of sub-block `j`, as they decode.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn decode(&self, j: usize) -> (f32, f32) {
         let (scale, min) = unpack(&self.packed, j);
         (self.d.to_f32() * f32::from(scale), self.dmin.to_f32() * f32::from(min))
@@ -118,7 +118,7 @@ fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     packed
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn unpack(packed: &[u8; 12], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)

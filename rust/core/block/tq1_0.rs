@@ -25,10 +25,6 @@ block_layout! {
     }
 }
 
-/// Stretches of weights that share bytes: first weight, bytes, trits a byte. Byte `j` holds every `bytes`-th weight from
-/// `first + j` on.
-const STRETCHES: [(usize, usize, usize); 3] = [(0, 32, 5), (160, 16, 5), (240, 4, 4)];
-
 /// Five trits, first in the most significant place, as a rounded-up fraction of 256.
 #[inline(always)]
 fn pack_trits(trits: [u8; 5]) -> u8 {
@@ -56,6 +52,7 @@ fn pack(d: f16, codes: &[u8; 256]) -> Block {
 }
 
 /// Trit `n` of a byte.
+#[inline(always)]
 pub(crate) fn trit(byte: u8, n: usize) -> u8 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as u8
@@ -66,15 +63,24 @@ fn encode(x: &[f32; 256]) -> Block {
     pack(to_half(d), &codes)
 }
 
-fn decode(block: &Block, out: &mut [f32; 256]) {
-    let d = block.d.to_f32();
-    let mut bytes = block.qs.iter().chain(&block.qh);
-    for (first, count, trits) in STRETCHES {
-        for (j, &byte) in bytes.by_ref().take(count).enumerate() {
-            for n in 0..trits {
-                out[first + j + n * count] = (i32::from(trit(byte, n)) - 1) as f32 * d;
-            }
+/// Undoes [`pack_stretch`].
+#[inline(always)]
+fn unpack_stretch(bytes: &[u8], codes: &mut [u8]) {
+    for (n, codes) in codes.chunks_exact_mut(bytes.len()).enumerate() {
+        for j in 0..bytes.len() {
+            codes[j] = trit(bytes[j], n);
         }
+    }
+}
+
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let (d, mut codes) = (block.d.to_f32(), [0; 256]);
+    unpack_stretch(&block.qs[..32], &mut codes[..160]);
+    unpack_stretch(&block.qs[32..], &mut codes[160..240]);
+    unpack_stretch(&block.qh, &mut codes[240..]);
+    for i in 0..256 {
+        out[i] = (i32::from(codes[i]) - 1) as f32 * d;
     }
 }
 
@@ -106,8 +112,9 @@ impl BlockFormat for TQ1_0 {
         encode_blocks(x, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, decode);
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

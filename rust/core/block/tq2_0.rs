@@ -5,9 +5,9 @@
 
 use half::f16;
 
-use super::scalar::{ScalarCodes, steps};
-use super::bits::{pack_pairs, pair};
+use super::bits::{pack_pairs, pairs};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, group, validate_blocks};
+use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::plain::{self, Plain};
 use crate::lanes::F32Lanes;
@@ -26,6 +26,14 @@ block_layout! {
 fn encode(x: &[f32; 256]) -> Block {
     let (d, codes) = symmetric::to_trits(x);
     Block { qs: pack_pairs(&codes), d: to_half(d) }
+}
+
+#[inline(always)]
+fn decode(block: &Block, out: &mut [f32; 256]) {
+    let (d, codes) = (block.d.to_f32(), pairs(&block.qs));
+    for i in 0..256 {
+        out[i] = (i32::from(codes[i]) - 1) as f32 * d;
+    }
 }
 
 /// Ternary, 2-bit codes.
@@ -56,11 +64,9 @@ impl BlockFormat for TQ2_0 {
         encode_blocks(x, out, encode);
     }
 
+    #[inline(always)]
     fn decode_row(data: &[u8], out: &mut [f32]) {
-        decode_blocks(data, out, |block: &Block, out: &mut [f32; 256]| {
-            let d = block.d.to_f32();
-            *out = std::array::from_fn(|j| (i32::from(pair(&block.qs, j)) - 1) as f32 * d);
-        });
+        decode_blocks!(data, out, decode);
     }
 
     fn validate_row(data: &[u8]) -> Result<(), BlockFault> {

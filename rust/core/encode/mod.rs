@@ -26,6 +26,13 @@ pub(crate) use rows::{RowEncoder, check_finite, row_bytes};
 /// that the slowest format answers an interruption within a tenth of a second, large enough to pay for the hand-over.
 pub(crate) const TASK_WEIGHTS: usize = 32 * 1024;
 
+/// Weights in a task where memory limits the work, so that handing it over costs nothing there either.
+const LIGHT_TASK_WEIGHTS: usize = 256 * 1024;
+
+/// Weights in a piece of a task where memory limits the work, as far as whole rows allow: widened weights
+/// stay in a core's first cache.
+const PIECE_WEIGHTS: usize = 4 * 1024;
+
 /// Weights as they lie in memory, row after row.
 #[derive(Debug, Clone, Copy)]
 pub enum Weights<'a> {
@@ -61,7 +68,12 @@ impl<'a> Weights<'a> {
         match self {
             Self::F32(x) => return &x[range],
             Self::F16(x) => x[range].convert_to_f32_slice(scratch),
-            Self::BF16(x) => x[range].convert_to_f32_slice(scratch),
+            // Shifted, which is all there is to it for numbers; NaN is refused later.
+            Self::BF16(x) => {
+                for (to, from) in scratch.iter_mut().zip(&x[range]) {
+                    *to = f32::from_bits(u32::from(from.to_bits()) << 16);
+                }
+            }
         }
         scratch
     }
@@ -132,13 +144,19 @@ pub fn encode(
     let rows = whole_rows(weights.len(), row_len, "weights")?;
     expect_len(out.len(), rows, row_bytes, "encoded bytes")?;
     let encoder = RowEncoder::new(format, rows, row_len, imatrix)?;
-    let rows_per_task = (TASK_WEIGHTS / row_len).max(1);
+    let (task, piece) =
+        if encoder.is_light() { (LIGHT_TASK_WEIGHTS, PIECE_WEIGHTS) } else { (TASK_WEIGHTS, TASK_WEIGHTS) };
+    let rows_per_piece = (piece / row_len).max(1);
+    let rows_per_task = (task / row_len).max(1).next_multiple_of(rows_per_piece);
     let tasks = out.chunks_mut(rows_per_task * row_bytes).collect();
     run.for_each(tasks, |scratch, number, out| {
-        let first_row = number * rows_per_task;
-        let last_row = first_row + out.len() / row_bytes;
-        let x = weights.widen(first_row * row_len..last_row * row_len, scratch);
-        encoder.encode_rows(first_row, x, out)
+        for (piece, out) in out.chunks_mut(rows_per_piece * row_bytes).enumerate() {
+            let first_row = number * rows_per_task + piece * rows_per_piece;
+            let last_row = first_row + out.len() / row_bytes;
+            let x = weights.widen(first_row * row_len..last_row * row_len, scratch);
+            encoder.encode_rows(first_row, x, out)?;
+        }
+        Ok(())
     })
 }
 
@@ -151,7 +169,7 @@ pub fn decode(format: Format, data: &[u8], row_len: usize, out: &mut [f32], run:
     let rows = whole_rows(out.len(), row_len, "weights")?;
     expect_len(data.len(), rows, row_bytes, "encoded bytes")?;
     let kernel = kernel(format)?;
-    let rows_per_task = (TASK_WEIGHTS / row_len).max(1);
+    let rows_per_task = (LIGHT_TASK_WEIGHTS / row_len).max(1);
     let tasks = out.chunks_mut(rows_per_task * row_len).zip(data.chunks(rows_per_task * row_bytes)).collect();
     run.for_each(tasks, |_, _, (out, data): (&mut [f32], &[u8])| {
         kernel.decode(data, out);

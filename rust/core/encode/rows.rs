@@ -36,11 +36,22 @@ impl<'a> RowEncoder<'a> {
         Ok(Self { kernel: kernel(format)?, row_len, row_bytes, imatrix })
     }
 
+    /// See [`Kernel::is_light`].
+    pub(crate) fn is_light(&self) -> bool {
+        self.kernel.is_light(self.imatrix.is_some())
+    }
+
     /// Encodes the whole rows in `x`, the first of which is row `first_row` of the tensor, into `out`.
     ///
     /// # Errors
     /// `NonFinite`, with row and column counted over the tensor.
     pub(crate) fn encode_rows(&self, first_row: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
+        if self.is_light() {
+            // Checked afterwards, when the weights have come from memory: waiting for them is time to encode in. What
+            // comes out for others is worthless, but defined.
+            self.kernel.encode_rows(x, self.row_len, None, out);
+            return check_finite(x, first_row * self.row_len, self.row_len);
+        }
         check_finite(x, first_row * self.row_len, self.row_len)?;
         let Some(imatrix) = self.imatrix else {
             self.kernel.encode_rows(x, self.row_len, None, out);

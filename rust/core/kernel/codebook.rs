@@ -68,7 +68,7 @@ impl<C: Codebook<N, W>, const N: usize, const W: usize> BatchEncoder<256> for En
         x: &[&[f32; 256]; BATCH],
         imatrix: Option<&[&[f32; 256]; BATCH]>,
     ) -> [C::Block; BATCH] {
-        let squares = super::tile::sums_of_squares(x);
+        let squares = super::tile::sums_of_squares::<F, _, _>(x);
         let mut workspace = Workspace::new();
         let mut found = [[None; 16]; BATCH];
         let mut searched = [false; BATCH];

@@ -97,9 +97,8 @@ pub(crate) fn encode_rows<F: F32Lanes, E: BatchEncoder<N, B>, const N: usize, co
 
 #[cfg(test)]
 mod tests {
-    use super::{BatchEncoder, codebook, encode_rows, nonlinear, scale_min, signed, ternary};
-    use crate::block::{Format, ImatrixUse, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs};
-    use crate::block::{q2_k, q3_k, q4_k, q5_k, q6_k};
+    use super::{scale_min, *};
+    use crate::block::*;
     use crate::lanes::portable::Floats;
 
     /// Bell-shaped weights of many magnitudes, with blocks of zeros and of huge weights among them.
@@ -114,7 +113,7 @@ mod tests {
     }
 
     /// At 8 and 16 lanes a kernel gives the bytes of the reference, also where this machine has no such lanes.
-    fn check<E: BatchEncoder<N, B>, const N: usize, const B: usize>(format: Format) {
+    fn check_encoders(format: Format, encoders: [EncodeRows; 2]) {
         let (row_len, rows) = (768, 7);
         let x = weights(row_len * rows);
         let imatrix: Vec<f32> = weights(row_len).iter().map(|v| v.abs().min(4.0)).collect();
@@ -127,13 +126,34 @@ mod tests {
             for (row, out) in x.chunks(row_len).zip(expected.chunks_mut(row_bytes)) {
                 (format.reference().encode_row)(row, imatrix, out);
             }
-            let encoders = [encode_rows::<Floats<8>, E, N, B>, encode_rows::<Floats<16>, E, N, B>];
             for encode in encoders {
                 let mut out = vec![0x5a; expected.len()];
                 encode(&x, row_len, imatrix, &mut out);
                 assert!(out == expected, "{format}");
             }
         }
+    }
+
+    fn check<E: BatchEncoder<N, B>, const N: usize, const B: usize>(format: Format) {
+        check_encoders(format, [encode_rows::<Floats<8>, E, N, B>, encode_rows::<Floats<16>, E, N, B>]);
+    }
+
+    fn check_rows<E: RowEncoder>(format: Format) {
+        check_encoders(format, [E::encode_rows::<Floats<8>>, E::encode_rows::<Floats<16>>]);
+    }
+
+    #[test]
+    fn row_encoders_give_the_same_at_any_width() {
+        check_rows::<legacy::Encoder<q4_0::Q4_0>>(Format::Q4_0);
+        check_rows::<legacy::Encoder<q4_1::Q4_1>>(Format::Q4_1);
+        check_rows::<legacy::Encoder<q5_0::Q5_0>>(Format::Q5_0);
+        check_rows::<legacy::Encoder<q5_1::Q5_1>>(Format::Q5_1);
+        check_rows::<plain::Encoder<q8_0::Q8_0, 32>>(Format::Q8_0);
+        check_rows::<plain::Encoder<q2_0::Q2_0, 64>>(Format::Q2_0);
+        check_rows::<plain::Encoder<tq1_0::TQ1_0, 256>>(Format::TQ1_0);
+        check_rows::<plain::Encoder<tq2_0::TQ2_0, 256>>(Format::TQ2_0);
+        check_rows::<plain::Encoder<mxfp4::MXFP4, 32>>(Format::MXFP4);
+        check_rows::<plain::Encoder<nvfp4::NVFP4, 64>>(Format::NVFP4);
     }
 
     #[test]
@@ -143,6 +163,7 @@ mod tests {
         check::<scale_min::Encoder<q4_k::Q4_K, 8, 32>, _, _>(Format::Q4_K);
         check::<scale_min::Encoder<q5_k::Q5_K, 8, 32>, _, _>(Format::Q5_K);
         check::<signed::Encoder<q6_k::Q6_K>, _, _>(Format::Q6_K);
+        check::<one_bit::Encoder, _, _>(Format::Q1_0);
         check::<nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>, _, _>(Format::IQ4_NL);
         check::<nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>, _, _>(Format::IQ4_XS);
         check::<ternary::Encoder<iq1_s::IQ1_S, 32>, _, _>(Format::IQ1_S);

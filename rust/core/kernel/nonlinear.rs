@@ -33,7 +33,7 @@ impl<S: NonLinear<J>, const J: usize, const N: usize, const B: usize> BatchEncod
         const { assert!(N == J * G && B * J <= MAX_GROUPS) }
         let sigma2 = match imatrix {
             None => [0.0; B],
-            Some(_) => tile::sums_of_squares(x).map(|sum| sum * (2.0 / N as f32)),
+            Some(_) => tile::sums_of_squares::<F, _, _>(x).map(|sum| sum * (2.0 / N as f32)),
         };
         let mut scales = [0.0; MAX_GROUPS];
         for first in (0..B * J).step_by(F::LEN) {

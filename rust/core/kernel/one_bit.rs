@@ -1,7 +1,6 @@
 //! Q1_0: signs, and the mean magnitude, whose sum is taken in order, one block a lane.
 
 use super::BatchEncoder;
-use super::tile;
 use crate::block::q1_0;
 use crate::lanes::{F32Lanes, MAX_LANES, Mask};
 
@@ -20,10 +19,16 @@ impl BatchEncoder<N, B> for Encoder {
     fn encode_batch<F: F32Lanes>(x: &[&[f32; N]; B], _imatrix: Option<&[&[f32; N]; B]>) -> [q1_0::Block; B] {
         let mut sums = [0.0; B];
         for first in (0..B).step_by(F::LEN) {
-            let tile: tile::Tile<F, N, 1> = tile::load(x, first);
             let mut sum = F::splat(0.0);
-            for [x] in tile {
-                sum = sum + x.abs();
+            for i in (0..N).step_by(F::LEN) {
+                let mut square = [F::splat(0.0); MAX_LANES];
+                for lane in 0..F::LEN {
+                    square[lane] = F::load(&x[first + lane][i..]);
+                }
+                F::transpose(&mut square[..F::LEN]);
+                for x in square.iter().take(F::LEN) {
+                    sum = sum + x.abs();
+                }
             }
             sum.store(&mut sums[first..]);
         }

@@ -67,14 +67,17 @@ fn first_of_equals(x: &[f32], value: f32) -> f32 {
 /// The weight largest in magnitude, the first of equals; 0 if all are zeros.
 #[inline(always)]
 fn extreme<F: F32Lanes, const N: usize>(x: &[f32; N]) -> f32 {
-    let (low, high) = range::<F, N>(x);
-    if high > -low {
-        return high;
+    let (mut low, mut high) = (F::load(x), F::load(x));
+    for x in x[F::LEN..].chunks_exact(F::LEN) {
+        low = F::load(x).lesser(low);
+        high = F::load(x).greater(high);
     }
-    if high < -low {
-        return low;
+    let (low, high) = (low.least(), high.largest());
+    if high == -low {
+        return if high == 0.0 { 0.0 } else { x.iter().copied().find(|v| v.abs() == high).unwrap_or(high) };
     }
-    if high == 0.0 { 0.0 } else { x.iter().copied().find(|v| v.abs() == high).unwrap_or(high) }
+    // Looked up, because which of them it is cannot be predicted.
+    [low, high][usize::from(high > -low)]
 }
 
 /// How a weight becomes a code.
@@ -88,7 +91,7 @@ pub(crate) trait Rule<F: F32Lanes>: Copy {
 pub(crate) fn codes<F: F32Lanes, R: Rule<F>, const N: usize>(x: &[f32; N], group: usize, rules: &[R]) -> [u8; N] {
     let mut codes = [0; N];
     for (part, to) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let mut vectors = [F::Int::splat(0); 32];
+        let mut vectors = [F::Int::splat(0); 8];
         for k in 0..32 / F::LEN {
             let at = 32 * part + k * F::LEN;
             vectors[k] = rules[at / group].code(F::load(&x[at..]));

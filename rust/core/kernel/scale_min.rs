@@ -113,7 +113,7 @@ fn fit<F: F32Lanes, S: ScaleMin<N>, const N: usize, const G: usize>(
     };
     let sigma2 = match imatrix {
         None => [0.0; BATCH],
-        Some(_) => tile::sums_of_squares(x).map(|sum| S::SIGMA2 * sum / 256.0),
+        Some(_) => tile::sums_of_squares::<F, _, _>(x).map(|sum| S::SIGMA2 * sum / 256.0),
     };
     for first in (0..BATCH * N).step_by(WIDTH * F::LEN) {
         let tile: Tile<F, G, WIDTH> = tile::load(x, first);

@@ -85,7 +85,9 @@ impl<S: Signed> BatchEncoder<256> for Encoder<S> {
 fn fit<F: F32Lanes, S: Signed>(x: &[&[f32; 256]; BATCH], imatrix: Option<&[&[f32; 256]; BATCH]>) -> Fits {
     let mut fits = Fits { scales: [0.0; MAX_GROUPS], totals: [0.0; MAX_GROUPS], codes: [[0; 256]; BATCH] };
     let sigma2 = match imatrix {
-        Some(_) if S::WEIGHTING == Weighting::Search => tile::sums_of_squares(x).map(|sum| 2.0 * sum / 256.0),
+        Some(_) if S::WEIGHTING == Weighting::Search => {
+            tile::sums_of_squares::<F, _, _>(x).map(|sum| 2.0 * sum / 256.0)
+        }
         _ => [0.0; BATCH],
     };
     for first in (0..MAX_GROUPS).step_by(WIDTH * F::LEN) {

@@ -93,7 +93,7 @@ enum Outcome {
 #[inline(always)]
 fn importances<F: F32Lanes>(x: &[&[f32; 256]; BATCH], imatrix: Option<&[&[f32; 256]; BATCH]>) -> [[f32; 256]; BATCH] {
     let mut weights = [[0.0; 256]; BATCH];
-    let squares = if imatrix.is_some() { sums_of_squares(x) } else { [0.0; BATCH] };
+    let squares = if imatrix.is_some() { sums_of_squares::<F, _, _>(x) } else { [0.0; BATCH] };
     for b in 0..BATCH {
         let sigma2 = F::splat(2.0 * squares[b] / 256.0);
         for i in (0..256).step_by(F::LEN) {

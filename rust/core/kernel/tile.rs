@@ -48,14 +48,27 @@ pub(crate) fn store_lanes<F: F32Lanes, const T: usize>(lanes: [F; T], to: &mut [
     }
 }
 
-/// Sum of squares of each block, first to last.
+/// Sum of squares of each block, first to last, one block a lane.
 #[inline(always)]
-pub(crate) fn sums_of_squares<const N: usize, const B: usize>(x: &[&[f32; N]; B]) -> [f32; B] {
+pub(crate) fn sums_of_squares<F: F32Lanes, const N: usize, const B: usize>(x: &[&[f32; N]; B]) -> [f32; B] {
     let mut sums = [0.0; B];
-    for i in 0..N {
-        for b in 0..B {
-            sums[b] += x[b][i] * x[b][i];
+    for first in (0..B).step_by(F::LEN) {
+        let mut sum = F::splat(0.0);
+        for i in (0..N).step_by(F::LEN) {
+            let mut square = [F::splat(0.0); MAX_LANES];
+            for lane in 0..F::LEN {
+                // There may be fewer blocks than lanes.
+                square[lane] = F::load(&x[(first + lane).min(B - 1)][i..]);
+            }
+            F::transpose(&mut square[..F::LEN]);
+            for x in square.iter().take(F::LEN) {
+                sum = sum + *x * *x;
+            }
         }
+        let mut lanes = [0.0; MAX_LANES];
+        sum.store(&mut lanes);
+        let count = F::LEN.min(B - first);
+        sums[first..first + count].copy_from_slice(&lanes[..count]);
     }
     sums
 }

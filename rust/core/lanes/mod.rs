@@ -152,8 +152,9 @@ pub(crate) trait F32Lanes:
     /// `nearest_int(self).clamp(low, high) as f32`, for magnitudes of at most 4194303, where nothing wraps.
     #[inline(always)]
     fn nearest_code(self, low: f32, high: f32) -> Self {
-        let rounded = self + Self::splat(ROUNDER);
-        rounded.greater(Self::splat(ROUNDER + low)).lesser(Self::splat(ROUNDER + high)) - Self::splat(ROUNDER)
+        // Positive floats compare as their bits do, and integers are compared where nothing else is waiting.
+        let bits = |code: f32| (ROUNDER + code).to_bits() as i32;
+        (self + Self::splat(ROUNDER)).as_int().clamp(bits(low), bits(high)).as_float() - Self::splat(ROUNDER)
     }
 }
 
