@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ggquant import _native
 from ggquant.errors import UsageError
+from ggquant.tensor import _threads
 
 if TYPE_CHECKING:
     import os
@@ -51,7 +52,7 @@ def verify(path: PathLike, *, threads: int | None = None) -> list[Finding]:
     Raises:
         FileError: the file cannot be read.
     """
-    return [Finding(*parts) for parts in _native.verify_file(str(path), threads)]
+    return [Finding(*parts) for parts in _native.verify_file(str(path), _threads(threads))]
 
 
 def split(

@@ -42,6 +42,7 @@ from ggquant.progress import Progress
 from ggquant.recipe import apply_recipe
 from ggquant.registry import format_info
 from ggquant.sources import load_model
+from ggquant.tensor import _threads
 from ggquant.tensor_types import tensor_bytes
 from ggquant.text_files import refuse_existing
 
@@ -229,7 +230,7 @@ def convert(
             progress(Progress(tensor, format, finished, total, done, of, time.monotonic() - started))
 
     limit = None if max_buffer_size is None else max_buffer_size << 20
-    written, _, reused, on_grid = _native.convert_models(models, threads, overwrite, resume, limit, report)
+    written, _, reused, on_grid = _native.convert_models(models, _threads(threads), overwrite, resume, limit, report)
     reports = []
     for job, target, files, found in zip(jobs, targets, written, on_grid, strict=True):
         if manifest:
