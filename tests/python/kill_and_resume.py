@@ -54,7 +54,9 @@ def kill_and_resume(model: Path, folder: Path, *, kills: int, words: list[str], 
     while tally.killed < kills:
         attempts = 0
         while True:
-            process = subprocess.Popen([*command, str(folder / "out.gguf"), *words, *second, "--resume"])
+            # Killed between the two outputs' names, a run leaves one of them in place.
+            again = ["--resume", "--overwrite"]
+            process = subprocess.Popen([*command, str(folder / "out.gguf"), *words, *second, *again])
             if attempts < 2 and tally.killed < kills:
                 time.sleep(rng.uniform(startup, max(duration, startup * 1.1)))
                 process.send_signal(signal.SIGKILL)

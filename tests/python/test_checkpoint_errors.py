@@ -106,8 +106,8 @@ def test_unknown_architecture_lists_the_nearest(folder: Path) -> None:
 
 
 def test_packed_weights(folder: Path) -> None:
-    edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(UnsupportedError, match=r"already quantized \(gptq\)"):
+    edit_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(UnsupportedError, match="quantized 'bitsandbytes'; GPTQ, AWQ"):
         opened(folder)
 
 
