@@ -46,7 +46,6 @@ def _values(path: Path, dtype: str) -> dict[str, npt.NDArray[np.uint8]]:
     ("format", "to", "scheme", "dtype"),
     [
         ("Q4_0", "gptq", Scheme(4, 32, True), "bfloat16"),
-        ("Q4_1", "gptq", Scheme(4, 32, True), "float16"),
         ("Q5_0", "compressed-tensors", Scheme(5, 32, True), "bfloat16"),
         ("Q8_0", "gptq", Scheme(8, 32, True), "float32"),
     ],
