@@ -1,9 +1,10 @@
 # make demo        build, quantize the bundled model, look at the result
 # make test        all tests and lints
 # make bench       weights encoded and multiplied a second, by format and instruction set
+# make test-torch  tests of training with PyTorch (installs it once, several gigabytes)
 # make test-peers  compare with llama.cpp's own library (compiles it once, several minutes)
 #
-# Needs Rust, Python >= 3.10 and a C compiler. Everything else goes into .venv and .venv-peers here.
+# Needs Rust, Python >= 3.10 and a C compiler. Everything else goes into .venv, .venv-torch and .venv-peers here.
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -13,15 +14,16 @@ DEMO ?= target/demo
 
 BIN := .venv/bin
 PEERS := .venv-peers/bin
+TORCH := .venv-torch/bin
 WHEELS := target/wheels
 SOURCES := $(shell find python rust -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml) \
 	Cargo.toml Cargo.lock pyproject.toml README.md LICENSE
 
-.PHONY: help demo build test lint test-rust test-python test-peers bench clean
+.PHONY: help demo build test lint test-rust test-python test-torch test-peers bench clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 # --- building -----------------------------------------------------------------------------------------------------
 
@@ -90,6 +92,17 @@ export ISA_RUNS_HERE
 bench:
 	$(CARGO) bench --locked --bench encode --bench matmul
 
+# --- PyTorch ------------------------------------------------------------------------------------------------------
+
+.venv-torch/.installed: $(WHEELS)/.built
+	[ -d .venv-torch ] || $(PYTHON) -m venv .venv-torch
+	$(TORCH)/python -m pip install --quiet "$$(ls $(WHEELS)/*.whl)[torch]" 'transformers>=5,<6' 'accelerate>=1.1' 'pytest>=8'
+	$(TORCH)/python -m pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+	touch $@
+
+test-torch: .venv-torch/.installed
+	$(TORCH)/pytest tests/torch
+
 # --- llama.cpp ----------------------------------------------------------------------------------------------------
 
 # Compiled once for each release; without the multimodal library, which nothing here uses.
@@ -110,4 +123,4 @@ test-peers: .venv-peers/.installed
 	$(PEERS)/pytest tests/peers
 
 clean:
-	rm -rf target .venv .venv-peers
+	rm -rf target .venv .venv-torch .venv-peers
