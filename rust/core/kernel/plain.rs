@@ -279,6 +279,9 @@ mod tests {
         for scale in scales {
             for middle in [0.0f32, 0.5, 1.0, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 12.0, 24.0] {
                 let v = middle * scale;
+                if !(v * 1.1).is_finite() {
+                    continue; // weights are finite
+                }
                 let near = [v, v.next_up(), v.next_down(), v * 1.1, v * 0.9, -v, -v.next_up(), -v.next_down()];
                 let x: [f32; 32] = std::array::from_fn(|i| near[i % 8]);
                 let largest = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));

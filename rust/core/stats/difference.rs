@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn threads_change_nothing() {
-        let a: Vec<f32> = (0..512 * 1024).map(|i| ((i * 7919) % 65_537) as f32 * 1e-3).collect();
+        let a: Vec<f32> = (0..512 * 1024u64).map(|i| ((i * 7919) % 65_537) as f32 * 1e-3).collect();
         let b: Vec<f32> = a.iter().rev().copied().collect();
         let importance = Importance { values: &a[..1024], rows_per_expert: 512, first_row: 0 };
         let one = difference(&a, &b, 1024, Some(importance), run(1)).unwrap();

@@ -232,7 +232,9 @@ mod tests {
         let row: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1000) as f32 / 100.0).collect();
         let packed = pack(&row, 1000, threads(2)).unwrap();
         let made = score(&row, 1000, &packed, &[999], threads(2)).unwrap()[0];
-        assert!(made.same_top && made.kld.abs() < 1e-6 && made.dp.abs() < 1e-6);
+        // A packed logarithm is half a step of 10 / 65535 off at most, and a few roundings of f32 numbers below 16.
+        let near = 5.0 / 65535.0 + 4e-6;
+        assert!(made.same_top && made.kld.abs() < near && made.dp.abs() < near, "{made:?}");
     }
 
     #[test]
