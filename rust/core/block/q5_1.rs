@@ -53,7 +53,7 @@ fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
 fn decode(block: &Block, out: &mut [f32; 32]) {
     let (d, m, codes) = (block.d.to_f32(), block.m.to_f32(), nibbles::<16, 32>(&block.qs));
     for i in 0..32 {
-        out[i] = (i32::from(codes[i]) | ((block.qh >> i) & 1) as i32 * 16) as f32 * d + m;
+        out[i] = (i32::from(codes[i]) | (((block.qh >> i) & 1) as i32 * 16)) as f32 * d + m;
     }
 }
 

@@ -473,7 +473,7 @@ fn row_walk(plan: &PackedWeights, rows: usize, columns: usize) -> Result<(Vec<(u
             inner = if stride == inner { inner.checked_mul(len).ok_or_else(torn)? } else { return Err(torn()) };
             if inner > columns as u64 {
                 // Whole rows that follow each other.
-                if inner % columns as u64 != 0 {
+                if !inner.is_multiple_of(columns as u64) {
                     return Err(torn());
                 }
                 walk.push(((inner / columns as u64) as usize, 1));
@@ -485,7 +485,7 @@ fn row_walk(plan: &PackedWeights, rows: usize, columns: usize) -> Result<(Vec<(u
         }
         walk.push((usize::try_from(len).map_err(|_| torn())?, (stride / columns as u64) as usize));
     }
-    if inner < columns as u64 || plan.start % columns as u64 != 0 {
+    if inner < columns as u64 || !plan.start.is_multiple_of(columns as u64) {
         return Err(torn());
     }
     walk.reverse();

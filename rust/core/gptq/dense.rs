@@ -127,6 +127,12 @@ fn point_costs(costs: &mut [f32], magnitudes: &[f32], a: &[f32], q: &[f32]) {
 /// Rows, inner index and columns of a product.
 type Extent = (usize, usize, usize);
 
+/// See [`add_product`].
+type AddProduct = fn(&mut [f32], usize, usize, Matrix<'_>, Matrix<'_>, (usize, usize), Extent);
+
+/// See [`point_costs`].
+type PointCosts = fn(&mut [f32], &[f32], &[f32], &[f32]);
+
 /// The operations as compiled for one instruction set.
 pub(super) struct Dense {
     /// See [`add_scaled`].
@@ -134,9 +140,9 @@ pub(super) struct Dense {
     /// See [`dot`].
     pub(super) dot: fn(&[f32], &[f32]) -> f32,
     /// See [`add_product`].
-    pub(super) add_product: fn(&mut [f32], usize, usize, Matrix<'_>, Matrix<'_>, (usize, usize), Extent),
+    pub(super) add_product: AddProduct,
     /// See [`point_costs`].
-    pub(super) point_costs: fn(&mut [f32], &[f32], &[f32], &[f32]),
+    pub(super) point_costs: PointCosts,
 }
 
 /// Compiles the operations with features that hold wherever the table is handed out.

@@ -12,6 +12,9 @@ use faer::mat::Mat;
 use crate::encode::{Run, check_finite};
 use crate::error::{At, Error, Result};
 
+/// A row of weights, and where its codes, scales and zero points go.
+type Row<'a> = (((&'a [f32], &'a mut [u8]), &'a mut [f32]), &'a mut [u8]);
+
 /// How to quantize.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
@@ -70,33 +73,30 @@ pub fn solve(weights: &[f32], hessian: &[f64], len: usize, options: &Options, ru
         .zip(out.codes.chunks_mut(len))
         .zip(out.scales.chunks_mut(groups))
         .zip(out.zeros.chunks_mut(groups));
-    run.for_each(
-        tasks.collect(),
-        |_, _, (((row, codes), scales), zeros): (((&[f32], &mut [u8]), &mut [f32]), &mut [u8])| {
-            let mut w: Vec<f64> = order
-                .iter()
-                .map(|&column| if diagonal(column) == 0.0 { 0.0 } else { f64::from(row[column as usize]) })
-                .collect();
-            let top = f64::from((1u32 << options.bits) - 1);
-            let (mut scale, mut zero) = (1.0, 0.0);
-            for i in 0..len {
-                if i.is_multiple_of(options.group_size) {
-                    let group = i / options.group_size;
-                    (scale, zero) = range(&w[i..len.min(i + options.group_size)], top, options.symmetric);
-                    (scales[group], zeros[group]) = (scale as f32, zero as u8);
-                    scale = f64::from(scales[group]);
-                }
-                let code = ((w[i] / scale).round_ties_even() + zero).clamp(0.0, top);
-                codes[order[i] as usize] = code as u8;
-                let after = &factor[i * len..][..len];
-                let error = (w[i] - scale * (code - zero)) / after[i];
-                for j in i + 1..len {
-                    w[j] -= error * after[j];
-                }
+    run.for_each(tasks.collect(), |_, _, (((row, codes), scales), zeros): Row<'_>| {
+        let mut w: Vec<f64> = order
+            .iter()
+            .map(|&column| if diagonal(column) == 0.0 { 0.0 } else { f64::from(row[column as usize]) })
+            .collect();
+        let top = f64::from((1u32 << options.bits) - 1);
+        let (mut scale, mut zero) = (1.0, 0.0);
+        for i in 0..len {
+            if i.is_multiple_of(options.group_size) {
+                let group = i / options.group_size;
+                (scale, zero) = range(&w[i..len.min(i + options.group_size)], top, options.symmetric);
+                (scales[group], zeros[group]) = (scale as f32, zero as u8);
+                scale = f64::from(scales[group]);
             }
-            Ok(())
-        },
-    )?;
+            let code = ((w[i] / scale).round_ties_even() + zero).clamp(0.0, top);
+            codes[order[i] as usize] = code as u8;
+            let after = &factor[i * len..][..len];
+            let error = (w[i] - scale * (code - zero)) / after[i];
+            for j in i + 1..len {
+                w[j] -= error * after[j];
+            }
+        }
+        Ok(())
+    })?;
     Ok(out)
 }
 

@@ -14,7 +14,7 @@
 //! - [`nonlinear`]: IQ4_NL and IQ4_XS;
 //! - [`plain`]: formats without a search;
 //! - [`legacy`]: Q4_0, Q4_1, Q5_0 and Q5_1;
-//! - [`one_bit`]: Q1_0;
+//! - [`one_bit`] has Q1_0;
 //! - [`grid`]: searches through the codebooks of the i-quants;
 //! - [`codebook`]: the i-quants of 2 and 3 bits;
 //! - [`ternary`]: the i-quants of 1 bit.

@@ -276,7 +276,7 @@ fn crossing<F, const N: usize>(target: &Target<'_, F, N>, ends: [Choice; 2], wid
         b += term * target.x[i];
     }
     // The numerator of the candidate whose scale is `2 * b / a`; casts saturate.
-    ((0.5 * width * a / b - tops[0]) / (tops[1] - tops[0])) as usize + 1
+    (((0.5 * width * a / b - tops[0]) / (tops[1] - tops[0])) as usize).saturating_add(1)
 }
 
 /// The vector of a run as a target.
