@@ -22,7 +22,9 @@ PACKED = [
     name for name, case in CASES.items() if case.config.get("quantization_config", {}).get("quant_method") == "mxfp4"
 ]
 ENCODERS = ["bert", "xlm_roberta", "xlm_roberta_spm"]
-DECODERS = [name for name in CASES if name not in (*PACKED, *ENCODERS)]
+#: Weights that reach 448, with which nothing can be computed; their bytes are compared elsewhere.
+UNSCALED = ["fp8_plain"]
+DECODERS = [name for name in CASES if name not in (*PACKED, *ENCODERS, *UNSCALED)]
 
 
 def logits(path: Path) -> npt.NDArray[np.float64]:
