@@ -21,7 +21,7 @@ TOKENS = [7, 70, 9, 101, 100, 33, 8, 12, 14, 90]
 PACKED = [
     name for name, case in CASES.items() if case.config.get("quantization_config", {}).get("quant_method") == "mxfp4"
 ]
-ENCODERS = ["bert", "xlm_roberta", "xlm_roberta_spm"]
+ENCODERS = ["bert", "bert_slow", "xlm_roberta", "xlm_roberta_spm"]
 #: Weights that reach 448, with which nothing can be computed; their bytes are compared elsewhere.
 UNSCALED = ["fp8_plain"]
 DECODERS = [name for name in CASES if name not in (*PACKED, *ENCODERS, *UNSCALED)]
