@@ -55,7 +55,8 @@ def round_activations(x: torch.Tensor, block: int) -> torch.Tensor:
     largest = split.gather(-1, at)
     zero = largest == 0
     if block == _LARGE:
-        inverse = torch.where(zero, torch.zeros_like(largest), -127.0 / largest)
+        # Not `-127 / largest`, which PyTorch computes as a product with the reciprocal.
+        inverse = torch.where(zero, torch.zeros_like(largest), torch.full_like(largest, -127.0).div(largest))
         codes = torch.round(split * inverse).clamp_(max=127)
         scale = torch.where(zero, torch.zeros_like(largest), 1.0 / inverse)
     else:
