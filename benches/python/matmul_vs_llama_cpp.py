@@ -1,6 +1,6 @@
 """Products of ggquant against those of ggml, in one process and on one thread: a Markdown table of ratios.
 
-    python benches/python/matmul_vs_llama_cpp.py [--library FOLDER] [--rows 4096] [--batch 512 ...] [FORMAT ...]
+    python benches/python/matmul_vs_llama_cpp.py [FORMAT ...] [--library FOLDER] [--rows 4096] [--batch 512 ...]
 
 The libraries are those of an installed llama-cpp-python unless `--library` names the folder of another build; for a
 fair comparison that should be one for this machine (GGML_NATIVE). ggml's side is its fastest path for the format:
