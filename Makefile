@@ -1,4 +1,5 @@
 # make demo        build, quantize the bundled model, look at the result
+# make quick       build for work on the project: into .venv in place, again in seconds
 # make test        all tests and lints
 # make bench       weights encoded and multiplied a second, by format and instruction set
 # make test-torch  tests of training with PyTorch (installs it once, several gigabytes)
@@ -19,11 +20,11 @@ WHEELS := target/wheels
 SOURCES := $(shell find python rust -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml) \
 	Cargo.toml Cargo.lock pyproject.toml README.md LICENSE
 
-.PHONY: help demo build test lint test-rust test-python test-torch test-peers bench clean
+.PHONY: help demo build quick test lint test-rust test-python test-torch test-peers bench clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,7s/^# //p' Makefile
+	@sed -n '1,8s/^# //p' Makefile
 
 # --- building -----------------------------------------------------------------------------------------------------
 
@@ -46,6 +47,11 @@ $(WHEELS)/.built: .venv/.tools $(SOURCES)
 	touch $@
 
 build: .venv/.installed
+
+# The package is imported from python/, with an extension that was not optimised across crates.
+quick: .venv/.tools
+	$(BIN)/python -m pip install --quiet numpy
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --profile quick --locked --extras dev
 
 demo: .venv/.installed
 	mkdir -p $(DEMO)
