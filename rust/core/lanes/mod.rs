@@ -65,8 +65,14 @@ pub(crate) trait I32Lanes:
     fn to_float(self) -> Self::Float;
     /// The float with these bits.
     fn as_float(self) -> Self::Float;
+    /// The lesser of two as unsigned numbers.
+    fn unsigned_min(self, other: Self) -> Self;
     /// Writes the lowest byte of each lane of 32 lanes: `vectors` holds `32 / LEN` of them.
     fn store_bytes(vectors: &[Self], to: &mut [u8; 32]);
+    /// Limits each lane of 32 lanes to `0..=255` and writes them as bytes: `vectors` holds `32 / LEN` of them.
+    fn store_limited(vectors: &[Self], to: &mut [u8; 32]);
+    /// The highest bit of each byte, that of byte `i` at bit `i`.
+    fn high_bits(bytes: &[u8; 32]) -> u32;
     /// -1 where the mask is true, 0 elsewhere.
     fn minus_one(mask: Self::Mask) -> Self;
     /// The entry that each lane names; lanes lie in `0..16`.
@@ -94,8 +100,14 @@ pub(crate) trait F32Lanes:
     fn splat(value: f32) -> Self;
     /// The first values of a slice, which has at least as many as there are lanes.
     fn load(from: &[f32]) -> Self;
+    /// The first values of a slice of halves, which has at least as many as there are lanes.
+    fn load_half(from: &[f16]) -> Self;
     /// Writes lane `i` to `to[i]`.
     fn store(self, to: &mut [f32]);
+    /// Writes the half nearest to lane `i`, ties to even, to `to[i]`. Which NaN it is for NaN is left open.
+    fn store_half(self, to: &mut [f16]);
+    /// The nearest integer, ties to even, with the sign of the value even if that is zero.
+    fn round(self) -> Self;
     /// `if self < other { self } else { other }`: the second if either is NaN or both are zero.
     fn lesser(self, other: Self) -> Self;
     /// `if self > other { self } else { other }`: the second if either is NaN or both are zero.
