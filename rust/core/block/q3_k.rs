@@ -35,6 +35,7 @@ const HALF_SCALE: i32 = 32;
 
 /// Packs sixteen 6-bit scales: the lower four bits of scales `j` and `j + 8` in byte `j`, the upper two of scales `j`,
 /// `j + 4`, `j + 8` and `j + 12` in byte `8 + j`.
+#[inline(always)]
 fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     let mut packed = [0; 12];
     for (j, &scale) in scales.iter().enumerate() {
@@ -60,12 +61,17 @@ fn finish(x: &[f32; 256], mut codes: [[i8; 16]; 16], d: f16, scales: [u8; 12]) -
     pack(d, scales, &std::array::from_fn(|j| codes[j / 16][j % 16] as u8))
 }
 
+#[inline(always)]
 fn pack(d: f16, scales: [u8; 12], codes: &[u8; 256]) -> Block {
-    let hmask = pack_planes::<2>(codes);
-    Block { hmask, qs: pack_pairs(&codes.map(|code| code & 3)), scales, d }
+    let mut lower = *codes;
+    for code in &mut lower {
+        *code &= 3;
+    }
+    Block { hmask: pack_planes::<2>(codes), qs: pack_pairs(&lower), scales, d }
 }
 
 /// Maps the scale largest in magnitude to -32. All scales zero are packed as they are, without the offset.
+#[inline(always)]
 fn round_scales(scales: &[f32; 16]) -> (f16, [u8; 12]) {
     let (mut max, mut amax) = (0.0, 0.0);
     for &scale in scales {
@@ -78,11 +84,12 @@ fn round_scales(scales: &[f32; 16]) -> (f16, [u8; 12]) {
         return (f16::ZERO, [0; 12]);
     }
     let inverse_scale = -HALF_SCALE as f32 / max;
-    let codes = scales.map(|scale| {
+    let mut codes = [0; 16];
+    for j in 0..16 {
         // Through 8 bits first, then to the range of 6.
-        let code = i32::from(nearest_int(inverse_scale * scale) as i8);
-        (code.clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8
-    });
+        let code = i32::from(nearest_int(inverse_scale * scales[j]) as i8);
+        codes[j] = (code.clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8;
+    }
     (to_half(1.0 / inverse_scale), pack_scales(&codes))
 }
 
@@ -132,23 +139,32 @@ pub struct Q3_K;
 impl Signed for Q3_K {
     type Block = Block;
     type Scales = (f16, [u8; 12]);
+    const EMPTY: Block = Block { hmask: [0; 32], qs: [0; 64], scales: [0; 12], d: f16::ZERO };
     const HALF: i32 = HALF;
     const PLAIN_DESCENDS: bool = true;
     const WEIGHTING: Weighting = Weighting::Search;
     const HALF_SCALE: i32 = HALF_SCALE;
 
+    #[inline(always)]
     fn by_largest(scales: &[f32; 16]) -> Option<Self::Scales> {
         Some(round_scales(scales))
     }
 
+    #[inline(always)]
     fn by_codes(d: f32, codes: &[u8; 16]) -> Self::Scales {
         (to_half(d), pack_scales(&codes.map(|code| code as i8)))
     }
 
-    fn decode(scales: &Self::Scales, j: usize) -> f32 {
-        scales.0.to_f32() * unpack_scale(&scales.1, j) as f32
+    #[inline(always)]
+    fn decode(scales: &Self::Scales) -> [f32; 16] {
+        let (d, mut decoded) = (scales.0.to_f32(), [0.0; 16]);
+        for j in 0..16 {
+            decoded[j] = d * unpack_scale(&scales.1, j) as f32;
+        }
+        decoded
     }
 
+    #[inline(always)]
     fn pack(scales: &Self::Scales, codes: &[u8; 256]) -> Block {
         pack(scales.0, scales.1, codes)
     }

@@ -161,12 +161,32 @@ pub(crate) trait F32Lanes:
         ((self + Self::splat(ROUNDER)).as_int() & Self::Int::splat(0x007f_ffff)) - Self::Int::splat(0x0040_0000)
     }
 
-    /// `nearest_int(self).clamp(low, high) as f32`, for magnitudes of at most 4194303, where nothing wraps.
+    /// The lesser of the value and `high`, which is not negative. Zeros keep their sign; NaN may become `high`.
+    ///
+    /// Floats that are not negative are ordered as their bits are, and negative ones are negative integers: a comparison of
+    /// integers, for which more units stand ready than for one of floats.
+    #[inline(always)]
+    fn at_most(self, high: f32) -> Self {
+        self.as_int().min(Self::Int::splat(high.to_bits() as i32)).as_float()
+    }
+
+    /// The greater of the value and `low`, which is not positive. Zeros keep their sign unless `low` is zero. NaN may become
+    /// `low`.
+    ///
+    /// As unsigned numbers, the bits of negative floats are above those of all others and grow with the magnitude.
+    #[inline(always)]
+    fn at_least(self, low: f32) -> Self {
+        if low == 0.0 {
+            return self.as_int().max(Self::Int::splat(0)).as_float();
+        }
+        self.as_int().unsigned_min(Self::Int::splat(low.to_bits() as i32)).as_float()
+    }
+
+    /// `nearest_int(self).clamp(low, high) as f32` with `low <= 0 <= high`, for magnitudes of at most 4194303, where nothing
+    /// wraps; zero may be negative unless `low` is 0.
     #[inline(always)]
     fn nearest_code(self, low: f32, high: f32) -> Self {
-        // Positive floats compare as their bits do, and integers are compared where nothing else is waiting.
-        let bits = |code: f32| (ROUNDER + code).to_bits() as i32;
-        (self + Self::splat(ROUNDER)).as_int().clamp(bits(low), bits(high)).as_float() - Self::splat(ROUNDER)
+        self.round().at_least(low).at_most(high)
     }
 }
 
