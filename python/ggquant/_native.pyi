@@ -62,8 +62,15 @@ def encode(
     imatrix: npt.NDArray[np.float32] | None,
     rows_per_expert: int,
     threads: int | None,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]: ...
-def decode(format: str, data: npt.NDArray[np.uint8], row_len: int, threads: int | None) -> npt.NDArray[np.float32]: ...
+def decode(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    row_len: int,
+    threads: int | None,
+    out: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]: ...
 def scalar_formats() -> list[str]: ...
 def block_grid(
     format: str, data: npt.NDArray[np.uint8]

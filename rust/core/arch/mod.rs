@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use crate::block::{BlockFault, Codec, Format, ImatrixUse};
+use crate::encode::Weights;
 use crate::error::{At, Error, Result};
 
 /// The environment variable that forces an instruction set.
@@ -156,9 +157,20 @@ impl Kernel {
         }
     }
 
-    /// Whether memory, and not computation, limits encoding: weights are best handed over in small pieces.
-    pub(crate) fn is_light(&self, with_imatrix: bool) -> bool {
-        self.encoder.is_some_and(|encoder| !encoder.searches) && !(with_imatrix && self.weighted)
+    /// Whether [`Kernel::encode_plain`] is what encodes weights, with importances or without.
+    pub(crate) fn is_plain(&self, with_imatrix: bool) -> bool {
+        self.encoder.is_some_and(|encoder| encoder.plain.is_some()) && !(with_imatrix && self.weighted)
+    }
+
+    /// Encodes whole blocks from floats of any kind, without importances, if there is a kernel that needs no search for it.
+    /// False if a weight may not be finite; the bytes mean nothing then.
+    pub(crate) fn encode_plain(&self, x: Weights<'_>, out: &mut [u8]) -> Option<bool> {
+        let plain = self.encoder?.plain?;
+        Some(match x {
+            Weights::F32(x) => (plain.f32)(x, out),
+            Weights::F16(x) => (plain.f16)(x, out),
+            Weights::BF16(x) => (plain.bf16)(x, out),
+        })
     }
 
     /// Decodes any whole number of blocks.

@@ -24,8 +24,8 @@ fn shl(word: u64, by: usize) -> u64 {
 #[inline(always)]
 pub(crate) fn pack_nibbles<const HALF: usize>(codes: &[u8], out: &mut [u8]) {
     for (codes, out) in codes.chunks_exact(2 * HALF).zip(out.chunks_exact_mut(HALF)) {
-        for (j, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            *out = (word(codes, 8 * j) | shl(word(codes, 8 * j + HALF), 4)).to_le_bytes();
+        for j in 0..HALF {
+            out[j] = codes[j] | (codes[j + HALF] << 4);
         }
     }
 }
