@@ -4,7 +4,7 @@ use ggquant::block::scalar::{self, ScalarCodec};
 use ggquant::block::{Format, ImatrixUse};
 use ggquant::encode::{Imatrix, Run, Weights};
 use half::slice::HalfBitsSliceExt;
-use numpy::{Element, PyArray1, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArrayMethods};
+use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
