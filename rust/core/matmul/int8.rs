@@ -8,7 +8,8 @@
 
 use super::activation::Rounded;
 use super::dot::{self, Dot, ROWS};
-use super::slab::{SLAB, Slab};
+use super::gemv::{self, MultiplyRow};
+use super::slab::{Facts, SLAB, Slab};
 use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
 use super::unpack::Unpacker;
 use super::{Matrix, Output};
@@ -37,8 +38,12 @@ pub(super) fn matmul(
     run: Run<'_>,
 ) -> Result<()> {
     let output = Output::new(out, n, weights.rows);
-    match tile::kernels(&unpacker.facts, isa) {
-        Some(kernels) if n > SMALL_BATCH => {
+    let direct = if n <= gemv::MOST { gemv::kernels(weights.format, isa) } else { None };
+    match (tile::kernels(&unpacker.facts, isa), direct) {
+        (_, Some(kernels)) => {
+            Direct { facts: &unpacker.facts, multiply: kernels[n - 1], weights, output }.batch(x, run)
+        }
+        (Some(kernels), _) if n > gemv::MOST => {
             let job = Tiled { unpacker, kernels, weights, output };
             for first in (0..n).step_by(BATCH) {
                 let count = BATCH.min(n - first);
@@ -93,11 +98,11 @@ impl Tiled<'_> {
                 unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
             }
             let tiles = quads.chunks_exact(kernels.quads).skip(i).step_by(slabs);
-            for ((quads, side), sums) in
-                tiles.zip(sides.iter().skip(i).step_by(slabs)).zip(sums.chunks_exact_mut(PANEL))
-            {
+            let tiles = tiles.zip(sides.iter().skip(i).step_by(slabs)).zip(sums.chunks_exact_mut(PANEL));
+            for (tile, ((quads, side), sums)) in tiles.enumerate() {
+                let multiply = kernels.multiply[usize::from(count - tile * COLUMNS > COLUMNS / 2)];
                 // SAFETY: as above.
-                unsafe { (kernels.multiply)(&panel, quads, side, sums) };
+                unsafe { multiply(&panel, quads, side, sums) };
             }
         }
         let mut column = [0.0; PANEL];
@@ -111,6 +116,52 @@ impl Tiled<'_> {
     }
 }
 
+/// Activations of each row, rounded, a slab at a time.
+fn round(x: &[f32], cols: usize, facts: &Facts, run: Run<'_>) -> Result<Vec<Rounded>> {
+    let slabs = cols.div_ceil(SLAB);
+    let mut rounded = vec![Rounded::ZERO; x.len() / cols * slabs];
+    let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
+    run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
+        for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
+            *to = Rounded::new(facts, x);
+        }
+        Ok(())
+    })?;
+    Ok(rounded)
+}
+
+/// The smallest batches: rows of weights straight from memory.
+struct Direct<'a> {
+    facts: &'a Facts,
+    multiply: MultiplyRow,
+    weights: Matrix<'a>,
+    output: Output,
+}
+
+impl Direct<'_> {
+    fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
+        let Self { facts, multiply, weights, output } = self;
+        let (rows, cols, n) = (weights.rows, weights.cols, output.n);
+        let slabs = cols.div_ceil(SLAB);
+        let rounded = round(x, cols, facts, run)?;
+        let rows_per_task = (TASK_WEIGHTS / cols).max(1);
+        let tasks = (0..rows.div_ceil(rows_per_task)).collect();
+        run.for_each(tasks, |_, _, task| {
+            let first = task * rows_per_task;
+            for row in first..rows.min(first + rows_per_task) {
+                let mut sums = [0.0; gemv::MOST];
+                // SAFETY: the function is for this machine, and a row is whole blocks.
+                unsafe { multiply(weights.bytes(row, 0, cols), &rounded, slabs, &mut sums[..n]) };
+                for (i, sum) in sums[..n].iter().enumerate() {
+                    // SAFETY: this task alone has this row.
+                    unsafe { output.write(i, row, &[*sum]) };
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
 /// Small batches, and machines without kernels.
 struct Streamed<'a> {
     unpacker: Unpacker,
@@ -121,16 +172,8 @@ struct Streamed<'a> {
 
 impl Streamed<'_> {
     fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
-        let (cols, facts) = (self.weights.cols, &self.unpacker.facts);
-        let slabs = cols.div_ceil(SLAB);
-        let mut rounded = vec![Rounded::ZERO; self.output.n * slabs];
-        let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
-        run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
-            for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
-                *to = Rounded::new(facts, x);
-            }
-            Ok(())
-        })?;
+        let cols = self.weights.cols;
+        let rounded = round(x, cols, &self.unpacker.facts, run)?;
         let rows_per_task = (TASK_WEIGHTS / cols / ROWS).max(1) * ROWS;
         let tasks = (0..self.weights.rows.div_ceil(rows_per_task)).collect();
         run.for_each(tasks, |_, _, task| {
