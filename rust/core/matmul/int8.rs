@@ -6,6 +6,8 @@
 //! activations is that of a sum of `2 * K / 256` terms (`K / 16` at most where scales are floats), each off by two
 //! roundings more.
 
+use std::ops::Range;
+
 use super::activation::Rounded;
 use super::dot::{self, Dot, ROWS};
 use super::gemv::{self, MultiplyRow};
@@ -19,8 +21,10 @@ use crate::error::Result;
 
 /// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
 const BATCH: usize = 512;
-/// Up to this many rows of activations, weights are read once and multiplied as they come.
-const SMALL_BATCH: usize = 8;
+/// Up to this many rows of activations, blocks are multiplied in registers: beyond, it pays to lay weights out once for all.
+const SMALL_BATCH: usize = 16;
+/// Rows of activations at a time where weights are unpacked a few rows at a time.
+const STREAMED: usize = 8;
 /// Slabs of a row that are unpacked at a time for a small batch.
 const AT_ONCE: usize = 4;
 /// Weights in a task of a small batch, as far as whole rows allow.
@@ -38,12 +42,10 @@ pub(super) fn matmul(
     run: Run<'_>,
 ) -> Result<()> {
     let output = Output::new(out, n, weights.rows);
-    let direct = if n <= gemv::MOST { gemv::kernels(weights.format, isa) } else { None };
+    let direct = if n <= SMALL_BATCH { gemv::kernels(weights.format, isa) } else { None };
     match (tile::kernels(&unpacker.facts, isa), direct) {
-        (_, Some(kernels)) => {
-            Direct { facts: &unpacker.facts, multiply: kernels[n - 1], weights, output }.batch(x, run)
-        }
-        (Some(kernels), _) if n > gemv::MOST => {
+        (_, Some(kernels)) => Direct { facts: &unpacker.facts, kernels, weights, output }.batch(x, run),
+        (Some(kernels), _) if n > STREAMED => {
             let job = Tiled { unpacker, kernels, weights, output };
             for first in (0..n).step_by(BATCH) {
                 let count = BATCH.min(n - first);
@@ -130,39 +132,51 @@ fn round(x: &[f32], cols: usize, facts: &Facts, run: Run<'_>) -> Result<Vec<Roun
     Ok(rounded)
 }
 
-/// The smallest batches: rows of weights straight from memory.
+/// Small batches: rows of weights straight from memory.
 struct Direct<'a> {
     facts: &'a Facts,
-    multiply: MultiplyRow,
+    kernels: [MultiplyRow; gemv::PIECES.len()],
     weights: Matrix<'a>,
     output: Output,
 }
 
 impl Direct<'_> {
     fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
-        let Self { facts, multiply, weights, output } = self;
-        let (rows, cols, n) = (weights.rows, weights.cols, output.n);
-        let slabs = cols.div_ceil(SLAB);
-        let rounded = round(x, cols, facts, run)?;
+        let (rows, cols) = (self.weights.rows, self.weights.cols);
+        let rounded = round(x, cols, self.facts, run)?;
         let rows_per_task = (TASK_WEIGHTS / cols).max(1);
         let tasks = (0..rows.div_ceil(rows_per_task)).collect();
         run.for_each(tasks, |_, _, task| {
             let first = task * rows_per_task;
-            for row in first..rows.min(first + rows_per_task) {
-                let mut sums = [0.0; gemv::MOST];
-                // SAFETY: the function is for this machine, and a row is whole blocks.
-                unsafe { multiply(weights.bytes(row, 0, cols), &rounded, slabs, &mut sums[..n]) };
-                for (i, sum) in sums[..n].iter().enumerate() {
-                    // SAFETY: this task alone has this row.
-                    unsafe { output.write(i, row, &[*sum]) };
-                }
-            }
+            self.rows(&rounded, first..rows.min(first + rows_per_task));
             Ok(())
         })
     }
+
+    /// Results of some rows of weights, which come from memory for the first piece of the batch and from a cache for others.
+    fn rows(&self, rounded: &[Rounded], rows: Range<usize>) {
+        let Self { kernels, weights, output, .. } = self;
+        let slabs = weights.cols.div_ceil(SLAB);
+        let mut first = 0;
+        for (&piece, multiply) in gemv::PIECES.iter().zip(kernels) {
+            while output.n - first >= piece {
+                let x = &rounded[first * slabs..(first + piece) * slabs];
+                for row in rows.clone() {
+                    let mut sums = [0.0; gemv::PIECES[0]];
+                    // SAFETY: the function is for this machine, and a row is whole blocks.
+                    unsafe { multiply(weights.bytes(row, 0, weights.cols), x, slabs, &mut sums[..piece]) };
+                    for (i, sum) in sums[..piece].iter().enumerate() {
+                        // SAFETY: this task alone has this row.
+                        unsafe { output.write(first + i, row, &[*sum]) };
+                    }
+                }
+                first += piece;
+            }
+        }
+    }
 }
 
-/// Small batches, and machines without kernels.
+/// Small batches of formats without kernels of their own, and machines without any.
 struct Streamed<'a> {
     unpacker: Unpacker,
     dot: Dot,
@@ -190,9 +204,9 @@ impl Streamed<'_> {
     fn rows(&self, rounded: &[Rounded], row: usize, rows: usize, unpacked: &mut [[Slab; AT_ONCE]; ROWS]) {
         let Self { unpacker, weights, output, .. } = self;
         let slabs = weights.cols.div_ceil(SLAB);
-        for first in (0..output.n).step_by(SMALL_BATCH) {
-            let count = SMALL_BATCH.min(output.n - first);
-            let mut sums = [[0.0; ROWS]; SMALL_BATCH];
+        for first in (0..output.n).step_by(STREAMED) {
+            let count = STREAMED.min(output.n - first);
+            let mut sums = [[0.0; ROWS]; STREAMED];
             for i in (0..slabs).step_by(AT_ONCE) {
                 let own = AT_ONCE.min(slabs - i);
                 let (from, to) = (i * SLAB, weights.cols.min((i + own) * SLAB));

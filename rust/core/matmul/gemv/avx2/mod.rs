@@ -11,7 +11,7 @@ mod small;
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, MOST, MultiplyRow, Rounded};
+use super::{AHEAD, MultiplyRow, PIECES, Rounded};
 use crate::block::Format;
 use crate::matmul::slab::SLAB;
 
@@ -424,11 +424,15 @@ fn signed_products<F: Block>(codes: __m256i, x: &Rounded, part: usize) -> __m256
 /// Defines the table of kernels.
 macro_rules! kernels {
     ($($format:ident => $module:ident $function:ident,)+) => {
-        pub(super) fn kernels(format: Format) -> Option<[MultiplyRow; MOST]> {
+        pub(super) fn kernels(format: Format) -> Option<[MultiplyRow; PIECES.len()]> {
             match format {
                 $(Format::$format => {
                     use $module::$format as Own;
-                    Some([$function::<Own, 1>, $function::<Own, 2>, $function::<Own, 3>])
+                    Some([
+                        $function::<Own, { PIECES[0] }>,
+                        $function::<Own, { PIECES[1] }>,
+                        $function::<Own, { PIECES[2] }>,
+                    ])
                 })+
                 _ => None,
             }
