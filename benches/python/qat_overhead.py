@@ -28,6 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--format", default="Q4_K")
     parser.add_argument("--hidden", type=int, default=2048)
+    parser.add_argument("--intermediate", type=int, default=2048)
+    parser.add_argument("--vocab", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--scale-refresh", type=int, default=8)
     parser.add_argument("--learn-scales", action="store_true")
@@ -37,9 +39,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=4096,
+        vocab_size=args.vocab,
         hidden_size=args.hidden,
-        intermediate_size=args.hidden * 11 // 4,
+        intermediate_size=args.intermediate,
         num_hidden_layers=1,
         num_attention_heads=args.hidden // 64,
         num_key_value_heads=args.hidden // 256,
