@@ -3,9 +3,9 @@
     python benches/python/quality.py MODEL --calibration TEXT --text TEXT [--text TEXT] [--variants Q4_K_M ...]
         [--methods normal best ...] [--chunks N] [--scored N] [--json OUT] [--plot OUT.png] [--keep FOLDER]
 
-The baseline is what llama-quantize makes with the importance matrix of the same text: `ggquant quantize --imatrix` writes
-the same bytes. A method is an effort of GPTQ (fast, normal, best), or options of `LayerwiseOptions` after it, such as
-`best,damp=0.1,residual=0.5`. With `--scored` a text's chunks are thinned out evenly to so many.
+The baseline is what llama-quantize makes with the importance matrix of the same text: `ggquant quantize --imatrix`
+writes the same bytes. A method is an effort of GPTQ (fast, normal, best), or options of `LayerwiseOptions` after it,
+such as `best,damp=0.1,residual=0.5`. With `--scored` a text's chunks are thinned out evenly to so many.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Judge:
         result = {}
         for name, tokens, inputs, packed in self._chunks:
             states = last_states(judged, inputs, 1 << 40, lambda _work, _what: None)
-            rows = [_score(predictions(judged, h), ids, p, None) for h, ids, p in zip(states, tokens, packed, strict=True)]
+            rows = [
+                _score(predictions(judged, h), ids, p, None) for h, ids, p in zip(states, tokens, packed, strict=True)
+            ]
             result[name] = float(np.concatenate(rows)[:, 2].mean())
         return result
 
@@ -77,7 +79,9 @@ def plot(results: list[dict[str, Any]], target: Path) -> None:
     figure, panels = pyplot.subplots(1, len(texts), figsize=(6 * len(texts), 4.5), squeeze=False)
     for panel, text in zip(panels[0], texts, strict=True):
         for method in dict.fromkeys(one["method"] for one in results):
-            points = sorted((one["bpw"], one["kld"][text], one["variant"]) for one in results if one["method"] == method)
+            points = sorted(
+                (one["bpw"], one["kld"][text], one["variant"]) for one in results if one["method"] == method
+            )
             panel.plot([p[0] for p in points], [p[1] for p in points], "o-", ms=4, label=method)
             if method == "rounded":
                 for bpw, kld, variant in points:
@@ -110,7 +114,7 @@ def main() -> None:
         matrix = given.imatrix
         if matrix is None:
             matrix = folder / "imatrix.gguf"
-            gg.imatrix.collect(given.model, given.calibration, chunks=given.chunks).save(matrix)
+            gg.collect_imatrix(given.model, [given.calibration], matrix)
         for variant in given.variants:
             base: dict[str, float] = {}
             for method in ["rounded", *given.methods]:
@@ -118,8 +122,9 @@ def main() -> None:
                 if method == "rounded":
                     made = gg.convert(given.model, out, variant, imatrix=matrix, overwrite=True)
                 else:
-                    made = quantize_by_gptq(given.model, out, variant, method=options_of(method), overwrite=True,
-                                            calibration=[given.calibration], chunks=given.chunks).conversion  # fmt: skip
+                    how = options_of(method)
+                    made = quantize_by_gptq(given.model, out, variant, method=how, calibration=[given.calibration],
+                                            chunks=given.chunks, overwrite=True).conversion  # fmt: skip
                 kld = judge.divergence(out)
                 base = base or kld
                 results.append({"variant": variant, "method": method, "bpw": made.bits_per_weight, "kld": kld})

@@ -2,8 +2,8 @@
 
     python tests/peers/make_gradients.py
 
-The function is the sum of the logits times fixed factors. Needs torch and transformers (the stored file is from torch 2.15
-and transformers 5.23).
+The function is the sum of the logits times fixed factors. Needs torch and transformers (the stored file is from torch
+2.15 and transformers 5.23).
 """
 
 from __future__ import annotations

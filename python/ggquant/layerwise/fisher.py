@@ -21,7 +21,7 @@ from ggquant.runtime.model import RunnableModel
 from ggquant.runtime.ops import Floats, softmax
 
 #: Rows of a weight whose gradients are held against each other. Weights with more are cut into stretches.
-ROW_LIMIT = 4096
+ROW_LIMIT = 1024
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Fisher:
     """Second moments of the gradients at a weight's output.
 
     Attributes:
-        parts: one matrix [n, n] for each stretch of `ROW_LIMIT` rows, means over tokens.
+        parts: one matrix [n, n] for each stretch of `ROW_LIMIT` rows, means over tokens; of the embedding a single one.
         weights: the mean square of each token's gradient relative to that of all, [n_chunks, n_ctx].
     """
 
@@ -49,7 +49,8 @@ def collect_fisher(
     Args:
         model: the model as it was.
         tokens: calibration tokens [n_chunks, n_ctx].
-        names: GGUF names. The output matrix gets weights of tokens alone: its rows are the vocabulary.
+        names: GGUF names. The output matrix gets weights of tokens alone: its rows are the vocabulary. So does an
+            embedding that is the output matrix as well.
         seed: of the labels; each chunk has its own generator, so that they do not depend on the grouping of chunks.
         progress: told of chunks done, and how many there are.
 
@@ -63,13 +64,15 @@ def collect_fisher(
     group = max(1, GROUP_TOKENS // n_ctx)
     squares: dict[str, list[Floats]] = {}
 
-    def hook(name: str, _x: Floats, dy: Floats) -> None:
-        if name not in names:
+    def hook(name: str, x: Floats, dy: Floats) -> None:
+        embeds = name == "token_embd.weight" and x.shape[1] == 0
+        if name not in names or (embeds and name == model.output_name):
             return
         squares.setdefault(name, []).append(np.square(dy).mean(axis=1))
-        if name == model.output_name and name != "token_embd.weight":
+        if name == model.output_name:
             return
-        stretches = [dy[:, start : start + ROW_LIMIT] for start in range(0, dy.shape[1], ROW_LIMIT)]
+        step = dy.shape[1] if embeds else ROW_LIMIT
+        stretches = [dy[:, start : start + step] for start in range(0, dy.shape[1], step)]
         own = found.setdefault(name, Fisher([np.zeros((s.shape[1],) * 2) for s in stretches], np.empty(0, np.float32)))
         for total, part in zip(own.parts, stretches, strict=True):
             total += part.T @ part

@@ -33,8 +33,14 @@ class Moments:
     def add(
         self, x: Floats, y: Floats | None = None, lack: Floats | None = None, weights: Floats | None = None
     ) -> None:
-        """Adds tokens: inputs x [n, K], those of the original model y, what the residual stream lacks, and how much each
-        token counts [n]."""
+        """Adds tokens.
+
+        Args:
+            x: inputs [n, K].
+            y: those of the original model.
+            lack: what the residual stream lacks, [n, rows].
+            weights: how much each token counts, [n]; all alike without.
+        """
         self.tokens += len(x)
         weighted = x if weights is None else x * weights[:, None]
         self.hessian += x.T @ weighted

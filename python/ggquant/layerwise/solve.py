@@ -51,8 +51,8 @@ class LayerwiseOptions:
         sequential: later layers, and later weights of a layer, see the quantized earlier ones.
         awq: scale columns before rounding, where a norm can take the reciprocal.
         gptq: let errors make up for each other; otherwise weights are rounded with their importance matrix.
-        fisher: let the errors of rows make up for each other as well, by gradients of the model's predictions, and solve
-            the token embedding by the gradients at its output.
+        fisher: let the errors of rows make up for each other as well, by gradients of the model's predictions, and
+            solve the token embedding by the gradients at its output.
         token_weights: how far tokens count by the size of their gradients instead of all alike, 0 to 1.
         fisher_damp: added to the diagonal of the gradients' moments, relative to its mean.
         sweeps: how often rows see the errors of all others.
@@ -143,7 +143,7 @@ class _Pass:
     def run(self) -> Iterator[SolvedTensor]:
         model = self._model
         embedding = "token_embd.weight"
-        if self._options.fisher:
+        if self._options.fisher and self._options.gptq:
             names = {name for name in self._formats if name not in self._earlier}
             if names:
                 self._progress(-1, "gradients")
@@ -263,7 +263,8 @@ class _Pass:
         if not known or not strength:
             return None
         mean: Floats = np.mean(known, axis=0, dtype=np.float32).reshape(-1)
-        return (1 - np.float32(strength)) + np.float32(strength) * np.minimum(mean, np.float32(8))
+        weights: Floats = (1 - np.float32(strength)) + np.float32(strength) * np.minimum(mean, np.float32(8))
+        return weights
 
     def _weight(self, name: str, state: _State | None) -> Floats:
         if state is not None and name in state.replaced:
@@ -298,9 +299,12 @@ class _Pass:
                     act_order=options.act_order,
                     effort=options.effort,
                 )
-            result = factored.solve(target, self._formats[name], threads=options.threads)
+            coupled = name in self._fisher and bool(self._fisher[name].parts)
+            # With rows coupled this is only what the better result is held against.
+            effort = "fast" if coupled else options.effort
+            result = factored.solve(target, self._formats[name], effort=effort, threads=options.threads)
             one = _result(name, target, result, moments, time.monotonic() - started)
-            if name in self._fisher and len(self._fisher[name].parts) > 0:
+            if coupled:
                 one = self._two_sided(one, target, factored, started)
             solved.append(one)
         return solved

@@ -1,8 +1,8 @@
 """The way back through a model: gradients at the output of every weight matrix.
 
-Layers are run forward with only their inputs kept, and once more, last to first, with what the way back needs. No layer's
-intermediate values outlive it. Models with experts, with attention sinks, or without logits have no way back here, and
-`open_gradients` says so.
+Layers are run forward with only their inputs kept, and once more, last to first, with what the way back needs. No
+layer's intermediate values outlive it. Models with experts, with attention sinks, or without logits have no way back
+here, and `open_gradients` says so.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from ggquant.runtime.rope import original_context, tables
 from ggquant.runtime.weights import as_float32
 
 GradientHook: TypeAlias = Callable[[str, Floats, Floats], object]
-"""Called for every weight matrix with its GGUF name, its input [tokens, K] and the gradient at its output [tokens, rows].
+"""Called for every weight matrix with its GGUF name, its input [tokens, K] and the gradient at its output.
 
-For the token embedding the input is empty, [tokens, 0], and the gradient is that at the first hidden states.
+The gradient is [tokens, rows]. For the token embedding the input is empty, [tokens, 0], and the gradient is that at the
+first hidden states.
 """
 
 _ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
@@ -37,9 +38,7 @@ class Gradients:
     def __init__(self, model: RunnableModel) -> None:
         self._model = model
 
-    def run(
-        self, tokens: npt.NDArray[np.int64], slope: Callable[[Floats, int], Floats], hook: GradientHook
-    ) -> None:
+    def run(self, tokens: npt.NDArray[np.int64], slope: Callable[[Floats, int], Floats], hook: GradientHook) -> None:
         """Gradients of a function of the logits, for a few chunks.
 
         Args:
@@ -61,9 +60,7 @@ class Gradients:
             dh = block.back(x.reshape(-1, x.shape[-1]), dh)
         hook("token_embd.weight", np.empty((len(dh), 0), np.float32), self._embedding(tokens, dh))
 
-    def _output(
-        self, h: Floats, number: int, slope: Callable[[Floats, int], Floats], hook: GradientHook
-    ) -> Floats:
+    def _output(self, h: Floats, number: int, slope: Callable[[Floats, int], Floats], hook: GradientHook) -> Floats:
         model = self._model
         x, norm_back = _norm(model, model.layer_tensors(0), "output_norm", h)
         weight = as_float32(model.weight(model.output_name))

@@ -72,14 +72,17 @@ def attention(
     n, group = shape.sequence, shape.heads // shape.kv_heads
 
     def by_head(x: Floats, heads: int, width: int) -> Floats:
-        return x.reshape(-1, n, heads, width).transpose(0, 2, 1, 3)
+        apart: Floats = x.reshape(-1, n, heads, width).transpose(0, 2, 1, 3)
+        return apart
 
     def grouped(x: Floats, width: int) -> Floats:
         # [chunks, kv_heads, group * n, width]: queries of a group share keys and values.
-        return by_head(x, shape.heads, width).reshape(-1, shape.kv_heads, group * n, width)
+        together: Floats = by_head(x, shape.heads, width).reshape(-1, shape.kv_heads, group * n, width)
+        return together
 
     def rows(x: Floats, heads: int, width: int) -> Floats:
-        return np.ascontiguousarray(x.reshape(-1, heads, n, width).transpose(0, 2, 1, 3)).reshape(-1, heads * width)
+        together: Floats = np.ascontiguousarray(x.reshape(-1, heads, n, width).transpose(0, 2, 1, 3))
+        return together.reshape(-1, heads * width)
 
     queries = grouped(q, shape.key_dim)
     keys, values = by_head(k, shape.kv_heads, shape.key_dim), by_head(v, shape.kv_heads, shape.value_dim)
