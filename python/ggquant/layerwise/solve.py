@@ -120,10 +120,12 @@ def solve_model(
         NonFiniteError: activations overflow.
         UnsupportedError: a Hessian that no damping makes usable.
     """
-    yield from _Pass(model, tokens, formats, options, progress or (lambda _layer, _name: None), earlier or {}).run()
+    yield from LayerPass(model, tokens, formats, options, progress or (lambda _layer, _name: None), earlier or {}).run()
 
 
-class _Pass:
+class LayerPass:
+    """The pass of `solve_model`. What weights are solved into is decided in `_solve` and `_experts`."""
+
     def __init__(
         self,
         model: RunnableModel,
@@ -310,11 +312,12 @@ class _Pass:
         return solved
 
     def _two_sided(self, one: SolvedTensor, w: Floats, factored: FactoredHessian, started: float) -> SolvedTensor:
-        """The same weight with its rows coupled, where that is better on the coupled objective."""
+        """The same weight with its rows coupled, or `one`, or rounded: whichever the coupled objective likes best."""
         options, format = self._options, one.tensor.format
-        plain = w - quantize(w, format, imatrix=np.maximum(np.diag(factored.hessian), 1e-30)).dequantize()
-        single = w - one.tensor.dequantize()
-        first, blocks, losses = 0, [], np.zeros(3)
+        weighted = quantize(w, format, imatrix=np.maximum(np.diag(factored.hessian), 1e-30), threads=options.threads)
+        errors = [w - tensor.dequantize(threads=options.threads) for tensor in (weighted, one.tensor)]
+        data = [tensor.data.reshape(len(w), -1) for tensor in (weighted, one.tensor)]
+        first, blocks, before, after = 0, [], 0.0, 0.0
         for part in self._fisher[one.name].parts:
             rows = slice(first, first + len(part))
             first = rows.stop
@@ -322,24 +325,29 @@ class _Pass:
                 factored, w[rows], part, format,
                 damp=options.fisher_damp, sweeps=options.sweeps, threads=options.threads,
             )  # fmt: skip
-            tried = [two_sided_loss(e, part, factored.hessian, options.fisher_damp)
-                     for e in (plain[rows], single[rows], error)]  # fmt: skip
-            losses += (tried[0], tried[1], min(tried[1:]))
-            own = one.tensor.data.reshape(len(w), -1)[rows]
-            blocks.append(tensor.data.reshape(len(part), -1) if tried[2] < tried[1] else own)
-        tensor = QuantizedTensor(np.concatenate(blocks), format, one.tensor.shape)
-        report = replace(one.report, rounded=float(losses[0]), weighted=float(losses[0]), solved=float(losses[2]),
-                         seconds=time.monotonic() - started)  # fmt: skip
-        return SolvedTensor(one.name, tensor, one.importance, report)
+            tried = [*(e[rows] for e in errors), error]
+            losses = [two_sided_loss(e, part, factored.hessian, options.fisher_damp) for e in tried]
+            blocks.append([*(d[rows] for d in data), tensor.data.reshape(len(part), -1)][int(np.argmin(losses))])
+            before, after = before + losses[0], after + min(losses)
+        solved = QuantizedTensor(np.concatenate(blocks), format, one.tensor.shape)
+        seconds = time.monotonic() - started
+        report = replace(one.report, rounded=before, weighted=before, solved=after, seconds=seconds)
+        return SolvedTensor(one.name, solved, one.importance, report)
 
-    def _experts(self, stage: Stage, names: list[str], current: Block, state: _State) -> list[SolvedTensor]:
-        model, options = self._model, self._options
-        count, _, columns = model.tensor(names[0]).shape
+    def _expert_moments(self, name: str, current: Block, state: _State) -> list[Moments]:
+        """Of each expert's own tokens."""
+        count, _, columns = self._model.tensor(name).shape
         moments = [Moments(columns, cross=False) for _ in range(count)]
         for start in range(0, len(self._tokens), self._step):
             now = np.ascontiguousarray(state.current[start : start + self._step])
-            for expert, x in expert_inputs(current, now, names[0]):
+            for expert, x in expert_inputs(current, now, name):
                 moments[expert].add(x)
+        return moments
+
+    def _experts(self, stage: Stage, names: list[str], current: Block, state: _State) -> list[SolvedTensor]:
+        options = self._options
+        moments = self._expert_moments(names[0], current, state)
+        columns = self._model.tensor(names[0]).shape[-1]
         solved = []
         for name in names:
             w = self._weight(name, None)
