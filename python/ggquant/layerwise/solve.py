@@ -143,6 +143,7 @@ class LayerPass:
         self._residual = options.residual if plain and model.hyper.number("residual_scale", 1.0) == 1 else 0.0
 
     def run(self) -> Iterator[SolvedTensor]:
+        """The solved tensors, one after another."""
         model = self._model
         embedding = "token_embd.weight"
         if self._options.fisher and self._options.gptq:
