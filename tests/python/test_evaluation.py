@@ -174,3 +174,49 @@ def test_a_failure_leaves_no_file(q2: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         gg.evaluate(q2, TEXT, context=32, chunks=2, save_logits=tmp_path / "x.kld", progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+class StoppedHereError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("layer", ["layer 1", "layer 5", "chunk 2 of"])
+@pytest.mark.parametrize("saves", [False, True])
+def test_an_interrupted_run_goes_on(layer: str, saves: bool, measured: gg.Evaluation, q2: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    given: dict[str, Any] = {"reference": TINYLM, "resume": work, **SIZES}
+    if saves:
+        given["save_logits"] = tmp_path / "q2.kld"
+    reached: list[int] = []
+
+    def stop(done: int, total: int, what: str) -> None:
+        reached.append(done)
+        if what.startswith(layer):
+            raise StoppedHereError
+
+    with pytest.raises(StoppedHereError):
+        gg.evaluate(q2, TEXT, progress=stop, **given)
+    assert len(list(work.iterdir())) == 1 and not (tmp_path / "q2.kld").exists()
+    again: list[tuple[int, int]] = []
+    made = gg.evaluate(q2, TEXT, progress=lambda done, total, what: again.append((done, total)), **given)
+    assert asdict(made) | {"seconds": 0} == asdict(measured) | {"seconds": 0}
+    # The reference's layers are not run again: taken over at the first call, unless they were what was interrupted.
+    assert again[0][0] > 0 and again[-1][0] == again[-1][1]
+    assert list(work.iterdir()) == []
+
+
+def test_what_an_interrupted_run_left_is_checked(measured: gg.Evaluation, q2: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        if what.startswith("chunk 2 of"):
+            raise StoppedHereError
+
+    with pytest.raises(StoppedHereError):
+        gg.evaluate(q2, TEXT, reference=TINYLM, resume=tmp_path, progress=stop, **SIZES)
+    (folder,) = tmp_path.iterdir()
+    for path in folder.iterdir():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    made = gg.evaluate(q2, TEXT, reference=TINYLM, resume=tmp_path, **SIZES)
+    assert asdict(made) | {"seconds": 0} == asdict(measured) | {"seconds": 0}
