@@ -99,10 +99,12 @@ def solve_model(
         NonFiniteError: activations overflow.
         UnsupportedError: a Hessian that no damping makes usable.
     """
-    yield from _Pass(model, tokens, formats, options, progress or (lambda _layer, _name: None), earlier or {}).run()
+    yield from LayerPass(model, tokens, formats, options, progress or (lambda _layer, _name: None), earlier or {}).run()
 
 
-class _Pass:
+class LayerPass:
+    """The pass of `solve_model`. What weights are solved into is decided in `_solve` and `_experts`."""
+
     def __init__(
         self,
         model: RunnableModel,
@@ -242,14 +244,20 @@ class _Pass:
             solved.append(_result(name, target, result, moments, time.monotonic() - started))
         return solved
 
-    def _experts(self, stage: Stage, names: list[str], current: Block, state: _State) -> list[SolvedTensor]:
-        model, options = self._model, self._options
-        count, _, columns = model.tensor(names[0]).shape
+    def _expert_moments(self, name: str, current: Block, state: _State) -> list[Moments]:
+        """Of each expert's own tokens."""
+        count, _, columns = self._model.tensor(name).shape
         moments = [Moments(columns, cross=False) for _ in range(count)]
         for start in range(0, len(self._tokens), self._step):
             now = np.ascontiguousarray(state.current[start : start + self._step])
-            for expert, x in expert_inputs(current, now, names[0]):
+            for expert, x in expert_inputs(current, now, name):
                 moments[expert].add(x)
+        return moments
+
+    def _experts(self, stage: Stage, names: list[str], current: Block, state: _State) -> list[SolvedTensor]:
+        options = self._options
+        moments = self._expert_moments(names[0], current, state)
+        columns = self._model.tensor(names[0]).shape[-1]
         solved = []
         for name in names:
             w = self._weight(name, None)
