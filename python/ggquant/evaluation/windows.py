@@ -64,4 +64,5 @@ def text_chunks(model: RunnableModel, text: Source | Sequence[Source], context: 
             f"{model.path}: the tokenizer gives token {ids.max()}, but the model's vocabulary has {model.n_vocab}; "
             "they do not belong together"
         )
-    return cut(ids, context, bos=bos_of(model), chunks=chunks, name=name)
+    bos = tokenizer.bos if tokenizer.add_bos else None
+    return cut(ids, context, bos=bos, chunks=chunks, name=name)

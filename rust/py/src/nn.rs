@@ -160,7 +160,9 @@ pub(crate) fn round_to(
         other => return Err(PyValueError::new_err(format!("unknown type '{other}'"))),
     };
     let (data, out) = (x.as_slice()?, out.as_slice_mut()?);
-    detached(py, data.len() < SMALL, |interrupt| nn::round_to(data, kind, out, Run { threads, interrupt: Some(interrupt) }))
+    detached(py, data.len() < SMALL, |interrupt| {
+        nn::round_to(data, kind, out, Run { threads, interrupt: Some(interrupt) })
+    })
 }
 
 /// Sums of squares over the rows, for each column.
