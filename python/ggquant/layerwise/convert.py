@@ -145,7 +145,7 @@ def quantize_by_gptq(
     target = Path(dst) if dst is not None else pipeline.default_output(src, plan.variant)
     if target.exists() and not overwrite:
         raise FileError(f"{target}: exists already; --overwrite replaces it", file=str(target))
-    need = memory_needs(model, *tokens.shape, formats, chosen)
+    need = memory_needs(model, len(tokens), tokens.shape[1], formats, chosen)
     check_memory(need, str(src))
     work = WorkFile(target, _fingerprint(model, text, tokens, formats, chosen), resume=resume)
     try:
