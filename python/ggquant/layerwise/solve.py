@@ -121,6 +121,7 @@ class LayerPass:
         self._residual = options.residual if plain and model.hyper.number("residual_scale", 1.0) == 1 else 0.0
 
     def run(self) -> Iterator[SolvedTensor]:
+        """Solves the weights, in the order of the forward pass."""
         model = self._model
         original = model.embed(self._tokens)
         state = _State(original, original)
