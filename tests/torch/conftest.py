@@ -25,7 +25,14 @@ CONFIGS: dict[str, Any] = {
         vocab_size=4096, n_embd=256, n_layer=2, n_head=4, n_positions=128, **_TOKENS
     ),
     "qwen3moe": lambda: transformers.Qwen3MoeConfig(
-        **_SIZES, **_LAYERS, **_TOKENS, head_dim=64, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=256
+        **_SIZES,
+        **_LAYERS,
+        **_TOKENS,
+        head_dim=64,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=256,
+        norm_topk_prob=True,
     ),
     "mixtral": lambda: transformers.MixtralConfig(**_SIZES, **_LAYERS, **_TOKENS, num_local_experts=4),
     "gpt-oss": lambda: transformers.GptOssConfig(

@@ -72,6 +72,20 @@ def test_the_file_decodes_to_the_weights_of_the_last_evaluation(family: str, tmp
     torch.testing.assert_close(evaluate(model, ids), seen, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "qwen3moe"])
+def test_the_file_has_the_logits_of_the_last_evaluation(family: str, tmp_path: Path, tokenizer: Path) -> None:
+    """Weights are the same bit for bit; what is left is the order of sums in two float32 forward passes."""
+    model = make(family)
+    qat.prepare(model, "Q2_K", scale_refresh=2)
+    train(model, 3, lr=1e-2)  # far enough for logits that differ between tokens
+    ids = tokens(2, 24)
+    seen = evaluate(model, ids).numpy()
+    path = qat.export_gguf(model, tokenizer, tmp_path / "out.gguf", pre="gpt-2")
+    runnable = gg.open_model(path)
+    found = runnable.logits(runnable.forward(ids.numpy())).reshape(seen.shape)
+    assert np.abs(found - seen).max() <= 1e-4 * np.abs(seen).max()
+
+
 def _original(model: torch.nn.Module, name: str) -> torch.nn.Parameter:
     return originals(model)[name]
 

@@ -195,14 +195,21 @@ def quantize(
     ] = None,
     context: Annotated[int, _method("--context", "-c", help="Tokens in a chunk.", metavar="N", min=2)] = 512,
     effort: Annotated[
-        str, _method("--effort", help="fast, normal or best: how long to look for better codes.", metavar="NAME")
+        str,
+        _method(
+            "--effort",
+            help="fast, normal or best: how long to look for better codes. `best` takes gradients of the model's "
+            "predictions, which models with experts, and encoders, do not have.",
+            metavar="NAME",
+        ),
     ] = "normal",
     damp: Annotated[
         float | None,
         _method("--damp", help="Added to the diagonal of Hessians, relative to its mean.", metavar="X"),
     ] = None,
     seed: Annotated[
-        int | None, _method("--seed", help="Choose the chunks at random, reproducibly.", metavar="N")
+        int | None,
+        _method("--seed", help="Choose the chunks at random, reproducibly, and the labels for gradients.", metavar="N"),
     ] = None,
     report_file: Annotated[
         Path | None, _method("--report", help="Write what became of each tensor, as JSON.", metavar="FILE")

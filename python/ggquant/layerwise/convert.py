@@ -24,6 +24,7 @@ from ggquant.pipeline import ConversionReport
 from ggquant.policy import Options
 from ggquant.progress import Progress
 from ggquant.runtime import RunnableModel, open_model
+from ggquant.runtime.backward import without_gradients
 from ggquant.tokenizing import Tokenizer
 
 Source = str | os.PathLike[str]
@@ -107,7 +108,8 @@ def quantize_by_gptq(
         calibration: texts; the package's own without any.
         chunks: how many chunks of text to use, at most; all by default.
         context: tokens in a chunk.
-        seed: choose the chunks at random, reproducibly; otherwise they are taken from the beginning.
+        seed: choose the chunks at random, reproducibly; otherwise they are taken from the beginning. It is the seed of
+            the labels that gradients are taken for as well.
         resume: keep solved tensors when the run fails or is interrupted, and go on from those that an earlier one left.
         solving, writing: told of progress.
 
@@ -117,8 +119,11 @@ def quantize_by_gptq(
         FileError: the output exists, or the system refused a read or a write.
     """
     started = time.monotonic()
-    chosen = replace(method or LayerwiseOptions(), threads=threads)
+    chosen = replace(method or LayerwiseOptions(), threads=threads, seed=seed or 0)
     model = open_model(src, threads=threads, pre=pre)
+    reason = without_gradients(model) if chosen.fisher and chosen.gptq else ""
+    if reason:
+        raise UnsupportedError(f"{src}: {reason}; use --effort normal, which needs no gradients", file=str(src))
     text = read_texts(calibration, model.metadata) if calibration else default_text()
     tokens = calibration_tokens(model, text, context, chunks, seed)
     stand_in = Imatrix({name: np.ones(size, np.float32) for name, size in _inputs(model).items()})

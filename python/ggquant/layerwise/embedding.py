@@ -54,15 +54,32 @@ def reading_hessian(model: RunnableModel, tokens: npt.NDArray[np.int64]) -> npt.
     return hessian
 
 
-def solve_embedding(model: RunnableModel, tokens: npt.NDArray[np.int64], format: str, effort: Effort) -> SolvedTensor:
-    """The token embedding in a block format, its rows weighted by what the layers read of them."""
+def solve_embedding(
+    model: RunnableModel,
+    tokens: npt.NDArray[np.int64],
+    format: str,
+    effort: Effort,
+    gradients: npt.NDArray[np.float64] | None = None,
+    damp: float = 0.01,
+) -> SolvedTensor:
+    """The token embedding in a block format.
+
+    Args:
+        model: the model as it was.
+        tokens: calibration tokens.
+        format: the block format.
+        effort: of the solver.
+        gradients: second moment of the gradients of the predictions at the embedding's output, [hidden, hidden];
+            without it, what the layers read of the rows takes its place.
+        damp: added to the diagonal, relative to its mean.
+    """
     name = "token_embd.weight"
     started = time.monotonic()
     w = as_float32(read_tensor(model.tensor(name)))
-    hessian = reading_hessian(model, tokens)
+    hessian = reading_hessian(model, tokens) if gradients is None else gradients
     importance = np.asarray(np.diag(hessian), dtype=np.float32)
     if format in solver_formats():
-        result = FactoredHessian(hessian, effort=effort).solve(w, format)
+        result = FactoredHessian(hessian, damp=damp, effort=effort).solve(w, format)
         tensor, weighted, solved = result.tensor, float(result.rounded.sum()), float(result.solved.sum())
     else:
         tensor = quantize(w, format, imatrix=importance)
@@ -70,7 +87,7 @@ def solve_embedding(model: RunnableModel, tokens: npt.NDArray[np.int64], format:
     plain = quantize(w, format, imatrix=np.ones(w.shape[1], np.float32))
     rounded = _loss(w - plain.dequantize(), hessian)
     seconds = time.monotonic() - started
-    report = TensorReport(name, format, tensor.nbytes, rounded, weighted, solved, seconds, 0.01, 0)
+    report = TensorReport(name, format, tensor.nbytes, rounded, weighted, solved, seconds, damp, 0)
     return SolvedTensor(name, tensor, None, report)
 
 

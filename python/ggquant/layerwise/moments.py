@@ -30,14 +30,24 @@ class Moments:
         self.cross: Doubles | None = np.zeros((columns, columns)) if cross else None
         self.pull: Doubles | None = None
 
-    def add(self, x: Floats, y: Floats | None = None, lack: Floats | None = None) -> None:
-        """Adds tokens: inputs x [n, K], those of the original model y, and what the residual stream lacks."""
+    def add(
+        self, x: Floats, y: Floats | None = None, lack: Floats | None = None, weights: Floats | None = None
+    ) -> None:
+        """Adds tokens.
+
+        Args:
+            x: inputs [n, K].
+            y: those of the original model.
+            lack: what the residual stream lacks, [n, rows].
+            weights: how much each token counts, [n]; all alike without.
+        """
         self.tokens += len(x)
-        self.hessian += x.T @ x
+        weighted = x if weights is None else x * weights[:, None]
+        self.hessian += x.T @ weighted
         if y is not None and self.cross is not None:
-            self.cross += (y - x).T @ x
+            self.cross += (y - x).T @ weighted
         if lack is not None:
-            product = lack.T @ x
+            product = lack.T @ weighted
             self.pull = product.astype(np.float64) if self.pull is None else self.pull + product
 
     def check(self, name: str) -> None:

@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from ggquant.errors import UsageError
 from ggquant.layerwise.embedding import solve_embedding
+from ggquant.layerwise.fisher import Fisher, collect_fisher
 from ggquant.layerwise.inputs import Stage, expert_inputs, inputs_of, stages
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.report import SolvedTensor, TensorReport
+from ggquant.layerwise.two_sided import solve_two_sided, two_sided_loss
 from ggquant.methods.awq import AWQScales, awq_scales
 from ggquant.methods.solver import EFFORTS, Effort, FactoredHessian, GPTQResult, solver_formats
 from ggquant.model import SourceTensor
@@ -32,6 +34,9 @@ _ADDED = ("attn_output.weight", "ffn_down.weight")
 #: An expert with fewer tokens than this share of its columns has no Hessian worth the name.
 _ENOUGH_TOKENS = 0.25
 
+#: Inputs of a layer of the original model are kept while its weights are solved if they take no more bytes than this.
+_KEPT_BYTES = 2 << 30
+
 
 @dataclass(frozen=True)
 class LayerwiseOptions:
@@ -46,6 +51,12 @@ class LayerwiseOptions:
         sequential: later layers, and later weights of a layer, see the quantized earlier ones.
         awq: scale columns before rounding, where a norm can take the reciprocal.
         gptq: let errors make up for each other; otherwise weights are rounded with their importance matrix.
+        fisher: let the errors of rows make up for each other as well, by gradients of the model's predictions, and
+            solve the token embedding by the gradients at its output.
+        token_weights: how far tokens count by the size of their gradients instead of all alike, 0 to 1.
+        fisher_damp: added to the diagonal of the gradients' moments, relative to its mean.
+        sweeps: how often rows see the errors of all others.
+        seed: of the labels that gradients are taken for.
         threads: number of threads, None for one per core.
     """
 
@@ -57,6 +68,11 @@ class LayerwiseOptions:
     sequential: bool = True
     awq: bool = False
     gptq: bool = True
+    fisher: bool = False
+    token_weights: float = 0.0
+    fisher_damp: float = 0.1
+    sweeps: int = 1
+    seed: int = 0
     threads: int | None = None
 
     @classmethod
@@ -65,16 +81,21 @@ class LayerwiseOptions:
         if effort not in EFFORTS:
             raise UsageError(f"unknown effort '{effort}'; there are {', '.join(EFFORTS)}")
         strength = 0.0 if effort == "fast" else 1.0
-        return cls(effort=effort, cross=strength, residual=strength)
+        return cls(effort=effort, cross=strength, residual=strength, fisher=effort == "best")
 
 
 @dataclass
 class _State:
-    """Hidden states of all chunks: of the model as it was, and as it is by now."""
+    """Hidden states of all chunks: of the model as it was, and as it is by now.
+
+    `replaced` holds the solved weights of the current layer, `inputs` those of the original layer's weights by group of
+    chunks, where there is memory for them.
+    """
 
     original: Floats
     current: Floats
     replaced: dict[str, Floats] = field(default_factory=dict)
+    inputs: dict[str, list[Floats]] = field(default_factory=dict)
 
 
 def solve_model(
@@ -118,18 +139,28 @@ class LayerPass:
         self._options, self._progress, self._earlier = options, progress, earlier
         self._step = max(1, GROUP_TOKENS // tokens.shape[1])
         plain = not any((half.out_norm or half.sum_norm) for half in (model.graph.attention, model.graph.feed_forward))
+        self._fisher: dict[str, Fisher] = {}
         self._residual = options.residual if plain and model.hyper.number("residual_scale", 1.0) == 1 else 0.0
 
     def run(self) -> Iterator[SolvedTensor]:
-        """Solves the weights, in the order of the forward pass."""
+        """The solved tensors, one after another."""
         model = self._model
+        embedding = "token_embd.weight"
+        if self._options.fisher and self._options.gptq:
+            names = {name for name in self._formats if name not in self._earlier}
+            if names:
+                self._progress(-1, "gradients")
+                self._fisher = collect_fisher(model, self._tokens, names, self._options.seed)
         original = model.embed(self._tokens)
         state = _State(original, original)
-        embedding = "token_embd.weight"
         if self._options.gptq and embedding in self._formats and model.output_name != embedding:
             self._progress(-1, embedding)
             solved = self._earlier.get(embedding) or solve_embedding(
-                model, self._tokens, self._formats[embedding], self._options.effort
+                model,
+                self._tokens,
+                self._formats[embedding],
+                self._options.effort,
+                self._fisher[embedding].parts[0] if embedding in self._fisher else None,
             )
             yield solved
             if self._options.sequential:
@@ -141,8 +172,11 @@ class LayerPass:
     def _layer(self, layer: int, state: _State) -> Iterator[SolvedTensor]:
         model = self._model
         block = model.block(layer)
-        state.replaced = {}
-        for stage in stages(block, state.original[:1, : min(64, self._tokens.shape[1])]):
+        state.replaced, state.inputs = {}, {}
+        found = stages(block, state.original[:1, : min(64, self._tokens.shape[1])])
+        if self._options.gptq and (self._options.cross or self._residual):
+            state.inputs = self._original_inputs(block, found, state.original)
+        for stage in found:
             names = [name for name in stage.names if name in self._formats]
             if not names:
                 continue
@@ -167,6 +201,19 @@ class LayerPass:
         after = model.block(layer, state.replaced)(state.current) if sequential else state.current
         state.original = block(state.original, out=state.original if apart else None)
         state.current = after if sequential else state.original
+
+    def _original_inputs(self, block: Block, found: list[Stage], h: Floats) -> dict[str, list[Floats]]:
+        """The inputs of a layer's weights in the original model, by group of chunks; empty if they are too large."""
+        wanted = tuple(stage.names[0] for stage in found if not stage.experts)
+        columns = sum(self._model.tensor(name).shape[-1] for name in wanted)
+        if 4 * self._tokens.size * columns > _KEPT_BYTES:
+            return {}
+        kept: dict[str, list[Floats]] = {name: [] for name in wanted}
+        for start in range(0, len(h), self._step):
+            seen = inputs_of(block, np.ascontiguousarray(h[start : start + self._step]), wanted)
+            for name in wanted:
+                kept[name].append(seen[name])
+        return kept
 
     def _norm_before(self, layer: int, stage: Stage, block: Block) -> str:
         """The norm whose output is the input of these weights and of nothing else; empty where there is none."""
@@ -194,19 +241,33 @@ class LayerPass:
         for start in range(0, len(self._tokens), self._step):
             now = np.ascontiguousarray(state.current[start : start + self._step])
             seen = inputs_of(current, now, wanted)
+            weights = self._token_weights(names, start)
             if not (cross or added):
-                moments.add(seen[names[0]])
+                moments.add(seen[names[0]], weights=weights)
                 continue
             then = np.ascontiguousarray(state.original[start : start + self._step])
-            before = inputs_of(block, then, wanted)
+            if all(name in state.inputs for name in wanted):
+                before = {name: state.inputs[name][start // self._step] for name in wanted}
+            else:
+                before = inputs_of(block, then, wanted)
             lack = None
             if added:
                 lack = (then - now).reshape(-1, then.shape[-1])
                 if len(wanted) == 2:
                     lack += before[middle] @ self._weight(middle, None).T - seen[middle] @ self._weight(middle, state).T
-            moments.add(seen[names[0]], before[names[0]] if cross else None, lack)
+            moments.add(seen[names[0]], before[names[0]] if cross else None, lack, weights)
         moments.check(names[0])
         return moments
+
+    def _token_weights(self, names: list[str], start: int) -> Floats | None:
+        """How much each token of a group of chunks counts for these weights; None where all count alike."""
+        strength = self._options.token_weights
+        known = [self._fisher[name].weights[start : start + self._step] for name in names if name in self._fisher]
+        if not known or not strength:
+            return None
+        mean: Floats = np.mean(known, axis=0, dtype=np.float32).reshape(-1)
+        weights: Floats = (1 - np.float32(strength)) + np.float32(strength) * np.minimum(mean, np.float32(8))
+        return weights
 
     def _weight(self, name: str, state: _State | None) -> Floats:
         if state is not None and name in state.replaced:
@@ -241,9 +302,38 @@ class LayerPass:
                     act_order=options.act_order,
                     effort=options.effort,
                 )
-            result = factored.solve(target, self._formats[name], threads=options.threads)
-            solved.append(_result(name, target, result, moments, time.monotonic() - started))
+            coupled = name in self._fisher and bool(self._fisher[name].parts)
+            # With rows coupled this is only what the better result is held against.
+            effort = "fast" if coupled else options.effort
+            result = factored.solve(target, self._formats[name], effort=effort, threads=options.threads)
+            one = _result(name, target, result, moments, time.monotonic() - started)
+            if coupled:
+                one = self._two_sided(one, target, factored, started)
+            solved.append(one)
         return solved
+
+    def _two_sided(self, one: SolvedTensor, w: Floats, factored: FactoredHessian, started: float) -> SolvedTensor:
+        """The same weight with its rows coupled, or `one`, or rounded: whichever the coupled objective likes best."""
+        options, format = self._options, one.tensor.format
+        weighted = quantize(w, format, imatrix=np.maximum(np.diag(factored.hessian), 1e-30), threads=options.threads)
+        errors = [w - tensor.dequantize(threads=options.threads) for tensor in (weighted, one.tensor)]
+        data = [tensor.data.reshape(len(w), -1) for tensor in (weighted, one.tensor)]
+        first, blocks, before, after = 0, [], 0.0, 0.0
+        for part in self._fisher[one.name].parts:
+            rows = slice(first, first + len(part))
+            first = rows.stop
+            tensor, error = solve_two_sided(
+                factored, w[rows], part, format,
+                damp=options.fisher_damp, sweeps=options.sweeps, threads=options.threads,
+            )  # fmt: skip
+            tried = [*(e[rows] for e in errors), error]
+            losses = [two_sided_loss(e, part, factored.hessian, options.fisher_damp) for e in tried]
+            blocks.append([*(d[rows] for d in data), tensor.data.reshape(len(part), -1)][int(np.argmin(losses))])
+            before, after = before + losses[0], after + min(losses)
+        solved = QuantizedTensor(np.concatenate(blocks), format, one.tensor.shape)
+        seconds = time.monotonic() - started
+        report = replace(one.report, rounded=before, weighted=before, solved=after, seconds=seconds)
+        return SolvedTensor(one.name, solved, one.importance, report)
 
     def _expert_moments(self, name: str, current: Block, state: _State) -> list[Moments]:
         """Of each expert's own tokens."""
@@ -293,7 +383,7 @@ class LayerPass:
         for start in range(0, len(self._tokens), self._step):
             x = model.normalized(state.current[start : start + self._step]).reshape(-1, model.hidden_size)
             y = model.normalized(state.original[start : start + self._step]).reshape(-1, model.hidden_size)
-            moments.add(x, y)
+            moments.add(x, y, weights=self._token_weights([name], start))
         moments.check(name)
         yield from self._solve([name], moments)
 

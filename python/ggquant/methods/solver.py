@@ -60,6 +60,10 @@ class FactoredHessian:
         act_order: solve the columns of each window of 256 by falling diagonal. Codes keep their places.
         effort: the most that `solve` will be asked for.
 
+    Attributes:
+        hessian: as given, float32.
+        columns: K.
+
     Raises:
         ShapeError: not a square.
         UnsupportedError: a value is not finite, a negative diagonal, or a matrix that no damping helps.
@@ -71,6 +75,7 @@ class FactoredHessian:
         square = np.ascontiguousarray(hessian, dtype=np.float32)
         if square.ndim != 2 or square.shape[0] != square.shape[1] or not square.size:
             raise ShapeError(f"a Hessian of shape {square.shape}; [K, K] is needed")
+        self.hessian = square
         self.columns = int(square.shape[0])
         self.effort = effort
         _, passes = _effort(effort)

@@ -11,7 +11,7 @@ from ggquant.errors import UnsupportedError, UsageError
 from ggquant.gguf import GGUFFile
 from ggquant.qat.kept import has_grid
 from ggquant.qat.mapping import Piece
-from ggquant.qat.prepare import convert, fakes, originals, prepare
+from ggquant.qat.prepare import control_of, convert, fakes, originals, prepare
 from ggquant.qat.switches import describe, freeze_scales
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def ptq_then_qat(
     """Puts a model under training that starts at the codes of a GGUF file, such as `quantize --method gptq` writes.
 
     The model takes the file's values as its weights and the file's scales for good, so that the first forward sees
-    exactly what the file holds; training then moves codes. `freeze_scales(model, False)` lets later searches find
-    other scales.
+    exactly what the file holds; training then moves codes, and with `learn_scales=True` scales too.
+    `freeze_scales(model, False)` lets later searches find other scales.
 
     Args:
         model: the model that the file was made from, unquantized.
@@ -46,7 +46,8 @@ def ptq_then_qat(
     except Exception:
         convert(model)
         raise
-    freeze_scales(model)
+    if not control_of(model).learn_scales:
+        freeze_scales(model)
     return model
 
 

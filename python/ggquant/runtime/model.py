@@ -14,7 +14,7 @@ from ggquant.errors import CheckpointError, ShapeError, UnsupportedError, UsageE
 from ggquant.model import Model, SourceTensor
 from ggquant.product import Activations as Activations
 from ggquant.runtime import ops
-from ggquant.runtime.block import Block, Norm
+from ggquant.runtime.block import Block, Norm, Tensors
 from ggquant.runtime.hyper import Hyper
 from ggquant.runtime.linear import Arithmetic, ExpertStack, Hook, Linear, Weight
 from ggquant.runtime.ops import Floats
@@ -153,6 +153,14 @@ class RunnableModel:
         if not 0 <= il < self.n_layer:
             raise UsageError(f"{self.path}: there is no layer {il}; it has {self.n_layer}")
         return Block(il, self.hyper, _LayerTensors(self, f"blk.{il}.", weights or {}, self._how), self._how)
+
+    def layer_tensors(self, il: int) -> Tensors:
+        """The tensors of layer `il` by their names without the layer's prefix."""
+        return _LayerTensors(self, f"blk.{il}.", {}, self._how)
+
+    def weight(self, name: str) -> Weight:
+        """A whole weight as it is stored, by its GGUF name."""
+        return read_tensor(self.tensor(name))
 
     def logits(self, h: Floats, hook: Hook | None = None) -> Floats:
         """What the model says about the next token, from the hidden states after the last layer.
