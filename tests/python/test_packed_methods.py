@@ -57,9 +57,9 @@ def original(held_out: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("to", "scheme", "methods"),
     [
-        ("gptq", Scheme(3, 64, True), [("gptq", {}), ("gptq", {"act_order": True})]),
-        ("awq", Scheme(4, 128, False), [("awq", {}), ("awq+gptq", {})]),
-        ("compressed-tensors", Scheme(3, 128, False), [("gptq", {}), ("awq", {"sequential": False})]),
+        ("gptq", Scheme(3, 64, True), [("gptq", {"act_order": True})]),
+        ("awq", Scheme(4, 128, False), [("awq+gptq", {})]),
+        ("compressed-tensors", Scheme(3, 128, False), [("gptq", {"sequential": False})]),
     ],
 )
 def test_methods_are_closer_to_the_original_than_rounding(
@@ -86,7 +86,7 @@ def test_methods_are_closer_to_the_original_than_rounding(
         if not options.get("act_order"):
             assert max(gains) <= 1
         assert np.mean(gains) < 0.95
-        assert divergence(folder) < 0.9 * rounded, method
+        assert divergence(folder) < 0.85 * rounded, (method, options)
         config = json.loads((folder / "config.json").read_text())["quantization_config"]
         if to == "gptq":
             assert config["desc_act"] is bool(options.get("act_order"))
@@ -123,7 +123,7 @@ def test_act_order_has_no_place_in_awq(tmp_path: Path) -> None:
 
 
 def test_results_do_not_depend_on_threads(tmp_path: Path) -> None:
-    how = Calibration(chunks=2, context=128)
+    how = Calibration(chunks=2, context=64)
     for threads in (1, 2):
         export_checkpoint(
             TINYLM, tmp_path / str(threads), "gptq", scheme=Scheme(4, 64), method="awq+gptq", calibration=how,
@@ -132,7 +132,7 @@ def test_results_do_not_depend_on_threads(tmp_path: Path) -> None:
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2")
 
 
-@pytest.mark.parametrize("words", [[], ["--method", "awq+gptq", "--chunks", "4", "-c", "128"]])
+@pytest.mark.parametrize("words", [[], ["--method", "awq+gptq", "--chunks", "2", "-c", "64"]])
 def test_killed_exports_end_in_the_same_bytes(tmp_path: Path, words: list[str]) -> None:
     command = [sys.executable, "-m", "ggquant", "export", "--quiet", str(TINYLM), str(tmp_path / "out"), "--to", "gptq"]
     command += ["--group-size", "64", "--max-shard-size", "1M", *words]
@@ -145,7 +145,7 @@ def test_killed_exports_end_in_the_same_bytes(tmp_path: Path, words: list[str]) 
     for path in (tmp_path / "out").iterdir():
         path.unlink()
     (tmp_path / "out" / "config.json").write_bytes(old)
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen([*command, "--resume", "--overwrite"])
         time.sleep(random.uniform(0.3, 0.95) * duration)
         process.send_signal(signal.SIGKILL)

@@ -129,7 +129,14 @@ class ModulePass:
         self._places, self._norms = _places(layout.tensors, stored, modules)
         self._grids = Grids(scheme, _scale_types(self._places, modules), least_zero, how.act_order)
         self._options = LayerwiseOptions(
-            damp=how.damp, sequential=how.sequential, awq="awq" in method, gptq="gptq" in method, threads=threads
+            damp=how.damp,
+            # GPTQ as published. With scales taken from ranges, corrections of the target fit the text and not the model.
+            cross=0.0,
+            residual=0.0,
+            sequential=how.sequential,
+            awq="awq" in method,
+            gptq="gptq" in method,
+            threads=threads,
         )
         text = read_texts(how.texts, self._model.metadata) if how.texts else default_text()
         self.text_names = text.names

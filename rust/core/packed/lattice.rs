@@ -105,7 +105,8 @@ fn on_symmetric(x: &[f32; BLOCK], d: f32, low: i32, high: i32, stored: Stored) -
 ///
 /// The largest weight minus the smallest is `d` times a whole number, which leaves few scales; every other weight must be
 /// as far from the smallest, too, which nearly all of them fail at once. Then the smallest weight may have any code that
-/// leaves room for the largest, and each gives the minimum.
+/// leaves room for the largest, and each gives the minimum. Missed are minima so much smaller than the steps that hundreds
+/// of halves would do, if they are not zero and all weights are far from them.
 fn affine(x: &[f32; BLOCK], max: i32, stored: Stored) -> Option<Found> {
     let extreme = extreme(x)?.abs();
     let (low, high) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
@@ -128,7 +129,9 @@ fn affine(x: &[f32; BLOCK], max: i32, stored: Stored) -> Option<Found> {
             }
             (0..=max - used).find_map(|k| {
                 let m = low - k as f32 * step;
-                halves_around(m, off(low)).find_map(|m| {
+                // First a grid through zero, which is what packed integers have.
+                let through_zero = f16::from_f32((m / step).round_ties_even() * step);
+                std::iter::once(through_zero).chain(halves_around(m, off(low))).find_map(|m| {
                     let codes = on_affine(x, step, m.to_f32(), max, stored)?;
                     Some((d, m, codes))
                 })
