@@ -145,7 +145,7 @@ def test_killed_exports_end_in_the_same_bytes(tmp_path: Path, words: list[str]) 
     for path in (tmp_path / "out").iterdir():
         path.unlink()
     (tmp_path / "out" / "config.json").write_bytes(old)
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen([*command, "--resume", "--overwrite"])
         time.sleep(random.uniform(0.3, 0.95) * duration)
         process.send_signal(signal.SIGKILL)
