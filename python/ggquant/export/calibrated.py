@@ -130,7 +130,7 @@ class ModulePass:
         self._grids = Grids(scheme, _scale_types(self._places, modules), least_zero, how.act_order)
         self._options = LayerwiseOptions(
             damp=how.damp,
-            # GPTQ as published. With scales taken from ranges, corrections of the target fit the text and not the model.
+            # GPTQ as published: with scales taken from ranges, corrections of targets fit the text, not the model.
             cross=0.0,
             residual=0.0,
             sequential=how.sequential,
