@@ -2,9 +2,9 @@
 
     python examples/qat_tinylm.py --text calibration.txt --heldout heldout.txt --variants Q2_K Q3_K_S --minutes 15
 
-Needs `pip install 'ggquant[torch]' transformers`; with matplotlib as well, `--plot FILE.png` draws the divergence
-against the time of training. The defaults fit the model in tests/data/tinylm and two CPU cores; another checkpoint of a
-family that ggquant knows and other texts can be given.
+Needs `pip install 'ggquant[torch]' transformers`; with the extra `plot` as well, `--plot FILE.png` draws the
+divergence against the time of training. The defaults fit the model in tests/data/tinylm and two CPU cores; another
+checkpoint of a family that ggquant knows and other texts can be given.
 
 The end of the text is kept from training: what is written is the best of several evaluations on it, so that a training
 that goes wrong or goes on too long does no harm. The held-out text is only measured.
