@@ -185,6 +185,8 @@ def gptq_groups(
     symmetric: bool,
     act_order: bool,
     damp: float,
+    scale_type: str,
+    least_zero: int,
     threads: int | None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]: ...
 def rms_norm(
@@ -226,6 +228,7 @@ def attention(
 def activate(x: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
 def gated(gate: npt.NDArray[np.float32], up: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
 def soft_cap(x: npt.NDArray[np.float32], cap: float, threads: int | None) -> None: ...
+def round_to(x: npt.NDArray[np.float32], kind: str, out: npt.NDArray[np.float32], threads: int | None) -> None: ...
 def column_squares(x: npt.NDArray[np.float32], columns: int, threads: int | None) -> npt.NDArray[np.float64]: ...
 def negative_log_likelihood(
     logits: npt.NDArray[np.float32], columns: int, targets: npt.NDArray[np.uint32], threads: int | None
@@ -244,6 +247,7 @@ def round_to_nearest(
     group_len: int,
     symmetric: bool,
     scale_type: str,
+    least_zero: int,
     threads: int | None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]: ...
 def block_codes(

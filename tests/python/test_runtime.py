@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import ggquant as gg
 from ggquant import runtime
+from ggquant.runtime.linear import Arithmetic
 from runtime_cases import ROWS, RUNTIME_CASES, tokens
 from tiny_checkpoints import write
 
@@ -163,3 +165,21 @@ def test_a_file_cut_short_is_an_error_that_names_the_tensor(tmp_path: Path) -> N
     weights.write_bytes(weights.read_bytes()[:20000])
     with pytest.raises(gg.MalformedFileError, match=r"tensor '.*' ends beyond the end of the file"):
         model.block(1)
+
+
+def test_activations_are_rounded_to_the_type_of_the_weights(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    x = (rng.standard_normal((9, 64)) * 10.0 ** rng.integers(-9, 6, (9, 64))).astype(np.float32)
+    how = Arithmetic("int8")
+    for dtype in (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)):
+        weight = rng.standard_normal((5, 64)).astype(dtype)
+        with np.errstate(over="ignore"):
+            wanted = x.astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(how.input(weight, x), wanted)
+        assert how.input(weight, x) is how.input(weight[:2], x)
+    for weight in (
+        rng.standard_normal((5, 64), np.float32),
+        gg.quantize(rng.standard_normal((5, 64), np.float32), "Q8_0"),
+    ):
+        assert how.input(weight, x) is x
+    assert Arithmetic("float32").input(weight.dequantize().astype(np.float16), x) is x

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant import __version__
-from ggquant.calibration.chunks import Chunks, cut
+from ggquant.calibration.chunks import Chunks, cut, enough
 from ggquant.calibration.collector import Collector
 from ggquant.calibration.report import Gaps, find_gaps
 from ggquant.calibration.state import RunState
 from ggquant.calibration.statistics import FileFormat, Statistics, merged, write_statistics
 from ggquant.calibration.texts import CalibrationText, default_text, read_texts
-from ggquant.errors import UsageError
+from ggquant.errors import FileError, UsageError
 from ggquant.runtime import open_model, ops
 from ggquant.runtime.block import GROUP_TOKENS
 from ggquant.runtime.hidden import allocate
@@ -183,6 +183,8 @@ class Run:
         self._output = Path(output) if output is not None else None
         if self._output is not None and self._output.exists() and not overwrite:
             raise UsageError(f"{self._output}: exists already; --overwrite replaces it", file=str(self._output))
+        if self._output is not None and not self._output.parent.is_dir():
+            raise FileError(f"{self._output}: the folder does not exist", file=str(self._output))
         if self._output is None and (settings.output_frequency or settings.save_frequency):
             raise UsageError("without an output there is nothing to write every so many chunks")
         self._settings = settings
@@ -271,8 +273,7 @@ class Run:
             del block
             total.merge(collector.statistics)
             if state is not None:
-                state.finish_layer(collector.statistics)
-                h, room = room, h
+                h, room = state.finish_layer(collector.statistics)
         collector = Collector(Statistics(settings.n_ctx), shapes, model.threads)
         losses = self._after_layers(h, chunks, collector, report) if self._uses_output else np.zeros((len(chunks), 0))
         total.merge(collector.statistics)
@@ -309,7 +310,9 @@ class Run:
         settings = self._settings
         tokenizer = Tokenizer(self.model.metadata, self.model.path)
         special = settings.parse_special or self.text.has_special
-        ids = np.asarray(tokenizer.encode(self.text.text, add_special=True, parse_special=special), dtype=np.int64)
+        limit = enough(settings.n_ctx, settings.chunks, settings.first_chunk)
+        encoded = tokenizer.encode(self.text.text, add_special=True, parse_special=special, limit=limit)
+        ids = np.asarray(encoded, dtype=np.int64)
         if ids.size and int(ids.max()) >= self.model.n_vocab:
             raise UsageError(
                 f"{self.model.path}: the tokenizer gives token {int(ids.max())}, but the model's vocabulary has "

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ggquant.runtime import RunnableModel
 from ggquant.runtime.block import GROUP_TOKENS
-from ggquant.runtime.hidden import allocate
+from ggquant.runtime.hidden import KeptStates, allocate
 from ggquant.runtime.ops import Floats
 
 
@@ -28,6 +28,8 @@ def last_states(
     inputs: npt.NDArray[np.int64],
     limit: int,
     step: Callable[[int, str], object],
+    kept: KeptStates | None = None,
+    save: Callable[[], object] | None = None,
 ) -> Floats:
     """The hidden states after the last layer, one layer's weights in memory at a time.
 
@@ -36,21 +38,33 @@ def last_states(
         inputs: [n_chunks, n_ctx] token ids.
         limit: most bytes of hidden states in memory; more go to a file.
         step: called with the number of tokens that went through a layer, and a few words.
+        kept: where states are kept for another run, and where those of an earlier one are.
+        save: called after each layer, when `kept` has its states.
 
     Returns:
         [n_chunks, n_ctx, hidden], float32.
     """
-    h = allocate((*inputs.shape, model.hidden_size), limit)
+    shape = (*inputs.shape, model.hidden_size)
+    if kept is None:
+        h = room = allocate(shape, limit)
+    else:
+        h, room = kept.open(shape)
+    done = 0 if kept is None else kept.layers
     parts = range(0, len(h), max(1, GROUP_TOKENS // inputs.shape[1]))
     group = parts.step
-    for start in parts:
-        h[start : start + group] = model.embed(inputs[start : start + group])
-    for layer in range(model.n_layer):
+    if done == 0:
+        for start in parts:
+            h[start : start + group] = model.embed(inputs[start : start + group])
+    step(done * inputs.size, "taken over")
+    for layer in range(done, model.n_layer):
         block = model.block(layer)
         for start in parts:
-            part = h[start : start + group]
-            block(part, out=part)
-            step(part.shape[0] * part.shape[1], f"layer {layer}")
+            block(h[start : start + group], out=room[start : start + group])
+            step(inputs[start : start + group].size, f"layer {layer}")
+        if kept is not None:
+            h, room = kept.advance()
+        if save is not None:
+            save()
     return h
 
 

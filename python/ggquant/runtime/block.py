@@ -70,7 +70,7 @@ class Block:
         self._halves = tuple(self._norms(half, tensors) for half in (graph.attention, graph.feed_forward))
         self._scale = np.float32(hyper.number("residual_scale", 1.0))
         self._attention = _Attention(layer, hyper, tensors, self._norm(tensors, "attn_q_norm"),
-                                     self._norm(tensors, "attn_k_norm"), how.threads)  # fmt: skip
+                                     self._norm(tensors, "attn_k_norm"), how)  # fmt: skip
         self.experts = _experts(hyper, tensors, how.threads) if tensors.has("ffn_gate_inp.weight") else None
         activation = str(hyper.get("activation", graph.activation))
         self._feed_forward = self.experts or _FeedForward(tensors, activation, how.threads)
@@ -131,7 +131,7 @@ class _Attention:
     """Queries, keys and values, their norms and rotation, attention, and the projection of its result."""
 
     def __init__(
-        self, layer: int, hyper: Hyper, tensors: Tensors, q_norm: Norm | None, k_norm: Norm | None, threads: int | None
+        self, layer: int, hyper: Hyper, tensors: Tensors, q_norm: Norm | None, k_norm: Norm | None, how: Arithmetic
     ) -> None:
         self._shape = AttentionShape(
             sequence=1,
@@ -144,7 +144,8 @@ class _Attention:
             window=hyper.window(layer),
             soft_cap=hyper.optional("attn_logit_softcapping"),
         )
-        self._layer, self._hyper, self._threads = layer, hyper, threads
+        self._layer, self._hyper, self._threads = layer, hyper, how.threads
+        self._rounds = how.rounds
         self._q_norm, self._k_norm = q_norm, k_norm
         self._fused = tensors.maybe_linear("attn_qkv")
         if self._fused is None:
@@ -163,6 +164,8 @@ class _Attention:
             halves = self._hyper.graph.rope == "halves"
             for y, heads in ((q, shape.heads), (k, shape.kv_heads)):
                 ops.rope_in_place(y, heads, shape.key_dim, cos, sin, halves=halves, threads=self._threads)
+        if self._rounds:
+            k, v = (ops.rounded(y, "F16", self._threads) for y in (k, v))
         return self._output(ops.attention(q, k, v, shape, self._sinks, self._threads), hook)
 
     def _projections(self, x: Floats, hook: Hook | None) -> tuple[Floats, Floats, Floats]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ggquant.errors import ShapeError
 from ggquant.product import Activations, matmul
+from ggquant.runtime import ops
 from ggquant.runtime.ops import Floats
 from ggquant.tensor import QuantizedTensor
 
@@ -32,17 +33,43 @@ class Arithmetic:
     """How matrix products are computed.
 
     Attributes:
-        activations: "float32", or "int8" to quantize activations as ggml does for the weight's format.
+        activations: "float32", or "int8" to round activations as llama.cpp does on a CPU: to 8 bits for weights in
+            blocks, to the weights' own type for float16 and bfloat16, and keys and values to the float16 of its cache.
         threads: number of threads, None for one per core.
     """
 
     activations: Activations = "float32"
     threads: int | None = None
+    _last: list[tuple[Floats, str, Floats]] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether activations are rounded."""
+        return self.activations == "int8"
+
+    def input(self, weight: Weight, x: Floats) -> Floats:
+        """The activations `x` as they meet `weight`; quantizing them to blocks is left to the product."""
+        kind = _halves(weight) if self.rounds else None
+        if kind is None:
+            return x
+        # Queries, keys and values share an input, as gate and up do.
+        if not self._last or self._last[0][0] is not x or self._last[0][1] != kind:
+            self._last[:] = [(x, kind, ops.rounded(x, kind, self.threads))]
+        return self._last[0][2]
+
+
+def _halves(weight: Weight) -> str | None:
+    """The name of the type of weights that are 16-bit floats."""
+    kind = weight.format if isinstance(weight, QuantizedTensor) else _HALVES.get(weight.dtype.name)
+    return kind if kind in _HALVES.values() else None
+
+
+_HALVES = {"float16": "F16", "bfloat16": "BF16"}
 
 
 def product(weight: Weight, x: Floats, how: Arithmetic, out: Floats | None = None) -> Floats:
     """`x @ weight.T` for x [tokens, K] and weight [rows, K]; a row of the result depends on its own row of x alone."""
-    return matmul(weight, x, activations=how.activations, out=out, threads=how.threads)
+    return matmul(weight, how.input(weight, x), activations=how.activations, out=out, threads=how.threads)
 
 
 class Linear:

@@ -81,6 +81,13 @@ def soft_cap_in_place(x: Floats, cap: float, threads: int | None) -> None:
     _native.soft_cap(_flat(x, writable=True), cap, threads)
 
 
+def rounded(x: Floats, kind: str, threads: int | None) -> Floats:
+    """Each value of `x` rounded to the nearest "F16" or "BF16", ties to even."""
+    out = np.empty(x.shape, np.float32)
+    _native.round_to(_flat(x), kind, out.reshape(-1), threads)
+    return out
+
+
 def column_squares(x: Floats, threads: int | None) -> npt.NDArray[np.float64]:
     """The sum of squares of each column of rows `x`."""
     return _native.column_squares(_flat(x), x.shape[-1], threads)

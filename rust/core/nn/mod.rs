@@ -2,14 +2,15 @@
 //!
 //! Everything is float32, row-major, and parallel over rows. Results depend neither on the number of threads nor on the
 //! instruction set: work is cut at fixed places, every sum has a fixed order of additions, multiplications and additions
-//! are not fused, and the exponential is the same few operations everywhere. Code is written on arrays of a fixed width
-//! and compiled once for each instruction set.
+//! are fused where the code says so and nowhere else, and the exponential is the same few operations everywhere. Code is
+//! written on arrays of a fixed width and compiled once for each instruction set.
 
 mod activation;
 mod attention;
 mod function;
 mod norm;
 mod rope;
+mod rounding;
 mod statistics;
 
 use crate::encode::Run;
@@ -20,6 +21,7 @@ pub use attention::{Attention, attention};
 pub(crate) use function::exp;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{Pairing, Rotation, rotate};
+pub use rounding::{Half, round_to};
 pub use statistics::{column_squares, negative_log_likelihood};
 pub(crate) use statistics::{log_sum, log_sum_generic};
 
@@ -34,12 +36,12 @@ macro_rules! per_isa {
     ($($vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:path;)+) => {$(
         $vis fn $name(isa: $crate::arch::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
+            #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $ty),*) $(-> $ret)? {
                 $generic($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            #[target_feature(enable = "fma,avx512f,avx512bw,avx512dq,avx512vl")]
             fn avx512($($arg: $ty),*) $(-> $ret)? {
                 $generic($($arg),*)
             }

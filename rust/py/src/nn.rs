@@ -145,6 +145,26 @@ pub(crate) fn soft_cap(
     detached(py, data.len() < SMALL, |interrupt| nn::soft_cap(data, cap, Run { threads, interrupt: Some(interrupt) }))
 }
 
+/// Each value rounded to the nearest "F16" or "BF16"; `out` may not be `x`.
+#[pyfunction]
+pub(crate) fn round_to(
+    py: Python<'_>,
+    x: PyReadonlyArray1<'_, f32>,
+    kind: &str,
+    mut out: PyReadwriteArray1<'_, f32>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let kind = match kind {
+        "F16" => nn::Half::F16,
+        "BF16" => nn::Half::Bf16,
+        other => return Err(PyValueError::new_err(format!("unknown type '{other}'"))),
+    };
+    let (data, out) = (x.as_slice()?, out.as_slice_mut()?);
+    detached(py, data.len() < SMALL, |interrupt| {
+        nn::round_to(data, kind, out, Run { threads, interrupt: Some(interrupt) })
+    })
+}
+
 /// Sums of squares over the rows, for each column.
 #[pyfunction]
 pub(crate) fn column_squares<'py>(
