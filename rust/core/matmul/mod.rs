@@ -11,6 +11,7 @@ mod activation;
 mod dot;
 mod experts;
 mod float;
+mod gemv;
 mod int8;
 mod slab;
 mod tile;

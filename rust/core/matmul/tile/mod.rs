@@ -115,7 +115,7 @@ impl Row {
     };
 }
 
-/// Adds the products of a panel and a slab of 16 columns to `sums`, one entry a row.
+/// Adds the products of a panel and a slab of 8 or 16 columns to `sums`, one entry a row.
 type Multiply = unsafe fn(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]);
 /// Lays out one slab of a row.
 type LayOut = unsafe fn(slab: &Slab, facts: &Facts, row: &mut Row);
@@ -127,7 +127,8 @@ type Pack = unsafe fn(x: &[f32], cols: usize, facts: &Facts, quads: &mut [Quad],
 pub(super) struct Kernels {
     /// Quads in a slab.
     pub(super) quads: usize,
-    pub(super) multiply: Multiply,
+    /// For up to 8 columns, and for up to 16.
+    pub(super) multiply: [Multiply; 2],
     pub(super) lay_out: LayOut,
     pub(super) pack: Pack,
 }
@@ -142,8 +143,7 @@ pub(super) fn kernels(facts: &Facts, isa: Isa) -> Option<Kernels> {
 }
 
 #[inline(always)]
-fn lay_out(slab: &Slab, facts: &Facts, row: &mut Row) {
-    let plan = Plan::new(facts);
+fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row) {
     let offset = facts.offset;
     row.d = slab.d;
     row.m = slab.m;
@@ -154,7 +154,7 @@ fn lay_out(slab: &Slab, facts: &Facts, row: &mut Row) {
             _ => [slab.mins[4 * j % GROUPS], slab.mins[(4 * j + 2) % GROUPS]],
         });
     }
-    match plan.pairing {
+    match pairing {
         Pairing::Unsigned => row.codes[..SLAB].copy_from_slice(&slab.codes),
         Pairing::Biased => {
             let mut total = 0;
