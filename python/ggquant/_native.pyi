@@ -192,6 +192,8 @@ def gptq_groups(
     symmetric: bool,
     act_order: bool,
     damp: float,
+    scale_type: str,
+    least_zero: int,
     threads: int | None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]: ...
 def rms_norm(
@@ -252,6 +254,7 @@ def round_to_nearest(
     group_len: int,
     symmetric: bool,
     scale_type: str,
+    least_zero: int,
     threads: int | None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]: ...
 def block_codes(

@@ -101,7 +101,7 @@ def test_rounding_to_nearest(bits: int, group: int, symmetric: bool, seed: int) 
     """No weight is further from its value than half a step, but for what the stored scale is off."""
     random = np.random.default_rng(seed)
     x = (random.standard_normal((5, 80)) * 10.0 ** random.integers(-6, 3)).astype(np.float32)
-    codes, scales, zeros = _native.round_to_nearest(x.reshape(-1), 80, bits, group, symmetric, "F16", 1)
+    codes, scales, zeros = _native.round_to_nearest(x.reshape(-1), 80, bits, group, symmetric, "F16", 0, 1)
     groups = np.arange(80) // group
     per_row = scales.reshape(5, -1)[:, groups].astype(np.float64)
     back = (codes.reshape(5, 80).astype(np.float64) - zeros.reshape(5, -1)[:, groups]) * per_row
@@ -116,10 +116,10 @@ def test_rounding_to_nearest(bits: int, group: int, symmetric: bool, seed: int) 
 def test_groups_that_halves_cannot_scale_are_refused() -> None:
     x = np.full(32, 1e7, np.float32)
     with pytest.raises(gg.UnsupportedError, match="row 0, group 0: the scale is too large"):
-        _native.round_to_nearest(x, 32, 4, 32, True, "F16", 1)
-    assert _native.round_to_nearest(x, 32, 4, 32, True, "BF16", 1)[1][0] > 1e6
+        _native.round_to_nearest(x, 32, 4, 32, True, "F16", 0, 1)
+    assert _native.round_to_nearest(x, 32, 4, 32, True, "BF16", 0, 1)[1][0] > 1e6
     tiny = np.full(32, 1e-12, np.float32)
-    codes, scales, zeros = _native.round_to_nearest(tiny, 32, 4, 32, True, "F16", 1)
+    codes, scales, zeros = _native.round_to_nearest(tiny, 32, 4, 32, True, "F16", 0, 1)
     assert scales[0] == np.float32(2.0**-24)
     assert (codes == zeros[0]).all()
 

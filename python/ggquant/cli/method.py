@@ -65,7 +65,7 @@ def solve(
     how = replace(how, awq="awq" in method, gptq="gptq" in method)
     if damp is not None:
         how = replace(how, damp=damp)
-    with _pass_progress(quiet=quiet) as solving, conversion_progress(quiet=quiet) as writing:
+    with pass_progress(quiet=quiet) as solving, conversion_progress(quiet=quiet) as writing:
         report = quantize_by_gptq(
             source,
             destination,
@@ -91,7 +91,7 @@ def solve(
 
 
 @contextmanager
-def _pass_progress(*, quiet: bool) -> Iterator[Callable[[LayerwiseProgress], None] | None]:
+def pass_progress(*, quiet: bool) -> Iterator[Callable[[LayerwiseProgress], None] | None]:
     """Shows where the pass is: rewriting one line on a terminal, a line for each layer elsewhere."""
     if quiet:
         yield None

@@ -8,11 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ggquant._native import __version__
+from ggquant.export.modules import FUSED
 from ggquant.export.scheme import Layout, Scheme
 
 
 def quantization_config(
-    layout: Layout, schemes: Mapping[str, Scheme], kept: Sequence[str], *, act_order: bool, method: str
+    layout: Layout,
+    schemes: Mapping[str, Scheme],
+    kept: Sequence[str],
+    *,
+    act_order: bool,
+    method: str,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a loader must know.
 
@@ -21,6 +28,7 @@ def quantization_config(
         kept: the linear modules that are not.
         act_order: groups are not made of neighbours.
         method: how codes were found.
+        facts: further entries of `meta`.
     """
     common = Counter(schemes.values()).most_common(1)[0][0] if schemes else Scheme()
     others = {module: scheme for module, scheme in schemes.items() if scheme != common}
@@ -35,13 +43,13 @@ def quantization_config(
             "version": "gemm",
             "modules_to_not_convert": list(kept) or None,
         }
-    dynamic: dict[str, dict[str, Any]] = {f"-:^{re.escape(module)}$": {} for module in kept if "." in module}
-    for module, scheme in others.items():
-        dynamic[f"+:^{re.escape(module)}$"] = {
-            "bits": scheme.bits,
-            "group_size": scheme.group_size,
-            "sym": scheme.symmetric,
-        }
+    dynamic: dict[str, dict[str, Any]] = {
+        f"-:{pattern}": {} for pattern in _patterns([module for module in kept if "." in module])
+    }
+    for scheme in sorted(set(others.values()), key=repr):
+        facts_of = {"bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.symmetric}
+        own = [module for module, other in others.items() if other == scheme]
+        dynamic |= {f"+:{pattern}": facts_of for pattern in _patterns(own)}
     return {
         "quant_method": "gptq",
         "bits": common.bits,
@@ -52,8 +60,28 @@ def quantization_config(
         "checkpoint_format": layout,
         "pack_dtype": "int32",
         **({"dynamic": dynamic} if dynamic else {}),
-        "meta": {"quantizer": [f"ggquant:{__version__}"], "method": method},
+        "meta": {"quantizer": [f"ggquant:{__version__}"], "method": method, **(facts or {})},
     }
+
+
+def _patterns(modules: Sequence[str]) -> list[str]:
+    """Regular expressions for modules, and for the larger ones that servers load them as.
+
+    vLLM asks for `qkv_proj` where q, k and v are loaded as one, and for `experts` as a whole.
+    """
+    siblings: dict[str, list[str]] = {}
+    for module in modules:
+        parent, _, end = module.rpartition(".")
+        experts = re.match(r"(.+\.experts)\.\d+\.", module)
+        siblings.setdefault(experts[1] if experts else parent, []).append("" if experts else end)
+    patterns = []
+    for parent, ends in siblings.items():
+        if ends[0] == "":
+            patterns.append(f"^{re.escape(parent)}(?:\\.|$)")
+            continue
+        fused = [name for name, parts in FUSED.items() if set(parts) <= set(ends)]
+        patterns.append(f"^{re.escape(parent)}\\.(?:{'|'.join(map(re.escape, [*ends, *fused]))})$")
+    return patterns
 
 
 def _compressed(

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from ggquant import _native
 from ggquant.checkpoint_index import StoredTensor
-from ggquant.errors import CheckpointError, UnsupportedError
+from ggquant.errors import CheckpointError
 from ggquant.export.layouts import Codes
+from ggquant.export.places import by_place, places
 from ggquant.export.scheme import Scheme
 from ggquant.gguf import GGUFFile, Tensor
-from ggquant.model import SourceTensor, View
 from ggquant.sources import load_model
 
 #: Zero point and width of the codes of symmetric blocks; width of those with a minimum.
@@ -24,7 +24,6 @@ _SYMMETRIC = {"Q4_0": (8, 4), "Q5_0": (16, 5), "Q8_0": (128, 8)}
 _WITH_MINIMUM = {"Q4_1": 4, "Q5_1": 5}
 
 _BLOCK = 32
-_UNDONE = {"add", "mul"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) 
         UnsupportedError: a tensor that was changed in a way that cannot be undone.
     """
     file, model = GGUFFile(source), load_model(like)
-    places = {(tensor.file, tensor.offset): tensor for tensor in stored.values()}
+    known = by_place(stored)
     segments: dict[str, list[Segment]] = {}
     for tensor in model.tensors:
         found = file.tensors.get(tensor.name)
@@ -129,12 +128,8 @@ def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) 
             raise CheckpointError(
                 f"{source}: tensor {tensor.name} {have}, and {like} needs {tensor.shape}", tensor=tensor.name
             )
-        first = 0
-        for view in tensor.views:
-            target = places[(view.file, view.offset)]
-            rows = _rows(view, target, tensor)
-            segments.setdefault(target.name, []).append(Segment(found, first, rows, tensor.ops))
-            first += len(rows)
+        for place in places(tensor, known):
+            segments.setdefault(place.stored.name, []).append(Segment(found, place.first, place.rows, tensor.ops))
     made = {}
     for name, parts in segments.items():
         shape = stored[name].shape
@@ -144,22 +139,3 @@ def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) 
             raise CheckpointError(f"{source}: only some rows of {name} are in the file", tensor=name)
         made[name] = BlockWeights(name, shape, tuple(parts))
     return made
-
-
-def _rows(view: View, target: StoredTensor, tensor: SourceTensor) -> npt.NDArray[np.int64]:
-    """The checkpoint's row of each row that a view walks."""
-    columns = target.shape[-1] if len(target.shape) > 1 else 1
-    dims, inner = list(zip(view.shape, view.strides, strict=True)), 1
-    while inner < columns and dims:
-        size, stride = dims.pop()
-        if size != 1 and stride != inner:
-            break
-        inner *= size
-    if inner != columns or any(op not in _UNDONE for op, _ in tensor.ops):
-        raise UnsupportedError(
-            f"tensor {tensor.name} was changed by the conversion in a way that cannot be undone", tensor=tensor.name
-        )
-    rows = np.full(1, view.start, np.int64)
-    for size, stride in dims:
-        rows = (rows[:, None] + np.arange(size) * stride).reshape(-1)
-    return rows // columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,6 +103,30 @@ def split_names(tensors: Iterable[StoredTensor], skip: str | None) -> tuple[list
     return chosen, kept
 
 
+#: Modules that servers load as one matrix, which has one width and one size of groups.
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj"), "w13": ("w1", "w3")}
+
+
+def fused_apart(schemes: Mapping[str, Scheme], kept: Sequence[str]) -> list[str]:
+    """Warnings about modules that servers load as one matrix and that are not quantized alike."""
+    every: dict[str, Scheme | None] = {**dict.fromkeys(kept), **schemes}
+    apart = []
+    for module in every:
+        parent, _, end = module.rpartition(".")
+        for names in FUSED.values():
+            if end != names[0]:
+                continue
+            own = {name: every[f"{parent}.{name}"] for name in names if f"{parent}.{name}" in every}
+            if len(set(own.values())) > 1:
+                apart.append(f"{parent}.{{{','.join(own)}}}")
+    if not apart:
+        return []
+    more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
+    return [
+        f"{apart[0]}{more} are not quantized alike; servers such as vLLM load them as one matrix and will refuse them"
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class StoredWeights:
     """Weights of a checkpoint: floats, or packed."""
@@ -145,6 +169,11 @@ class StoredWeights:
         tensor = self.tensor
         strides = contiguous_strides(shape)
         return View(tensor.file, tensor.offset, tensor.dtype, shape, strides, start, packed=tensor.packed)
+
+
+def vector_values(tensor: StoredTensor) -> npt.NDArray[np.float32]:
+    """A stored vector of floats, as float32."""
+    return float_rows(tensor, 0, 1).reshape(-1)
 
 
 def float_rows(tensor: StoredTensor, first: int, last: int) -> npt.NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from ggquant.errors import UsageError
 
@@ -18,7 +18,10 @@ WIDTHS: dict[Layout, tuple[int, ...]] = {
 }
 
 
-Method = Literal["rtn", "keep"]
+Method = Literal["rtn", "keep", "gptq", "awq", "awq+gptq"]
+
+#: Methods that need calibration text.
+CALIBRATED = ("gptq", "awq", "awq+gptq")
 
 
 def find_layout(name: str) -> Layout:
@@ -37,14 +40,14 @@ def find_method(name: str | None) -> Method | None:
     """The method of this name, if one is named.
 
     Raises:
-        UsageError: there is none of this name, or it is not there yet.
+        UsageError: there is none of this name.
     """
-    known: dict[str | None, Method | None] = {None: None, "rtn": "rtn", "keep": "keep"}
-    if name in known:
-        return known[name]
-    if name in ("gptq", "awq", "awq+gptq"):
-        raise UsageError(f"method '{name}' is not there yet; rtn and keep are")
-    raise UsageError(f"'{name}' is no method; there are rtn and keep")
+    for method in get_args(Method):
+        if name == method:
+            return cast("Method", method)
+    if name is None:
+        return None
+    raise UsageError(f"'{name}' is no method; there are {', '.join(get_args(Method))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,12 @@ class Scheme:
     bits: int = 4
     group_size: int = 128
     symmetric: bool = True
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        groups = "rows" if self.group_size == -1 else f"groups of {self.group_size}"
+        return f"{self.bits} bits, {'symmetric' if self.symmetric else 'asymmetric'} {groups}"
 
     def groups(self, columns: int) -> int:
         """Groups of a row."""

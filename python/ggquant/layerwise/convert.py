@@ -16,6 +16,7 @@ from ggquant import __version__, pipeline
 from ggquant.calibration import CalibrationText, cut, default_text, read_texts
 from ggquant.errors import FileError, UnsupportedError
 from ggquant.imatrix import Imatrix
+from ggquant.layerwise.needs import check_memory, memory_needs
 from ggquant.layerwise.report import TensorReport
 from ggquant.layerwise.solve import LayerwiseOptions, solve_model
 from ggquant.layerwise.work import WorkFile
@@ -114,7 +115,8 @@ def quantize_by_gptq(
         solving, writing: told of progress.
 
     Raises:
-        UsageError: too little text, arguments that cannot be right.
+        UsageError: too little text, too little memory, arguments that cannot be right.
+        UnsupportedError: an effort that takes gradients, of a model that has none.
         NonFiniteError: weights or activations that are not finite.
         FileError: the output exists, or the system refused a read or a write.
     """
@@ -143,6 +145,8 @@ def quantize_by_gptq(
     target = Path(dst) if dst is not None else pipeline.default_output(src, plan.variant)
     if target.exists() and not overwrite:
         raise FileError(f"{target}: exists already; --overwrite replaces it", file=str(target))
+    need = memory_needs(model, len(tokens), tokens.shape[1], formats, chosen)
+    check_memory(need, str(src))
     work = WorkFile(target, _fingerprint(model, text, tokens, formats, chosen), resume=resume)
     try:
         last: float | None = None

@@ -14,6 +14,7 @@ from ggquant.layerwise.embedding import solve_embedding
 from ggquant.layerwise.fisher import Fisher, collect_fisher
 from ggquant.layerwise.inputs import Stage, expert_inputs, inputs_of, stages
 from ggquant.layerwise.moments import Moments
+from ggquant.layerwise.needs import KEPT_BYTES
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.two_sided import solve_two_sided, two_sided_loss
 from ggquant.methods.awq import AWQScales, awq_scales
@@ -33,9 +34,6 @@ _ADDED = ("attn_output.weight", "ffn_down.weight")
 
 #: An expert with fewer tokens than this share of its columns has no Hessian worth the name.
 _ENOUGH_TOKENS = 0.25
-
-#: Inputs of a layer of the original model are kept while its weights are solved if they take no more bytes than this.
-_KEPT_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,13 @@ class LayerwiseOptions:
 
     @classmethod
     def of(cls, effort: Effort) -> LayerwiseOptions:
-        """What an effort means: corrections are left out of the fast one."""
+        """What an effort means: corrections are left out of the fast one, and only the best takes gradients."""
         if effort not in EFFORTS:
             raise UsageError(f"unknown effort '{effort}'; there are {', '.join(EFFORTS)}")
         strength = 0.0 if effort == "fast" else 1.0
-        return cls(effort=effort, cross=strength, residual=strength, fisher=effort == "best")
+        best = effort == "best"
+        weights = 0.5 if best else 0.0
+        return cls(effort=effort, cross=strength, residual=strength, fisher=best, token_weights=weights)
 
 
 @dataclass
@@ -206,7 +206,7 @@ class LayerPass:
         """The inputs of a layer's weights in the original model, by group of chunks; empty if they are too large."""
         wanted = tuple(stage.names[0] for stage in found if not stage.experts)
         columns = sum(self._model.tensor(name).shape[-1] for name in wanted)
-        if 4 * self._tokens.size * columns > _KEPT_BYTES:
+        if 4 * self._tokens.size * columns > KEPT_BYTES:
             return {}
         kept: dict[str, list[Floats]] = {name: [] for name in wanted}
         for start in range(0, len(h), self._step):

@@ -7,7 +7,7 @@ The reciprocal is folded into whatever makes x, such as the weight of the norm b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from ggquant.errors import ShapeError, UsageError
 from ggquant.tensor import quantize
 
 Floats = npt.NDArray[np.float32]
+
+#: Gives the values that weights `[rows, K]` are rounded to, with the importance of their columns.
+Rounding = Callable[[Floats, Floats], Floats]
 
 #: Exponents that are tried: the paper's grid.
 STEPS = 20
@@ -62,10 +65,31 @@ def awq_scales(
         ShapeError: shapes do not go together.
         UsageError: not as many formats as weights.
     """
+    if len(weights) != len(formats):
+        raise UsageError(f"{len(formats)} formats for {len(weights)} weights")
+
+    def rounding(format: str) -> Rounding:
+        return lambda w, given: quantize(w, format, imatrix=given, threads=threads).dequantize(threads=threads)
+
+    return search_scales(weights, hessian, [rounding(format) for format in formats])
+
+
+def search_scales(weights: Sequence[npt.ArrayLike], hessian: npt.ArrayLike, rounding: Sequence[Rounding]) -> AWQScales:
+    """The search of `awq_scales`, whatever weights are rounded to.
+
+    Args:
+        weights: matrices `[rows, K]`.
+        hessian: `X^T X / n`, `[K, K]`.
+        rounding: what rounds each matrix.
+
+    Raises:
+        ShapeError: shapes do not go together.
+        UsageError: no weights.
+    """
     matrices = [np.ascontiguousarray(w, dtype=np.float32) for w in weights]
     square = np.asarray(hessian, dtype=np.float32)
-    if len(matrices) != len(formats) or not matrices:
-        raise UsageError(f"{len(formats)} formats for {len(matrices)} weights")
+    if not matrices:
+        raise UsageError("no weights to scale")
     columns = matrices[0].shape[-1]
     if any(w.ndim != 2 or w.shape[1] != columns for w in matrices) or square.shape != (columns, columns):
         shapes = ", ".join(str(w.shape) for w in matrices)
@@ -75,7 +99,7 @@ def awq_scales(
     used = np.concatenate(peaks).mean(axis=0).astype(np.float64)
     alive = (inputs > 0) & (used > 0)
     ones = np.ones(columns, np.float32)
-    before = _loss(matrices, square, formats, ones, threads)
+    before = _loss(matrices, square, rounding, ones)
     best = AWQScales(ones, None, before, before)
     for step in range(STEPS + 1 if alive.any() else 0):
         exponent = step / STEPS
@@ -83,19 +107,17 @@ def awq_scales(
         scales[alive] = inputs[alive] ** exponent / used[alive] ** (1 - exponent)
         scales[alive] /= np.sqrt(scales[alive].max() * scales[alive].min())
         tried = np.clip(scales, 1 / _WIDEST, _WIDEST).astype(np.float32)
-        loss = _loss(matrices, square, formats, tried, threads)
+        loss = _loss(matrices, square, rounding, tried)
         if loss < best.after:
             best = AWQScales(tried, exponent, before, loss)
     return best
 
 
-def _loss(
-    matrices: Sequence[Floats], hessian: Floats, formats: Sequence[str], scales: Floats, threads: int | None
-) -> float:
+def _loss(matrices: Sequence[Floats], hessian: Floats, rounding: Sequence[Rounding], scales: Floats) -> float:
     importance = np.maximum(np.diag(hessian), 0) / (scales * scales)
     given = importance if importance.any() else np.ones_like(importance)
     total = 0.0
-    for w, format in zip(matrices, formats, strict=True):
-        error = w - quantize(w * scales, format, imatrix=given, threads=threads).dequantize(threads=threads) / scales
+    for w, rounded in zip(matrices, rounding, strict=True):
+        error = w - rounded(w * scales, given) / scales
         total += float(((error @ hessian) * error).sum(dtype=np.float64))
     return total

@@ -205,6 +205,8 @@ def gptq_groups(
     sym: bool = True,
     act_order: bool = False,
     damp: float = 0.01,
+    scale_type: str = "F32",
+    least_zero: int = 0,
     threads: int | None = None,
 ) -> IntegerGroups:
     """GPTQ as published, into groups of integers (Frantar et al. 2022, algorithm 1), in double precision.
@@ -221,12 +223,15 @@ def gptq_groups(
         sym: the zero point is the middle code, `2^(bits - 1)`.
         act_order: solve and group columns by falling diagonal of the Hessian (`desc_act`).
         damp: added to the diagonal, relative to its mean.
+        scale_type: type in which scales are stored, "F32", "F16" or "BF16"; codes are found with the stored scales.
+        least_zero: the smallest zero point that can be stored: 1 in the first version of the GPTQ format.
         threads: number of threads, by default one per core. It does not change the result.
 
     Raises:
         ShapeError: shapes do not go together.
         NonFiniteError: a weight is NaN or infinite.
-        UnsupportedError: options out of range, or a Hessian that is not positive definite with this damping.
+        UnsupportedError: options out of range, a Hessian that is not positive definite with this damping, or a scale
+            that is too large for its type.
     """
     weights = np.ascontiguousarray(w, dtype=np.float32)
     square = np.ascontiguousarray(hessian, dtype=np.float64)
@@ -240,8 +245,9 @@ def gptq_groups(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     codes, scales, zeros, group_of = _native.gptq_groups(
-        weights.reshape(-1), square.reshape(-1), columns, bits, group_size, sym, act_order, damp, threads
-    )
+        weights.reshape(-1), square.reshape(-1), columns, bits, group_size, sym, act_order, damp, scale_type,
+        least_zero, threads,
+    )  # fmt: skip
     return IntegerGroups(
         codes.reshape(rows, columns),
         scales.reshape(rows, -1),

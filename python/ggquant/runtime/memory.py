@@ -82,7 +82,7 @@ def requirements(
     hidden = 4 * n_chunks * n_ctx * model.hidden_size * copies
     least = _BASE_BYTES + max(block + working, output)
     if budget is None:
-        limit = int(_SHARE_OF_FREE * _free_bytes())
+        limit = int(_SHARE_OF_FREE * free_bytes())
     elif budget < least:
         raise UsageError(
             f"{model.path}: needs {_megabytes(least)} MB of memory ({_megabytes(block)} MB for a layer), "
@@ -128,7 +128,8 @@ def _active(tensor: SourceTensor, model: RunnableModel) -> float:
     return prod(tensor.shape[1:]) * min(model.hyper.size("expert_used_count", tensor.shape[0]), tensor.shape[0])
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
+    """Memory that is free, or can be made free, in bytes; a guess where the system does not say."""
     try:
         with Path("/proc/meminfo").open(encoding="ascii") as file:
             for line in file:

@@ -11,9 +11,13 @@ use faer::mat::Mat;
 
 use crate::encode::{Run, check_finite};
 use crate::error::{At, Error, Result};
+use crate::packed::rtn::ScaleType;
 
-/// A row of weights, and where its codes, scales and zero points go.
-type Row<'a> = (((&'a [f32], &'a mut [u8]), &'a mut [f32]), &'a mut [u8]);
+/// Rows that are solved together, so that a row of the factor is read once for all of them.
+const TILE: usize = 16;
+
+/// Rows of weights, and where their codes, scales and zero points go.
+type Rows<'a> = (((&'a [f32], &'a mut [u8]), &'a mut [f32]), &'a mut [u8]);
 
 /// How to quantize.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +32,10 @@ pub struct Options {
     pub act_order: bool,
     /// What to add to the Hessian's diagonal, relative to its mean.
     pub damp: f64,
+    /// Type of the scales. Codes are found with the stored scale.
+    pub scale: ScaleType,
+    /// The smallest zero point that can be stored, 0 or 1.
+    pub least_zero: u8,
 }
 
 /// Codes with what it takes to read them: `w = scale * (code - zero)`.
@@ -69,30 +77,32 @@ pub fn solve(weights: &[f32], hessian: &[f64], len: usize, options: &Options, ru
         out.group_of[column as usize] = (position / options.group_size) as u32;
     }
     let tasks = weights
-        .chunks(len)
-        .zip(out.codes.chunks_mut(len))
-        .zip(out.scales.chunks_mut(groups))
-        .zip(out.zeros.chunks_mut(groups));
-    run.for_each(tasks.collect(), |_, _, (((row, codes), scales), zeros): Row<'_>| {
-        let mut w: Vec<f64> = order
-            .iter()
-            .map(|&column| if diagonal(column) == 0.0 { 0.0 } else { f64::from(row[column as usize]) })
-            .collect();
+        .chunks(TILE * len)
+        .zip(out.codes.chunks_mut(TILE * len))
+        .zip(out.scales.chunks_mut(TILE * groups))
+        .zip(out.zeros.chunks_mut(TILE * groups));
+    run.for_each(tasks.collect(), |_, tile, (((rows, codes), scales), zeros): Rows<'_>| {
+        let live =
+            |row: &[f32], column: u32| if diagonal(column) == 0.0 { 0.0 } else { f64::from(row[column as usize]) };
+        let mut w: Vec<f64> = rows.chunks(len).flat_map(|row| order.iter().map(|&column| live(row, column))).collect();
         let top = f64::from((1u32 << options.bits) - 1);
-        let (mut scale, mut zero) = (1.0, 0.0);
         for i in 0..len {
-            if i.is_multiple_of(options.group_size) {
-                let group = i / options.group_size;
-                (scale, zero) = range(&w[i..len.min(i + options.group_size)], top, options.symmetric);
-                (scales[group], zeros[group]) = (scale as f32, zero as u8);
-                scale = f64::from(scales[group]);
-            }
-            let code = ((w[i] / scale).round_ties_even() + zero).clamp(0.0, top);
-            codes[order[i] as usize] = code as u8;
+            let (group, starts) = (i / options.group_size, i.is_multiple_of(options.group_size));
             let after = &factor[i * len..][..len];
-            let error = (w[i] - scale * (code - zero)) / after[i];
-            for j in i + 1..len {
-                w[j] -= error * after[j];
+            for (number, w) in w.chunks_mut(len).enumerate() {
+                let at = number * groups + group;
+                if starts {
+                    let members = &w[i..len.min(i + options.group_size)];
+                    let found = range(members, top, options).ok_or_else(|| too_large(tile * TILE + number, group))?;
+                    (scales[at], zeros[at]) = found;
+                }
+                let (scale, zero) = (f64::from(scales[at]), f64::from(zeros[at]));
+                let code = ((w[i] / scale).round_ties_even() + zero).clamp(0.0, top);
+                codes[number * len + order[i] as usize] = code as u8;
+                let error = (w[i] - scale * (code - zero)) / after[i];
+                for (w, factor) in w[i + 1..].iter_mut().zip(&after[i + 1..]) {
+                    *w -= error * factor;
+                }
             }
         }
         Ok(())
@@ -100,10 +110,11 @@ pub fn solve(weights: &[f32], hessian: &[f64], len: usize, options: &Options, ru
     Ok(out)
 }
 
-/// Scale and zero point that cover the range of a group, zero included.
-fn range(group: &[f64], top: f64, symmetric: bool) -> (f64, f64) {
+/// Scale, as it is stored, and zero point that cover the range of a group, zero included; `None` where the scale is too
+/// large for its type.
+fn range(group: &[f64], top: f64, options: &Options) -> Option<(f32, u8)> {
     let (mut low, mut high) = group.iter().fold((0.0f64, 0.0f64), |(low, high), &v| (low.min(v), high.max(v)));
-    if symmetric {
+    if options.symmetric {
         high = high.max(-low);
         low = -high;
     }
@@ -111,8 +122,20 @@ fn range(group: &[f64], top: f64, symmetric: bool) -> (f64, f64) {
         (low, high) = (-1.0, 1.0);
     }
     // No scale that a single-precision file would read as zero.
-    let scale = ((high - low) / top).max(f64::from(f32::MIN_POSITIVE));
-    (scale, if symmetric { (top + 1.0) / 2.0 } else { (-low / scale).round_ties_even() })
+    let store = |scale: f64| options.scale.store(scale.max(f64::from(f32::MIN_POSITIVE)) as f32);
+    let scale = store((high - low) / top)?;
+    let middle = (top + 1.0) / 2.0;
+    let zero = if options.symmetric { middle } else { (-low / f64::from(scale)).round_ties_even().clamp(0.0, top) };
+    if zero < f64::from(options.least_zero) {
+        // Less than half a step lies below zero. From 1 on, the codes reach as far up with a slightly wider step.
+        return Some((store(high / (top - 1.0))?, options.least_zero));
+    }
+    Some((scale, zero as u8))
+}
+
+fn too_large(row: usize, group: usize) -> Error {
+    let what = format!("row {row}, group {group}: the scale is too large for the type of the scales");
+    Error::Unsupported { at: At::default(), what }
 }
 
 fn inverse_factor(hessian: &[f64], order: &[u32], damp: f64) -> Result<Vec<f64>> {

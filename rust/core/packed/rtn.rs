@@ -19,7 +19,7 @@ pub enum ScaleType {
 
 impl ScaleType {
     /// The stored scale nearest to `scale`, at least the smallest there is; `None` if it is too large.
-    fn store(self, scale: f32) -> Option<f32> {
+    pub fn store(self, scale: f32) -> Option<f32> {
         let stored = match self {
             Self::F16 => f16::from_f32(scale).max(f16::from_bits(1)).to_f32(),
             Self::BF16 => bf16::from_f32(scale).max(bf16::from_bits(1)).to_f32(),
@@ -40,6 +40,8 @@ pub struct Grid {
     pub symmetric: bool,
     /// Type of the scales.
     pub scale: ScaleType,
+    /// The smallest zero point that the layout can store, 0 or 1.
+    pub least_zero: u8,
 }
 
 /// Weights on a grid: `scale * (code - zero)`.
@@ -99,6 +101,10 @@ fn span(x: &[f32], grid: Grid) -> Option<(f32, u8)> {
     // Halved, so that a range beyond the largest float does not become infinite on the way.
     let scale = grid.scale.store((high / 2.0 - low / 2.0) / (max / 2.0))?;
     let zero = if grid.symmetric { middle } else { (-low / scale).round_ties_even().clamp(0.0, max) as u8 };
+    if zero < grid.least_zero {
+        // Less than half a step lies below zero. From 1 on, the codes reach as far up with a slightly wider step.
+        return Some((grid.scale.store(high / (max - 1.0))?, grid.least_zero));
+    }
     Some((scale, zero))
 }
 

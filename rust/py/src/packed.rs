@@ -93,6 +93,16 @@ fn coding(name: &str, bits: u64) -> Result<Coding, String> {
     }
 }
 
+/// The type of scales of this name.
+pub(crate) fn scale_type_of(name: &str) -> PyResult<ScaleType> {
+    match name {
+        "F16" => Ok(ScaleType::F16),
+        "BF16" => Ok(ScaleType::BF16),
+        "F32" => Ok(ScaleType::F32),
+        other => Err(PyValueError::new_err(format!("scales are not stored as {other}"))),
+    }
+}
+
 /// The format of this name, if it can take codes as they are.
 pub(crate) fn target(name: &str) -> Result<Target, String> {
     let format = Format::from_str(name).map_err(|e| e.to_string())?;
@@ -157,18 +167,14 @@ pub(crate) fn round_to_nearest<'py>(
     group_len: usize,
     symmetric: bool,
     scale_type: &str,
+    least_zero: u8,
     threads: Option<usize>,
 ) -> PyResult<(Bytes<'py>, Floats<'py>, Bytes<'py>)> {
     let width = Width::new(bits).map_err(PyValueError::new_err)?;
-    let scale = match scale_type {
-        "F16" => ScaleType::F16,
-        "BF16" => ScaleType::BF16,
-        "F32" => ScaleType::F32,
-        other => return Err(PyValueError::new_err(format!("scales are not stored as {other}"))),
-    };
+    let scale = scale_type_of(scale_type)?;
     let x = weights.as_slice()?;
     let made = detached(py, x.len() < SMALL, |interrupt| {
-        let grid = Grid { width, group_len, symmetric, scale };
+        let grid = Grid { width, group_len, symmetric, scale, least_zero };
         rtn::round_to_nearest(x, columns, grid, Run { threads, interrupt: Some(interrupt) })
     })?;
     let zeros = PyArray1::from_vec(py, made.zeros);
