@@ -41,6 +41,7 @@ __all__ = [
     "read_packed",
     "rms_norm",
     "rope",
+    "round_to",
     "round_to_nearest",
     "scalar_formats",
     "score_logits",
