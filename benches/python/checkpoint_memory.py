@@ -9,53 +9,23 @@ layout, and each export is converted to GGUF with the codes it has.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from math import prod
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from synthetic import Llama, write_llama
 
-HIDDEN, INNER = 2816, 11008
+SIZE = Llama(hidden=2816, inner=11008, heads=22, kv_heads=22, head_dim=128)
 FORMATS = {"gptq": "Q4_0", "awq": "Q4_1", "compressed-tensors": "Q4_0"}
 
 
-def write(folder: Path, tokenizer: Path, layers: int) -> int:
-    """Writes the checkpoint; returns the bytes of its weights."""
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer / name, folder)
-    config = json.loads((tokenizer / "config.json").read_text())
-    vocab = config["vocab_size"]
-    config |= {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": layers, "head_dim": 128}
-    config |= {"num_attention_heads": 22, "num_key_value_heads": 22, "tie_word_embeddings": False}
-    (folder / "config.json").write_text(json.dumps(config))
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens": (vocab, HIDDEN), "lm_head": (vocab, HIDDEN)}
-    shapes["model.norm"] = (HIDDEN,)
-    for layer in range(layers):
-        at = f"model.layers.{layer}"
-        shapes |= {f"{at}.self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"}
-        shapes |= {f"{at}.mlp.{name}_proj": (INNER, HIDDEN) for name in ("gate", "up")}
-        shapes[f"{at}.mlp.down_proj"] = (HIDDEN, INNER)
-        shapes |= {f"{at}.{name}": (HIDDEN,) for name in ("input_layernorm", "post_attention_layernorm")}
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        end = offset + 2 * prod(shape)
-        header[f"{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    random = np.random.default_rng(1)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for shape in shapes.values():
-            values = random.standard_normal(prod(shape), np.float32) * 0.02
-            file.write(values.astype(ml_dtypes.bfloat16).tobytes())
-    return offset
+def weights(count: int) -> bytes:
+    values = np.random.default_rng(count).standard_normal(count, np.float32) * 0.02
+    return values.astype(ml_dtypes.bfloat16).tobytes()
 
 
 def peak(words: list[str]) -> tuple[float, float]:
@@ -85,7 +55,7 @@ def main() -> None:
         folder = Path(name)
         source = folder / "source"
         source.mkdir()
-        total = write(source, given.tokenizer, given.layers)
+        total = write_llama(source, given.tokenizer, SIZE, given.layers, weights)
         print(f"{total / 1e9:.2f} GB in bf16")
         for layout, format in FORMATS.items():
             packed = folder / layout

@@ -15,24 +15,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import numpy as np
+from synthetic import Llama, write_llama
 
 import ggquant as gg
 
 MODEL = Path(__file__).parents[2] / "tests" / "data" / "tinylm"
 VARIANTS = ["Q4_K_M", "Q6_K", "IQ4_XS", "IQ3_S"]
-HIDDEN, INNER = 2048, 5632
+SIZE = Llama(hidden=2048, inner=5632, heads=32, kv_heads=8, head_dim=64)
 # What the converter says for a tokenizer that it has no name for; the bundled one is named by hand on both sides.
 PRE = "gpt-2"
 
@@ -46,37 +44,15 @@ class Cost:
 
 def write_checkpoint(folder: Path, gigabytes: float) -> int:
     """As many layers as fit. Returns the bytes of the weights."""
-    config = json.loads((MODEL / "config.json").read_text())
-    vocab = config["vocab_size"]
-    per_layer = 2 * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN // 4 + 3 * HIDDEN * INNER)
-    layers = max(1, round((gigabytes * 1e9 - 4 * vocab * HIDDEN) / per_layer))
-    config |= {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": layers, "head_dim": 64}
-    config |= {"num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False}
-    (folder / "config.json").write_text(json.dumps(config))
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(MODEL / name, folder)
-    shapes = {"model.embed_tokens": (vocab, HIDDEN), "lm_head": (vocab, HIDDEN), "model.norm": (HIDDEN,)}
-    for layer in range(layers):
-        at = f"model.layers.{layer}"
-        shapes |= {f"{at}.self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qo"}
-        shapes |= {f"{at}.self_attn.{name}_proj": (HIDDEN // 4, HIDDEN) for name in "kv"}
-        shapes |= {f"{at}.mlp.{name}_proj": (INNER, HIDDEN) for name in ("gate", "up")}
-        shapes[f"{at}.mlp.down_proj"] = (HIDDEN, INNER)
-        shapes |= {f"{at}.{name}": (HIDDEN,) for name in ("input_layernorm", "post_attention_layernorm")}
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        end = offset + 2 * prod(shape)
-        header[f"{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    vocab = json.loads((MODEL / "config.json").read_text())["vocab_size"]
+    layers = max(1, round((gigabytes * 1e9 - 4 * vocab * SIZE.hidden) / SIZE.layer_bytes()))
     rng = np.random.default_rng(0)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for shape in shapes.values():
-            values = (rng.standard_t(5, prod(shape)) * 0.02).astype(np.float32)
-            file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-    return offset
+
+    def weights(count: int) -> bytes:
+        values = (rng.standard_t(5, count) * 0.02).astype(np.float32)
+        return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+
+    return write_llama(folder, MODEL, SIZE, layers, weights)
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> Cost:

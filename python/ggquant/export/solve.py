@@ -271,18 +271,6 @@ def _values(values: Floats) -> QuantizedTensor:
 
 
 def _stacked(name: str, shape: tuple[int, ...], parts: list[SolvedGroups]) -> SolvedGroups:
-    reports = [part.report for part in parts]
     values = np.concatenate([part.tensor.dequantize() for part in parts]).reshape(shape)
-    report = TensorReport(
-        name=name,
-        format=reports[0].format,
-        nbytes=sum(r.nbytes for r in reports),
-        rounded=sum(r.rounded for r in reports),
-        weighted=sum(r.weighted for r in reports),
-        solved=sum(r.solved for r in reports),
-        seconds=sum(r.seconds for r in reports),
-        damp=max(r.damp for r in reports),
-        tokens=sum(r.tokens for r in reports),
-        note="; ".join(r.note for r in reports if r.note),
-    )
+    report = TensorReport.of_experts(name, [part.report for part in parts])
     return SolvedGroups(name, _values(values), None, report, tuple(group for part in parts for group in part.groups))

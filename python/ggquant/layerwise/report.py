@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,22 @@ class TensorReport:
     damp: float
     tokens: int
     note: str = ""
+
+    @classmethod
+    def of_experts(cls, name: str, reports: Sequence[TensorReport]) -> TensorReport:
+        """One report on the tensor that stacks those of all experts: sums, and the largest damping."""
+        return cls(
+            name=name,
+            format=reports[0].format,
+            nbytes=sum(r.nbytes for r in reports),
+            rounded=sum(r.rounded for r in reports),
+            weighted=sum(r.weighted for r in reports),
+            solved=sum(r.solved for r in reports),
+            seconds=sum(r.seconds for r in reports),
+            damp=max(r.damp for r in reports),
+            tokens=sum(r.tokens for r in reports),
+            note="; ".join(r.note for r in reports if r.note),
+        )
 
 
 @dataclass(frozen=True)

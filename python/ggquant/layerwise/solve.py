@@ -436,20 +436,10 @@ def _stacked(name: str, shape: tuple[int, ...], parts: list[SolvedTensor]) -> So
     """One tensor of those of all experts."""
     reports = [part.report for part in parts]
     data = np.concatenate([part.tensor.data.reshape(-1) for part in parts])
-    report = TensorReport(
-        name=name,
-        format=reports[0].format,
-        nbytes=sum(r.nbytes for r in reports),
-        rounded=sum(r.rounded for r in reports),
-        weighted=sum(r.weighted for r in reports),
-        solved=sum(r.solved for r in reports),
-        seconds=sum(r.seconds for r in reports),
-        damp=max(r.damp for r in reports),
-        tokens=sum(r.tokens for r in reports),
-        note="; ".join(r.note for r in reports if r.note),
-    )
     importance = np.concatenate([part.importance for part in parts if part.importance is not None])
-    return SolvedTensor(name, QuantizedTensor(data, reports[0].format, shape), importance, report)
+    return SolvedTensor(
+        name, QuantizedTensor(data, reports[0].format, shape), importance, TensorReport.of_experts(name, reports)
+    )
 
 
 def _with_embedding(model: RunnableModel, tensor: QuantizedTensor) -> RunnableModel:
