@@ -40,6 +40,12 @@ macro_rules! per_isa {
             fn avx2($($arg: $ty),*) $(-> $ret)? {
                 $generic($($arg),*)
             }
+            // Plain Rust with the machine's own `mul_add`, which takes ten times as long in software.
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "fma")]
+            fn fused($($arg: $ty),*) $(-> $ret)? {
+                $generic($($arg),*)
+            }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "fma,avx512f,avx512bw,avx512dq,avx512vl")]
             fn avx512($($arg: $ty),*) $(-> $ret)? {
@@ -52,6 +58,9 @@ macro_rules! per_isa {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::arch::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: the machine has just been asked.
+                #[cfg(target_arch = "x86_64")]
+                $crate::arch::Isa::Scalar if std::arch::is_x86_feature_detected!("fma") => unsafe { fused($($arg),*) },
                 _ => $generic($($arg),*),
             }
         }
