@@ -40,8 +40,25 @@ const BLOCK: usize = 48;
 /// Columns of a row of activations that are summed together.
 type Stretch = [f32; STRETCH];
 
-/// Adds the products of some rows of activations and 16 rows of weights, laid side by side, to sums that lie [`ROWS`] apart.
-type AddTile = unsafe fn(x: &[Stretch], side: &[[f32; LANES]], sums: &mut [f32]);
+/// Where the results of some rows of activations go: 16 numbers each, `stride` apart.
+#[derive(Clone, Copy)]
+struct Sums {
+    start: *mut f32,
+    stride: usize,
+    /// Whether they count as zero, whatever is there.
+    fresh: bool,
+}
+
+impl Sums {
+    /// Those of later rows, or of other weights.
+    fn skip(self, rows: usize, columns: usize) -> Self {
+        Self { start: self.start.wrapping_add(rows * self.stride + columns), ..self }
+    }
+}
+
+/// Adds the products of some rows of activations and 16 rows of weights, laid side by side, to sums, which this alone may
+/// have access to.
+type AddTile = unsafe fn(x: &[Stretch], side: &[[f32; LANES]], sums: Sums);
 
 /// Decodes a slab.
 type DecodeSlab = unsafe fn(slab: &Slab, facts: &Facts, to: &mut [f32; SLAB]);
@@ -97,9 +114,13 @@ impl Job<'_> {
     fn panel(&self, x: &[Stretch], first: usize, count: usize, rows: Range<usize>, scratch: &mut Vec<f32>) {
         let cols = self.weights.cols;
         let tiles = rows.len().div_ceil(LANES);
-        scratch.clear();
-        scratch.resize(tiles * LANES * STRETCH + count * ROWS, 0.0);
-        let (side, sums) = scratch.split_at_mut(tiles * LANES * STRETCH);
+        // Results of a single stretch need not be kept anywhere else.
+        let direct = cols <= STRETCH && rows.len() == tiles * LANES;
+        let kept = if direct { 0 } else { count * ROWS };
+        if scratch.len() < tiles * LANES * STRETCH + kept {
+            scratch.resize(tiles * LANES * STRETCH + kept, 0.0);
+        }
+        let (side, kept) = scratch.split_at_mut(tiles * LANES * STRETCH);
         let side = side.as_chunks_mut::<LANES>().0;
         let mut decoded = [[0.0; STRETCH]; LANES];
         for (x, from) in x.chunks_exact(count).zip((0..cols).step_by(STRETCH)) {
@@ -111,13 +132,25 @@ impl Job<'_> {
                 // SAFETY: `functions` chose it for this machine.
                 unsafe { (self.functions.side_by_side)(&decoded, &mut side[..len]) };
             }
-            for (x, sums) in x.chunks(BLOCK).zip(sums.chunks_mut(BLOCK * ROWS)) {
-                for (i, side) in side.chunks_exact(STRETCH).enumerate() {
-                    self.block(x, &side[..len], &mut sums[i * LANES..]);
+            let fresh = from == 0;
+            let sums = if direct {
+                // SAFETY: this task alone has these rows.
+                let start = unsafe { self.output.place(first, count, rows.clone()) };
+                Sums { start, stride: self.output.rows, fresh }
+            } else {
+                Sums { start: kept.as_mut_ptr(), stride: ROWS, fresh }
+            };
+            for (i, x) in x.chunks(BLOCK).enumerate() {
+                for (j, side) in side.chunks_exact(STRETCH).enumerate() {
+                    // SAFETY: `count` rows of as many columns as the tiles have start at `sums`, in both cases.
+                    unsafe { self.block(x, &side[..len], sums.skip(i * BLOCK, j * LANES)) };
                 }
             }
         }
-        for (i, sums) in sums.chunks_exact(ROWS).enumerate() {
+        if direct {
+            return;
+        }
+        for (i, sums) in kept.chunks_exact(ROWS).take(count).enumerate() {
             // SAFETY: this task alone has these rows.
             unsafe { self.output.write(first + i, rows.start, &sums[..rows.len()]) };
         }
@@ -125,13 +158,15 @@ impl Job<'_> {
 
     /// Adds the products of some rows of activations and 16 of weights to `sums`, in tiles as equal as they can be: a tile
     /// of one row takes as long as one of two.
-    fn block(&self, mut x: &[Stretch], side: &[[f32; LANES]], mut sums: &mut [f32]) {
+    ///
+    /// # Safety
+    /// There are sums for all these rows.
+    unsafe fn block(&self, mut x: &[Stretch], side: &[[f32; LANES]], mut sums: Sums) {
         for tiles in (1..=x.len().div_ceil(self.functions.tile)).rev() {
             let count = x.len().div_ceil(tiles);
-            // SAFETY: `functions` chose it for this machine.
+            // SAFETY: `functions` chose it for this machine; there are sums by this function's contract.
             unsafe { (self.functions.add_tile)(&x[..count], side, sums) };
-            let done = sums.len().min(count * ROWS);
-            (x, sums) = (&x[count..], &mut sums[done..]);
+            (x, sums) = (&x[count..], sums.skip(count, 0));
         }
     }
 }
@@ -234,14 +269,16 @@ struct Functions {
 fn functions(isa: Isa) -> Functions {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn avx2(x: &[Stretch], side: &[[f32; LANES]], sums: &mut [f32]) {
-        add_rows::<super::wide::Avx2>(x, side, sums);
+    unsafe fn avx2(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+        // SAFETY: by the contract of `AddTile`.
+        unsafe { add_rows::<super::wide::Avx2>(x, side, sums) };
     }
     // Plain Rust once more, for the machine's own `mul_add`: in software it takes ten times as long for the same bits.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "fma")]
-    fn portable_fma(x: &[Stretch], side: &[[f32; LANES]], sums: &mut [f32]) {
-        add_rows::<Portable>(x, side, sums);
+    unsafe fn portable_fma(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+        // SAFETY: by the contract of `AddTile`.
+        unsafe { add_rows::<Portable>(x, side, sums) };
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
@@ -250,8 +287,9 @@ fn functions(isa: Isa) -> Functions {
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    fn avx512(x: &[Stretch], side: &[[f32; LANES]], sums: &mut [f32]) {
-        add_rows::<super::wide::Avx512>(x, side, sums);
+    unsafe fn avx512(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+        // SAFETY: by the contract of `AddTile`.
+        unsafe { add_rows::<super::wide::Avx512>(x, side, sums) };
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
@@ -285,27 +323,34 @@ fn functions(isa: Isa) -> Functions {
     }
 }
 
+/// # Safety
+/// As [`AddTile`].
 #[inline(always)]
-fn add_rows<W: Wide>(x: &[Stretch], side: &[[f32; LANES]], sums: &mut [f32]) {
-    match x.len() {
-        1 => add::<W, 1>(x, side, sums),
-        2 => add::<W, 2>(x, side, sums),
-        3 => add::<W, 3>(x, side, sums),
-        4 => add::<W, 4>(x, side, sums),
-        5 => add::<W, 5>(x, side, sums),
-        6 => add::<W, 6>(x, side, sums),
-        _ if W::TILE <= 6 => unreachable!("a tile has at most `W::TILE` rows"),
-        7 => add::<W, 7>(x, side, sums),
-        8 => add::<W, 8>(x, side, sums),
-        9 => add::<W, 9>(x, side, sums),
-        10 => add::<W, 10>(x, side, sums),
-        11 => add::<W, 11>(x, side, sums),
-        _ => add::<W, 12>(x, side, sums),
+unsafe fn add_rows<W: Wide>(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        match x.len() {
+            1 => add::<W, 1>(x, side, sums),
+            2 => add::<W, 2>(x, side, sums),
+            3 => add::<W, 3>(x, side, sums),
+            4 => add::<W, 4>(x, side, sums),
+            5 => add::<W, 5>(x, side, sums),
+            6 => add::<W, 6>(x, side, sums),
+            _ if W::TILE <= 6 => unreachable!("a tile has at most `W::TILE` rows"),
+            7 => add::<W, 7>(x, side, sums),
+            8 => add::<W, 8>(x, side, sums),
+            9 => add::<W, 9>(x, side, sums),
+            10 => add::<W, 10>(x, side, sums),
+            11 => add::<W, 11>(x, side, sums),
+            _ => add::<W, 12>(x, side, sums),
+        }
     }
 }
 
+/// # Safety
+/// As [`AddTile`].
 #[inline(always)]
-fn add<W: Wide, const R: usize>(x: &[Stretch], side: &[[f32; LANES]], sums: &mut [f32]) {
+unsafe fn add<W: Wide, const R: usize>(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
     let Some((x, _)) = x.split_first_chunk::<R>() else { return };
     let side = &side[..side.len().min(STRETCH)];
     let mut own = [W::zero(); R];
@@ -330,9 +375,12 @@ fn add<W: Wide, const R: usize>(x: &[Stretch], side: &[[f32; LANES]], sums: &mut
     }
     // By constant index, so that the sums stay in registers up to here.
     for r in 0..R {
-        if let Some(sums) = sums[r * ROWS..].first_chunk_mut() {
-            own[r].add_to(sums);
+        // SAFETY: there are sums for each row, to which nothing else has access, by the contract of `AddTile`.
+        let to = unsafe { &mut *sums.start.add(r * sums.stride).cast::<[f32; LANES]>() };
+        if sums.fresh {
+            *to = [0.0; LANES];
         }
+        own[r].add_to(to);
     }
 }
 
