@@ -31,6 +31,8 @@ def quantization_config(
         facts: further entries of `meta`.
     """
     common = Counter(schemes.values()).most_common(1)[0][0] if schemes else Scheme()
+    if not any(module.rpartition(".")[2] == "lm_head" for module in (*kept, *schemes)):
+        kept = [*kept, "lm_head"]  # A head that shares the embedding's weights has none in the files, but is a module.
     others = {module: scheme for module, scheme in schemes.items() if scheme != common}
     if layout == "compressed-tensors":
         return _compressed(common, others, kept, act_order=act_order)
