@@ -51,7 +51,7 @@ def our_pack(w: np.ndarray, layout: Layout, scheme: Scheme) -> dict[str, np.ndar
     )
     groups = columns // GROUP
     made = Codes(codes.reshape(w.shape), scales.reshape(rows, groups), zeros.reshape(rows, groups))
-    stored = parts(layout, scheme, rows, columns, "F16", act_order=False, threads=None)
+    stored = parts(layout, scheme, rows, columns, "F16", threads=None)
     return {part.end: (part, part.make(made)) for part in stored}
 
 

@@ -51,7 +51,6 @@ CASES = [
 ACT_ORDER = [
     ("gptq", Scheme(4, 64, True)),
     ("gptq_v2", Scheme(3, 128, False)),
-    ("compressed-tensors", Scheme(4, 64, True)),
 ]
 
 Parts = dict[str, torch.Tensor]

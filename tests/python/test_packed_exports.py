@@ -68,7 +68,7 @@ def test_codes_scales_and_zero_points_come_back(
     rows, columns = codes.codes.shape
     assert not obstacle(layout, scheme, rows, columns)
     act_order = codes.listed is not None
-    tensors = parts(layout, scheme, rows, columns, dtype, act_order=act_order, threads=1)
+    tensors = parts(layout, scheme, rows, columns, dtype, threads=1)
     folder = tmp_path_factory.mktemp("module")
     writer = ShardWriter(folder, [Entry(f"{MODULE}.{p.end}", p.dtype, p.shape) for p in tensors], 1 << 40)
     for part in tensors:

@@ -35,7 +35,7 @@ def quantization_config(
         kept = [*kept, "lm_head"]  # A head that shares the embedding's weights has none in the files, but is a module.
     others = {module: scheme for module, scheme in schemes.items() if scheme != common}
     if layout == "compressed-tensors":
-        return _compressed(common, others, kept, act_order=act_order)
+        return _compressed(common, others, kept)
     if layout == "awq":
         return {
             "quant_method": "awq",
@@ -86,14 +86,12 @@ def _patterns(modules: Sequence[str]) -> list[str]:
     return patterns
 
 
-def _compressed(
-    common: Scheme, others: Mapping[str, Scheme], kept: Sequence[str], *, act_order: bool
-) -> dict[str, Any]:
-    groups = {"group_0": _group(common, ["Linear"], act_order=act_order)}
+def _compressed(common: Scheme, others: Mapping[str, Scheme], kept: Sequence[str]) -> dict[str, Any]:
+    groups = {"group_0": _group(common, ["Linear"])}
     for number, scheme in enumerate(sorted(set(others.values()), key=repr), 1):
         # Loaders take the first group that names a module before those that name its class.
         targets = [module for module, other in others.items() if other == scheme]
-        groups[f"group_{number}"] = _group(scheme, targets, act_order=act_order)
+        groups[f"group_{number}"] = _group(scheme, targets)
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -105,7 +103,7 @@ def _compressed(
     }
 
 
-def _group(scheme: Scheme, targets: list[str], *, act_order: bool) -> dict[str, Any]:
+def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
     by_row = scheme.group_size == -1
     return {
         "targets": targets,
@@ -117,7 +115,7 @@ def _group(scheme: Scheme, targets: list[str], *, act_order: bool) -> dict[str, 
             "group_size": None if by_row else scheme.group_size,
             "block_structure": None,
             "dynamic": False,
-            "actorder": "group" if act_order else None,
+            "actorder": None,
             "observer": "minmax",
             "observer_kwargs": {},
         },

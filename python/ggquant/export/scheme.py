@@ -18,6 +18,9 @@ WIDTHS: dict[Layout, tuple[int, ...]] = {
     "compressed-tensors": (2, 3, 4, 5, 6, 7, 8),
 }
 
+#: Layouts with a place for groups that are not made of neighbours. compressed-tensors has had one (`weight_g_idx`),
+#: which is read; the package has since removed it.
+ACT_ORDER = ("gptq", "gptq_v2")
 
 Method = Literal["rtn", "keep", "gptq", "awq", "awq+gptq"]
 
