@@ -57,13 +57,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--embedding-rate", type=float, default=0.1, help="its learning rate, as a share: rows see few gradients"
     )
+    parser.add_argument(
+        "--scale-rate", type=float, default=1e-3, help="learning rate of scales, from GPTQ's on; 0 keeps them"
+    )
     parser.add_argument("--start", choices=("gptq", "rounding"), default="gptq")
     parser.add_argument("--effort", choices=("fast", "normal", "best"), default="best", help="of GPTQ")
     parser.add_argument("--gptq-chunks", type=int, default=64, help="chunks of text that GPTQ calibrates with")
-    parser.add_argument("--margin", type=float, default=0.5, help="see ptq_then_qat")
+    parser.add_argument("--margin", type=float, default=1.0, help="see ptq_then_qat")
     parser.add_argument("--corrupt", type=float, default=0.15, help="share of windows with random tokens in them")
-    parser.add_argument("--batch", type=int, default=2, help="windows in a step")
-    parser.add_argument("--context", type=int, default=256, help="tokens in a window")
+    parser.add_argument("--batch", type=int, default=1, help="windows in a step")
+    parser.add_argument("--context", type=int, default=512, help="tokens in a window: as many as will be read")
     parser.add_argument("--scale-refresh", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--pre", default="gpt-2", help="pre-tokenizer of a tokenizer that llama.cpp does not know")
@@ -106,11 +109,14 @@ def corrupted(rows: torch.Tensor, share: float, vocabulary: int, generator: torc
 
 
 def parameter_groups(model: torch.nn.Module, args: argparse.Namespace) -> list[dict[str, object]]:
-    """Token embeddings apart: Adam takes a row's rare gradients for large ones, and moves it far on each."""
-    embeddings = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    """Scales and token embeddings apart: Adam takes an embedding's rare gradients for large ones, and moves it far."""
+    scales = qat.scale_parameters(model)
+    weight = model.get_input_embeddings().parametrizations.weight.original
+    apart = {id(p) for p in [*scales, weight]}
     return [
-        {"params": [p for p in model.parameters() if id(p) not in embeddings], "share": 1.0},
-        {"params": [p for p in model.parameters() if id(p) in embeddings], "share": args.embedding_rate},
+        {"params": [p for p in model.parameters() if id(p) not in apart], "largest": args.rate},
+        {"params": [weight], "largest": args.rate * args.embedding_rate},
+        {"params": scales, "largest": args.scale_rate},
     ]
 
 
@@ -124,6 +130,11 @@ def divergence(student: torch.nn.Module, teacher: torch.nn.Module, data: torch.T
         for rows in data.split(4)
     )
     return total / len(data)
+
+
+def snapshot(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """The weights, and the scales that go with them."""
+    return copy.deepcopy(model.state_dict()), copy.deepcopy(qat.quantized_state(model))
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,7 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.95, 0.99), weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(args.seed)
     history = [Point(0, 0.0, divergence(student, teacher, kept))]
-    best = copy.deepcopy(student.state_dict())
+    best = snapshot(student)
     spent, average = 0.0, history[0].kld
     columns = (TextColumn("step {task.fields[step]}"), BarColumn(), TextColumn("KLD {task.fields[loss]:.5f}"))
     with Progress(*columns, TimeRemainingColumn()) as bar:
@@ -153,9 +164,9 @@ def train(
         for step, rows in enumerate(batches(data, args.batch, args.seed), start=1):
             began = clock()
             share = (step - 1) / args.steps if args.steps else spent / budget
-            rate = args.rate * min(1.0, step / 10) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+            factor = min(1.0, step / 10) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["share"]
+                group["lr"] = factor * group["largest"]
             rows = corrupted(rows, args.corrupt, teacher.config.vocab_size, generator)
             student.train()
             with torch.no_grad():
@@ -172,10 +183,11 @@ def train(
             if share >= len(history) / EVALUATIONS:
                 history.append(Point(step, spent, divergence(student, teacher, kept)))
                 if history[-1].kld <= min(point.kld for point in history):
-                    best = copy.deepcopy(student.state_dict())
+                    best = snapshot(student)
             if share >= 1:
                 break
-    student.load_state_dict(best)
+    student.load_state_dict(best[0])
+    qat.restore_quantized_state(student, best[1])
     student.eval()
     with torch.no_grad():
         student(kept[:1])
@@ -207,6 +219,7 @@ def prepared(
             threads=args.threads,
             overwrite=True,
         )
+        options["learn_scales"] = args.scale_rate > 0
         qat.ptq_then_qat(student, files["gptq"], variant, margin=args.margin, **options)
     return student, files
 
