@@ -98,6 +98,8 @@ impl Tiled<'_> {
         for i in 0..slabs {
             let (from, to) = (i * SLAB, weights.cols.min((i + 1) * SLAB));
             for (r, laid_out) in panel[..rows].iter_mut().enumerate() {
+                // The next slab of the row, which lies too far from the next row's for the machine to guess.
+                dot::prefetch(weights.bytes(row + r, to, weights.cols.min(to + SLAB)));
                 (unpacker.unpack)(weights.bytes(row + r, from, to), &mut slab);
                 // SAFETY: the kernels are for this machine.
                 unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };

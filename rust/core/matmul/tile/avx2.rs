@@ -60,7 +60,15 @@ fn lay_out<const SCALING: u8, const PAIRING: u8, const GROUP: usize>(slab: &Slab
         _ => Pairing::Wide,
     };
     let group = if GROUP == 0 { facts.group } else { GROUP };
-    super::lay_out(slab, pairing, &Facts { scaling, group, mins: pairing == Pairing::Unsigned, ..*facts }, row);
+    let facts = Facts { scaling, group, mins: pairing == Pairing::Unsigned, ..*facts };
+    super::lay_out(slab, pairing, &facts, row, |codes| {
+        // SAFETY: SSE2, and 16 bytes of `codes`. With 128 added, signed bytes are unsigned ones.
+        let sums = unsafe {
+            let codes = _mm_loadu_si128(codes.as_ptr().cast());
+            _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(i8::MIN)), _mm_setzero_si128())
+        };
+        _mm_cvtsi128_si32(sums) + _mm_extract_epi16::<4>(sums) - 16 * 128
+    });
 }
 
 #[inline(always)]

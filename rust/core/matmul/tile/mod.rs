@@ -145,8 +145,9 @@ pub(super) fn kernels(facts: &Facts, isa: Isa) -> Option<Kernels> {
     }
 }
 
+/// Lays out a slab; `sum` adds 16 signed codes, which compilers take apart into single bytes.
 #[inline(always)]
-fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row) {
+fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sum: impl Fn(&[u8; 16]) -> i32) {
     let offset = facts.offset;
     row.d = slab.d;
     row.m = slab.m;
@@ -161,13 +162,10 @@ fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row) {
         Pairing::Unsigned => row.codes[..SLAB].copy_from_slice(&slab.codes),
         Pairing::Biased => {
             let mut total = 0;
+            let (from, to) = (slab.codes.as_chunks::<16>().0, row.codes.as_chunks_mut::<16>().0);
             for j in 0..GROUPS {
-                let mut sum = 0;
-                for k in 16 * j..16 * j + 16 {
-                    let code = slab.codes[k].wrapping_sub(offset);
-                    row.codes[k] = code;
-                    sum += i32::from(code as i8);
-                }
+                to[j] = from[j].map(|code| code.wrapping_sub(offset));
+                let sum = sum(&to[j]);
                 row.bias[j] = -128 * sum;
                 total += sum * i32::from(slab.scales[j]);
             }
