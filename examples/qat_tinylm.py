@@ -6,8 +6,10 @@ Needs `pip install 'ggquant[torch]' transformers`; with the extra `plot` as well
 divergence against the time of training. The defaults fit the model in tests/data/tinylm and two CPU cores; another
 checkpoint of a family that ggquant knows and other texts can be given.
 
-The end of the text is kept from training: what is written is the best of several evaluations on it, so that a training
-that goes wrong or goes on too long does no harm. The held-out text is only measured.
+Training starts at the codes that GPTQ finds with the same text, where the formats have codes that can be kept (IQ1,
+IQ2 and IQ3 do not, and start from rounding). The end of the text is kept from training: what is written is the best of
+several evaluations on it, so that a training that goes wrong or goes on too long does no harm. The held-out text is
+only measured.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import ggquant as gg
 from ggquant import qat
+from ggquant.layerwise.convert import quantize_by_gptq
+from ggquant.layerwise.solve import LayerwiseOptions
 from ggquant.tokenizing import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,8 +54,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="train so many steps, however long they take")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: minutes of all cores in use")
     parser.add_argument("--rate", type=float, help="largest learning rate (by default, after the bits of the variant)")
-    parser.add_argument("--batch", type=int, default=2, help="windows in a step")
-    parser.add_argument("--context", type=int, default=256, help="tokens in a window")
+    parser.add_argument(
+        "--embedding-rate", type=float, default=0.1, help="its learning rate, as a share: rows see few gradients"
+    )
+    parser.add_argument(
+        "--scale-rate", type=float, default=1e-3, help="learning rate of scales, from GPTQ's on; 0 keeps them"
+    )
+    parser.add_argument("--start", choices=("gptq", "rounding"), default="gptq")
+    parser.add_argument("--effort", choices=("fast", "normal", "best"), default="best", help="of GPTQ")
+    parser.add_argument("--gptq-chunks", type=int, default=64, help="chunks of text that GPTQ calibrates with")
+    parser.add_argument("--margin", type=float, default=1.0, help="see ptq_then_qat")
+    parser.add_argument("--corrupt", type=float, default=0.15, help="share of windows with random tokens in them")
+    parser.add_argument("--batch", type=int, default=1, help="windows in a step")
+    parser.add_argument("--context", type=int, default=512, help="tokens in a window: as many as will be read")
     parser.add_argument("--scale-refresh", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--pre", default="gpt-2", help="pre-tokenizer of a tokenizer that llama.cpp does not know")
@@ -79,6 +94,32 @@ def batches(data: torch.Tensor, size: int, seed: int) -> Iterator[torch.Tensor]:
                 yield shifted[rows]
 
 
+def corrupted(rows: torch.Tensor, share: float, vocabulary: int, generator: torch.Generator) -> torch.Tensor:
+    """Random tokens in `share` of the windows, for up to three tenths of theirs.
+
+    The original says what follows in any context, so these are honest examples, and they show tokens that the text
+    hardly has: a small text is not all that the model will read.
+    """
+
+    def chance(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    chosen = (chance(len(rows), 1) < share) & (chance(*rows.shape) < 0.3 * chance(len(rows), 1))
+    return torch.where(chosen, torch.randint(0, vocabulary, rows.shape, generator=generator), rows)
+
+
+def parameter_groups(model: torch.nn.Module, args: argparse.Namespace) -> list[dict[str, object]]:
+    """Scales and token embeddings apart: Adam takes an embedding's rare gradients for large ones, and moves it far."""
+    scales = qat.scale_parameters(model)
+    weight = model.get_input_embeddings().parametrizations.weight.original
+    apart = {id(p) for p in [*scales, weight]}
+    return [
+        {"params": [p for p in model.parameters() if id(p) not in apart], "largest": args.rate},
+        {"params": [weight], "largest": args.rate * args.embedding_rate},
+        {"params": scales, "largest": args.scale_rate},
+    ]
+
+
 @torch.no_grad()
 def divergence(student: torch.nn.Module, teacher: torch.nn.Module, data: torch.Tensor) -> float:
     """Mean KL divergence over the second half of each window, as llama-perplexity counts."""
@@ -89,6 +130,11 @@ def divergence(student: torch.nn.Module, teacher: torch.nn.Module, data: torch.T
         for rows in data.split(4)
     )
     return total / len(data)
+
+
+def snapshot(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """The weights, and the scales that go with them."""
+    return copy.deepcopy(model.state_dict()), copy.deepcopy(qat.quantized_state(model))
 
 
 @dataclass(frozen=True)
@@ -106,9 +152,11 @@ def train(
     """Trains a prepared model and leaves it with the weights of the best evaluation, evaluated."""
     clock: Callable[[], float] = time.monotonic if args.clock == "wall" else time.process_time
     budget = 60 * args.minutes * (1 if args.clock == "wall" else args.threads)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    groups = parameter_groups(student, args)
+    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.95, 0.99), weight_decay=0.0, fused=True)
+    generator = torch.Generator().manual_seed(args.seed)
     history = [Point(0, 0.0, divergence(student, teacher, kept))]
-    best = copy.deepcopy(student.state_dict())
+    best = snapshot(student)
     spent, average = 0.0, history[0].kld
     columns = (TextColumn("step {task.fields[step]}"), BarColumn(), TextColumn("KLD {task.fields[loss]:.5f}"))
     with Progress(*columns, TimeRemainingColumn()) as bar:
@@ -116,8 +164,10 @@ def train(
         for step, rows in enumerate(batches(data, args.batch, args.seed), start=1):
             began = clock()
             share = (step - 1) / args.steps if args.steps else spent / budget
-            warm = min(1.0, step / 15)
-            optimizer.param_groups[0]["lr"] = args.rate * warm * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+            factor = min(1.0, step / 10) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["largest"]
+            rows = corrupted(rows, args.corrupt, teacher.config.vocab_size, generator)
             student.train()
             with torch.no_grad():
                 wanted = teacher(rows).logits
@@ -133,14 +183,45 @@ def train(
             if share >= len(history) / EVALUATIONS:
                 history.append(Point(step, spent, divergence(student, teacher, kept)))
                 if history[-1].kld <= min(point.kld for point in history):
-                    best = copy.deepcopy(student.state_dict())
+                    best = snapshot(student)
             if share >= 1:
                 break
-    student.load_state_dict(best)
+    student.load_state_dict(best[0])
+    qat.restore_quantized_state(student, best[1])
     student.eval()
     with torch.no_grad():
         student(kept[:1])
     return history
+
+
+def prepared(
+    teacher: torch.nn.Module, variant: str, args: argparse.Namespace
+) -> tuple[torch.nn.Module, dict[str, Path]]:
+    """A student at the start of its training, and what to compare it with: files by the name of their method."""
+    files = {"rounding": args.out / f"{variant}-rounding.gguf"}
+    gg.convert(args.model, files["rounding"], variant, imatrix=args.imatrix, pre=args.pre, overwrite=True)
+    options = {"imatrix": args.imatrix, "threads": args.threads}
+    student = copy.deepcopy(teacher)
+    qat.prepare(student, variant, scale_refresh=args.scale_refresh, **options)
+    codebooks = any(decision.format.startswith(("IQ1", "IQ2", "IQ3")) for decision in qat.describe(student))
+    if args.start == "gptq" and not codebooks:
+        qat.convert(student)
+        files["gptq"] = args.out / f"{variant}-gptq.gguf"
+        quantize_by_gptq(
+            args.model,
+            files["gptq"],
+            variant,
+            method=LayerwiseOptions.of(args.effort),
+            calibration=[args.text],
+            chunks=args.gptq_chunks,
+            seed=args.seed,
+            pre=args.pre,
+            threads=args.threads,
+            overwrite=True,
+        )
+        options["learn_scales"] = args.scale_rate > 0
+        qat.ptq_then_qat(student, files["gptq"], variant, margin=args.margin, **options)
+    return student, files
 
 
 def usual_rate(model: torch.nn.Module) -> float:
@@ -197,18 +278,16 @@ def main() -> None:
     given, runs, report = args.rate, {}, {}
     for variant in args.variants:
         torch.manual_seed(args.seed)
-        student = copy.deepcopy(teacher)
-        qat.prepare(student, variant, imatrix=args.imatrix, scale_refresh=args.scale_refresh, threads=args.threads)
+        student, files = prepared(teacher, variant, args)
         args.rate = usual_rate(student) if given is None else given
         runs[variant] = train(student, teacher, data, kept, args)
-        path = qat.export_gguf(student, args.model, args.out / f"{variant}.gguf", pre=args.pre, overwrite=True)
-        before = args.out / f"{variant}-untrained.gguf"
-        gg.convert(args.model, before, variant, imatrix=args.imatrix, pre=args.pre, overwrite=True)
-        texts = {"untrained": measured(before, args), "trained": measured(path, args)}
+        files["trained"] = args.out / f"{variant}.gguf"
+        qat.export_gguf(student, args.model, files["trained"], pre=args.pre, overwrite=True)
+        texts = {method: measured(file, args) for method, file in files.items()}
         report[variant] = {**texts, "course": [vars(point) for point in runs[variant]]}
-        for name, first in texts["untrained"].items():
-            last = texts["trained"][name]
-            print(f"{variant}, {name}: KLD {first:.5f} untrained, {last:.5f} trained ({last / first:.2f}x)")
+        for name, first in texts["rounding"].items():
+            ratios = ", ".join(f"{method} {t[name]:.5f} ({t[name] / first:.2f}x)" for method, t in texts.items())
+            print(f"{variant}, {name}: KLD {ratios}")
     (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     if args.plot is not None:
         plot(runs, args.plot, args.clock)

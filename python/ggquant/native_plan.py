@@ -38,6 +38,8 @@ class NativePacked:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     start: int
+    row_order: bytes | None
+    column_order: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ def native_packed(view: View) -> NativePacked:
         shape=view.shape,
         strides=view.strides,
         start=view.start,
+        row_order=part.row_order,
+        column_order=part.column_order,
     )
 
 

@@ -114,9 +114,11 @@ def test_norms_take_up_exactly_what_the_weights_get(tmp_path: Path) -> None:
     assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
 
 
-def test_act_order_has_no_place_in_awq(tmp_path: Path) -> None:
+def test_act_order_has_its_place_in_gptq(tmp_path: Path) -> None:
     with pytest.raises(gg.UsageError, match="act-order"):
         _export(tmp_path / "out", "awq", Scheme(4, 64, False), "gptq", act_order=True)
+    with pytest.raises(gg.UsageError, match="not with compressed-tensors"):
+        _export(tmp_path / "out", "compressed-tensors", Scheme(4, 64, True), "gptq", act_order=True)
     with pytest.raises(gg.UsageError, match="calibration goes with"):
         export_checkpoint(TINYLM, tmp_path / "out", "awq", method="rtn", calibration=Calibration())
     assert not list(tmp_path.iterdir())

@@ -155,9 +155,21 @@ def test_frozen_scales_are_what_is_written(tiny: torch.nn.Module, tmp_path: Path
     assert not np.array_equal(written[:, 16:], first[:, 16:])
 
 
-@pytest.mark.parametrize("family", ["llama-tied", "gpt2", "mixtral", "gpt-oss"])
-def test_a_training_starts_at_the_codes_of_a_file(family: str, tmp_path: Path) -> None:
-    model = make(family)
+@pytest.mark.parametrize(
+    ("family", "dtype", "margin"),
+    [
+        ("llama-tied", torch.float32, 0.02),
+        ("llama-tied", torch.float32, 1),
+        ("llama", torch.bfloat16, 0.02),
+        ("gpt2", torch.float32, 0.02),
+        ("mixtral", torch.float32, 0.02),
+        ("gpt-oss", torch.float32, 0.02),
+    ],
+)
+def test_a_training_starts_at_the_codes_of_a_file(
+    family: str, dtype: torch.dtype, margin: float, tmp_path: Path
+) -> None:
+    model = make(family).to(dtype)
     folder = save(model, tmp_path / "model")
     # Other codes than the model's own search finds: those of other importances.
     other = {t.name: np.linspace(4, 0.1, t.shape[-1]) for t in gg.plan(folder, "Q4_K_S", pre="gpt-2").tensors}
@@ -167,7 +179,9 @@ def test_a_training_starts_at_the_codes_of_a_file(family: str, tmp_path: Path) -
     solved = gg.open(tmp_path / "solved.gguf")
     with pytest.raises(gg.UsageError, match="give the file's own variant"):
         qat.ptq_then_qat(make(family), tmp_path / "solved.gguf", "Q8_0")
-    qat.ptq_then_qat(model, tmp_path / "solved.gguf", "Q4_K_S")
+    with pytest.raises(gg.UsageError, match="margin 0"):
+        qat.ptq_then_qat(make(family), tmp_path / "solved.gguf", "Q4_K_S", margin=0)
+    qat.ptq_then_qat(model, tmp_path / "solved.gguf", "Q4_K_S", margin=margin)
     evaluate(model, tokens(1, 8))
     file = gg.open(qat.export_gguf(model, folder, tmp_path / "first.gguf", pre="gpt-2"))
     for name, tensor in solved.tensors.items():

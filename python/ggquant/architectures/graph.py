@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -19,6 +20,15 @@ class Half:
     norm: str = ""
     out_norm: str = ""
     sum_norm: str = ""
+
+
+def _feeds() -> Mapping[str, tuple[str, ...]]:
+    return {
+        "ffn_down": ("ffn_gate", "ffn_up"),
+        "ffn_down_exps": ("ffn_gate_exps", "ffn_up_exps"),
+        "ffn_down_shexp": ("ffn_gate_shexp", "ffn_up_shexp"),
+        "attn_output": ("attn_v", "attn_qkv"),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,9 @@ class Graph:
         scale_embedding: whether embeddings are multiplied by the root of their width.
         deep_scale_layers: number of layers of the size whose attention scale follows from the hidden size over the
             number of heads instead of from the head's width; 0 where no size does.
+        feeds: for matrices of a layer, the matrices whose outputs are their inputs, output by output, but for an
+            activation or a product of two of them (or, behind attention, within each head): those whose inputs can
+            change places if these outputs do. Everything else reads the residual stream.
     """
 
     attention: Half = Half("attn_norm")
@@ -57,3 +70,4 @@ class Graph:
     sliding_rope: bool = False
     scale_embedding: bool = False
     deep_scale_layers: int = 0
+    feeds: Mapping[str, tuple[str, ...]] = field(default_factory=_feeds)

@@ -437,12 +437,18 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
 
 
 def _print_on_grid(report: ConversionReport) -> None:
-    """The share of blocks whose weights were values of the format."""
-    if not report.on_grid:
-        return
-    blocks = {t.name: render.count(t.shape) // 32 for t in report.tensors}
-    searched, found = sum(blocks[name] for name in report.on_grid), sum(report.on_grid.values())
-    print(f"{100 * found / max(1, searched):.2f} % of {searched:,} blocks kept the codes of their own values")
+    """The share of blocks whose weights were values of the format, by format."""
+    from ggquant.registry import format_info
+
+    blocks: dict[str, tuple[int, int]] = {}
+    for tensor in report.tensors:
+        if (own := report.on_grid.get(tensor.name)) is not None:
+            found, searched = blocks.get(tensor.format, (0, 0))
+            block_len = format_info(tensor.format).block_len
+            blocks[tensor.format] = found + own, searched + render.count(tensor.shape) // block_len
+    for format, (found, searched) in blocks.items():
+        share = 100 * found / max(1, searched)
+        print(f"{share:.2f} % of {searched:,} blocks of {format} kept the codes of their own values")
 
 
 def _facts(made: Plan | ConversionReport) -> dict[str, Any]:

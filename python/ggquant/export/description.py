@@ -31,9 +31,11 @@ def quantization_config(
         facts: further entries of `meta`.
     """
     common = Counter(schemes.values()).most_common(1)[0][0] if schemes else Scheme()
+    if not any(module.rpartition(".")[2] == "lm_head" for module in (*kept, *schemes)):
+        kept = [*kept, "lm_head"]  # A head that shares the embedding's weights has none in the files, but is a module.
     others = {module: scheme for module, scheme in schemes.items() if scheme != common}
     if layout == "compressed-tensors":
-        return _compressed(common, others, kept, act_order=act_order)
+        return _compressed(common, others, kept)
     if layout == "awq":
         return {
             "quant_method": "awq",
@@ -84,14 +86,12 @@ def _patterns(modules: Sequence[str]) -> list[str]:
     return patterns
 
 
-def _compressed(
-    common: Scheme, others: Mapping[str, Scheme], kept: Sequence[str], *, act_order: bool
-) -> dict[str, Any]:
-    groups = {"group_0": _group(common, ["Linear"], act_order=act_order)}
+def _compressed(common: Scheme, others: Mapping[str, Scheme], kept: Sequence[str]) -> dict[str, Any]:
+    groups = {"group_0": _group(common, ["Linear"])}
     for number, scheme in enumerate(sorted(set(others.values()), key=repr), 1):
         # Loaders take the first group that names a module before those that name its class.
         targets = [module for module, other in others.items() if other == scheme]
-        groups[f"group_{number}"] = _group(scheme, targets, act_order=act_order)
+        groups[f"group_{number}"] = _group(scheme, targets)
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -103,7 +103,7 @@ def _compressed(
     }
 
 
-def _group(scheme: Scheme, targets: list[str], *, act_order: bool) -> dict[str, Any]:
+def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
     by_row = scheme.group_size == -1
     return {
         "targets": targets,
@@ -115,7 +115,7 @@ def _group(scheme: Scheme, targets: list[str], *, act_order: bool) -> dict[str, 
             "group_size": None if by_row else scheme.group_size,
             "block_structure": None,
             "dynamic": False,
-            "actorder": "group" if act_order else None,
+            "actorder": None,
             "observer": "minmax",
             "observer_kwargs": {},
         },

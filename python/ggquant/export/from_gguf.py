@@ -94,14 +94,28 @@ class BlockWeights:
             scales[segment.rows], minima[segment.rows] = d.reshape(-1, groups), m.reshape(-1, groups)
         if format in _SYMMETRIC:
             zero, bits = _SYMMETRIC[format]
-            return Scheme(bits, _BLOCK, True), Codes(codes, scales, np.full((rows, groups), zero, np.uint8))
+            return _joined(bits, True, Codes(codes, scales, np.full((rows, groups), zero, np.uint8)))
         bits = _WITH_MINIMUM[format]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             zeros = np.nan_to_num(np.round(-minima / scales), nan=0.0, posinf=-1.0, neginf=-1.0)
             exact = (zeros >= 0) & (zeros < 1 << bits) & ((-zeros * scales).astype(np.float16) == minima)
         if not exact.all():
             return None
-        return Scheme(bits, _BLOCK, False), Codes(codes, scales, zeros.astype(np.uint8))
+        return _joined(bits, False, Codes(codes, scales, zeros.astype(np.uint8)))
+
+
+def _joined(bits: int, symmetric: bool, codes: Codes) -> tuple[Scheme, Codes]:
+    """Blocks as the largest groups that they may have been cut from: neighbours with the same scales throughout."""
+    rows, blocks = codes.scales.shape
+    for size in (-1, 128, 64):
+        width = blocks if size == -1 else size // _BLOCK
+        if width < 2 or blocks % width:
+            continue
+        scales, zeros = (part.reshape(rows, -1, width) for part in (codes.scales, codes.zeros))
+        if all((part == part[:, :, :1]).all() for part in (scales, zeros)):
+            made = Codes(codes.codes, np.ascontiguousarray(scales[:, :, 0]), np.ascontiguousarray(zeros[:, :, 0]))
+            return Scheme(bits, size, symmetric), made
+    return Scheme(bits, _BLOCK, symmetric), codes
 
 
 def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) -> dict[str, BlockWeights]:

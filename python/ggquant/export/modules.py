@@ -103,6 +103,19 @@ def split_names(tensors: Iterable[StoredTensor], skip: str | None) -> tuple[list
     return chosen, kept
 
 
+def nothing_to_quantize(tensors: Iterable[StoredTensor]) -> str:
+    """Why no module of these tensors can be quantized."""
+    inside = [tensor for tensor in tensors if _IN_LAYER.search(tensor.name) and len(tensor.shape) == 2]
+    other = next((tensor for tensor in inside if tensor.packed is None and tensor.dtype not in _FLOATS), None)
+    if other is not None:
+        return (
+            f"tensor {other.name} has {other.dtype} weights without scales; F32, F16 and BF16 weights can be quantized"
+        )
+    if inside:
+        return "all linear layers are to be kept as they are (--skip)"
+    return "there are no linear layers of a decoder ('layers.0.' and so on) in it"
+
+
 #: Modules that servers load as one matrix, which has one width and one size of groups.
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj"), "w13": ("w1", "w3")}
 

@@ -13,7 +13,7 @@ from ggquant.export.folder import Entry
 from ggquant.export.from_gguf import BlockWeights
 from ggquant.export.layouts import Part, check_zeros, parts, scale_type
 from ggquant.export.modules import Linear, StoredWeights
-from ggquant.export.scheme import Layout, Method, Scheme, check, obstacle
+from ggquant.export.scheme import ACT_ORDER, Layout, Method, Scheme, check, obstacle
 
 
 @dataclass
@@ -82,7 +82,7 @@ def plan_module(
     if reason := obstacle(to, scheme, linear.rows, linear.columns):
         raise UnsupportedError(f"module {linear.name}: {reason}; --skip keeps modules as they are", tensor=linear.name)
     scales = scale_type(to, linear.dtype)
-    made = parts(to, scheme, linear.rows, linear.columns, scales, act_order=act_order, threads=threads)
+    made = parts(to, scheme, linear.rows, linear.columns, scales, threads=threads)
     return Planned(linear, scheme, keep, why, act_order, made)
 
 
@@ -99,8 +99,8 @@ def _kept_scheme(to: Layout, linear: Linear, threads: int | None) -> tuple[Schem
         return str(error)
     if reason := obstacle(to, scheme, linear.rows, linear.columns):
         return reason
-    if codes.listed is not None and to == "awq":
-        return "awq has no act-order"
+    if codes.listed is not None and to not in ACT_ORDER:
+        return f"{to} has no act-order"
     if scale_type(to, linear.dtype) == "F16":
         with np.errstate(over="ignore"):
             if not np.array_equal(codes.scales.astype(np.float16).astype(np.float32), codes.scales):

@@ -24,9 +24,9 @@ from ggquant.export.description import quantization_config
 from ggquant.export.folder import Entry, Journal, ShardWriter, new_folder
 from ggquant.export.from_gguf import BlockWeights, block_weights
 from ggquant.export.layouts import Codes, check_zeros, float_bytes, scale_type
-from ggquant.export.modules import StoredWeights, fused_apart, split_names, vector_values
+from ggquant.export.modules import StoredWeights, fused_apart, nothing_to_quantize, split_names, vector_values
 from ggquant.export.plan import Planned, entries_of, linear_of, plan_module
-from ggquant.export.scheme import CALIBRATED, Layout, Method, Scheme, check
+from ggquant.export.scheme import ACT_ORDER, CALIBRATED, Layout, Method, Scheme, check, unserved
 from ggquant.export.solve import round_groups
 from ggquant.packed.checkpoint import quantization_of, unpacked
 from ggquant.progress import Progress
@@ -147,21 +147,23 @@ def export_checkpoint(
     if calibration is not None and method not in CALIBRATED:
         raise UsageError("calibration goes with the methods " + ", ".join(CALIBRATED))
     how = calibration or Calibration()
-    if how.act_order and (to == "awq" or "gptq" not in (method or "")):
-        raise UsageError("act-order goes with GPTQ, and AWQ's layout has no place for it")
+    if how.act_order and (to not in ACT_ORDER or "gptq" not in (method or "")):
+        raise UsageError(
+            f"act-order goes with the method gptq and the layouts {' and '.join(ACT_ORDER)}, not with {to}"
+        )
     config, stored, warnings = _open(like_folder)
     blocks = {} if like is None else block_weights(source, like_folder, stored)
     asked = scheme or Scheme(symmetric=to != "awq")
     check(to, asked)
     chosen, kept = split_names(stored.values(), skip)
     if not chosen:
-        raise UnsupportedError(f"{source}: no linear layers to quantize", file=str(source))
+        raise UnsupportedError(f"{source}: {nothing_to_quantize(stored.values())}", file=str(source))
     planned = {}
     for name in chosen:
         linear = linear_of(stored[f"{name}.weight"], blocks.get(f"{name}.weight"))
         planned[name] = plan_module(to, linear, asked, scheme is not None, method, how.act_order, threads)
     schemes = {name: module.scheme for name, module in planned.items()}
-    warnings += fused_apart(schemes, kept)
+    warnings += unserved(to, schemes) + fused_apart(schemes, kept)
     solver = None
     if method in CALIBRATED:
         scales = {name: scale_type(to, module.linear.dtype) for name, module in planned.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -17,6 +18,9 @@ WIDTHS: dict[Layout, tuple[int, ...]] = {
     "compressed-tensors": (2, 3, 4, 5, 6, 7, 8),
 }
 
+#: Layouts with a place for groups that are not made of neighbours. compressed-tensors has had one (`weight_g_idx`),
+#: which is read; the package has since removed it.
+ACT_ORDER = ("gptq", "gptq_v2")
 
 Method = Literal["rtn", "keep", "gptq", "awq", "awq+gptq"]
 
@@ -95,3 +99,36 @@ def obstacle(layout: Layout, scheme: Scheme, rows: int, columns: int) -> str:
     if layout == "awq" and rows % 8:
         return f"{rows} outputs do not divide into words of 8, as awq needs"
     return ""
+
+
+#: Groups that the kernels of vLLM (Marlin) have.
+_SERVED_GROUPS = (32, 64, 128, -1)
+
+#: Widths that they have, symmetric and asymmetric.
+_SERVED_WIDTHS: dict[Layout, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "gptq": ((4, 8), ()),
+    "gptq_v2": ((4, 8), ()),
+    "awq": ((4,), (4,)),
+    "compressed-tensors": ((4, 8), (4, 8)),
+}
+
+
+def unserved(layout: Layout, schemes: Mapping[str, Scheme]) -> list[str]:
+    """Warnings about modules that vLLM's loaders do not take; the packages that own the layouts read them all."""
+    by_reason: dict[str, int] = {}
+    for scheme in schemes.values():
+        symmetric, asymmetric = _SERVED_WIDTHS[layout]
+        widths, kind = (symmetric, "symmetric") if scheme.symmetric else (asymmetric, "asymmetric")
+        reason = ""
+        if scheme.bits not in widths:
+            known = f"those of {' and '.join(map(str, widths))} bits alone" if widths else "none"
+            reason = f"of {kind} codes it takes {known} (these have {scheme.bits})"
+        elif scheme.group_size not in _SERVED_GROUPS:
+            reason = f"it takes groups of 32, 64 and 128 and whole rows (these are of {scheme.group_size})"
+        if reason:
+            by_reason[reason] = by_reason.get(reason, 0) + 1
+    hint = "; asymmetric codes of 4 bits go with --to awq or compressed-tensors" if layout.startswith("gptq") else ""
+    return [
+        f"vLLM may not load {count} modules: in {layout} checkpoints {reason}{hint if 'asymmetric' in reason else ''}"
+        for reason, count in by_reason.items()
+    ]

@@ -103,6 +103,30 @@ class Grid:
         high = self.table[-1] + (self.table[-1] - self.table[-2]) / 2
         return ((x >= low) & (x <= high)).reshape(rows.shape)
 
+    def drawn_in(self, rows: torch.Tensor, values: torch.Tensor, margin: float) -> torch.Tensor:
+        """`rows`, moved no further than it takes for their codes to be those of `values`.
+
+        Args:
+            rows: float32 `[rows, columns]`.
+            values: values of the grid, of the same shape.
+            margin: how far from the border with the next code they come to lie at least, above 0 and at most 1: as a
+                share of the way from there to the value. At 1 they are the values.
+
+        Returns:
+            float32 `[rows, columns]`. Where a code is the last of its side, the border is as far beyond the value as
+            the one before it. Where the scale is 0, all codes mean the same, and the weight stays.
+        """
+        split = self._split(rows)
+        codes = self.codes(values).int().reshape(split)
+        between = (self.table[1:] + self.table[:-1]) / 2
+        edges = torch.cat([2 * self.table[:1] - between[:1], between, 2 * self.table[-1:] - between[-1:]])
+        low, high = (torch.lerp(border, self.table, margin) for border in (edges[:-1], edges[1:]))
+        x = torch.empty(split, dtype=torch.float32, device=rows.device)
+        self._scaled(rows, slice(None), x)
+        moved = self._decoded(torch.minimum(torch.maximum(x, low[codes]), high[codes]), slice(None))
+        stays = torch.isinf(self.divisor)
+        return torch.where(stays, rows.reshape(split), moved).reshape(rows.shape)
+
     def _split(self, rows: torch.Tensor) -> tuple[int, int, int]:
         return rows.shape[0], rows.shape[1] // self.sub_len, self.sub_len
 

@@ -8,7 +8,6 @@ use crate::arch::{Kernel, kernel};
 use crate::block::Format;
 use crate::encode::{Imatrix, RowEncoder, TASK_WEIGHTS, Weights, check_finite};
 use crate::error::{At, Error, Result};
-use crate::packed::blocks::Target;
 use crate::packed::lattice;
 
 /// How the elements of one tensor are stored.
@@ -80,9 +79,9 @@ impl<'p> Step<'p> {
             let rows = elements.checked_div(stored.row_len).unwrap_or(0);
             Some(RowEncoder::new(format, rows, stored.row_len, imatrix)?)
         };
-        let lattice = match (plan.lattice, Target::of(format)) {
+        let lattice = match (plan.lattice, lattice::FORMATS.contains(&format)) {
             (Lattice::Off, _) => None,
-            (asked, Some(target)) => {
+            (asked, true) => {
                 let stored = match round {
                     Some(Rounding::F16) => lattice::Stored::F16,
                     Some(Rounding::BF16) => lattice::Stored::BF16,
@@ -90,13 +89,12 @@ impl<'p> Step<'p> {
                     None if plan.intermediate.format() == Some(Format::BF16) => lattice::Stored::BF16,
                     None => lattice::Stored::F32,
                 };
-                Some(OnLattice { target, stored, only: asked == Lattice::Only, found: AtomicU64::new(0) })
+                Some(OnLattice { format, stored, only: asked == Lattice::Only, found: AtomicU64::new(0) })
             }
-            (Lattice::Auto, None) => None,
-            (Lattice::Only, None) => {
-                return unsupported(format!(
-                    "codes can be found again in Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, not in {format}"
-                ));
+            (Lattice::Auto, false) => None,
+            (Lattice::Only, false) => {
+                let names = lattice::FORMATS.map(|format| format.info().name).join(", ");
+                return unsupported(format!("codes can be found again in {names}; not in {format}"));
             }
         };
         Ok(Self::Encode(Encode { from, ops, round, kernel: kernel(format)?, rows, stored, lattice }))
@@ -161,7 +159,7 @@ pub(super) struct Encode<'p> {
 
 /// The search for blocks that are on the grid already.
 struct OnLattice {
-    target: Target,
+    format: Format,
     stored: lattice::Stored,
     /// Whether any other block is an error.
     only: bool,
@@ -173,12 +171,12 @@ impl OnLattice {
     /// Puts the codes of blocks on the grid in the place of what the encoder made of them. `first` is the first element.
     fn run(&self, x: &[f32], out: &mut [u8], stored: Stored, first: usize) -> Result<()> {
         let mut found = 0;
-        for (number, (x, out)) in x.as_chunks().0.iter().zip(out.chunks_mut(stored.block_bytes)).enumerate() {
-            if lattice::encode(self.target, x, self.stored, out) {
+        for (number, (x, out)) in x.chunks(stored.block_len).zip(out.chunks_mut(stored.block_bytes)).enumerate() {
+            if lattice::encode(self.format, x, self.stored, out) {
                 found += 1;
             } else if self.only {
                 let (row, block) = stored.place(first, number);
-                let what = format!("these weights are not values of {}", self.target.format());
+                let what = format!("these weights are not values of {}", self.format);
                 return Err(Error::InvalidBlock { at: At::default(), row, block, what });
             }
         }

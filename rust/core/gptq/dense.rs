@@ -134,7 +134,7 @@ type AddProduct = fn(&mut [f32], usize, usize, Matrix<'_>, Matrix<'_>, (usize, u
 type PointCosts = fn(&mut [f32], &[f32], &[f32], &[f32]);
 
 /// The operations as compiled for one instruction set.
-pub(super) struct Dense {
+pub(crate) struct Dense {
     /// See [`add_scaled`].
     pub(super) add_scaled: fn(&mut [f32], f32, &[f32]),
     /// See [`dot`].

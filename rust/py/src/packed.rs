@@ -1,6 +1,7 @@
 //! Packed weights of GPTQ, AWQ and compressed-tensors checkpoints as Python plans them.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ggquant::Format;
 use ggquant::convert::{self, Coding, Grouping, PackedWeights, SourceType, View, Zeros};
@@ -44,6 +45,9 @@ pub(crate) struct GivenPacked {
     shape: Vec<u64>,
     strides: Vec<u64>,
     start: u64,
+    /// Little-endian words of 32 bits.
+    row_order: Option<Vec<u8>>,
+    column_order: Option<Vec<u8>>,
 }
 
 impl GivenPacked {
@@ -74,8 +78,14 @@ impl GivenPacked {
             shape: self.shape,
             strides: self.strides,
             start: self.start,
+            row_order: self.row_order.map(words),
+            column_order: self.column_order.map(words),
         })
     }
+}
+
+fn words(bytes: Vec<u8>) -> Arc<[u32]> {
+    bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
 }
 
 fn view((file, offset, dtype, shape, strides, start): ViewParts) -> Result<View, String> {

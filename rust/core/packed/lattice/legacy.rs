@@ -1,34 +1,11 @@
-//! Blocks whose weights lie on a format's own grid already: files that were dequantized, and models that were trained for
-//! a format and published in full precision. Their codes are found again, where encoding them anew would lose them.
-//!
-//! A block is on the grid if there are codes and an `f16` scale (and minimum) whose decoded values, rounded to the type that
-//! the weights were stored in, are the weights bit for bit.
+//! Blocks of 32 with a scale of their own: Q4_0 to Q5_1, Q8_0.
 
-use half::{bf16, f16};
+use half::f16;
 
-use super::blocks::{BLOCK, Target, write_parts};
-
-/// The type that weights were stored in, to which decoded values are rounded before they are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
-    /// As they are.
-    F32,
-    /// IEEE half.
-    F16,
-    /// Brain float.
-    BF16,
-}
+use super::super::blocks::{BLOCK, Target, write_parts};
+use super::Stored;
 
 impl Stored {
-    #[inline]
-    fn round(self, x: f32) -> f32 {
-        match self {
-            Self::F32 => x,
-            Self::F16 => f16::from_f32(x).to_f32(),
-            Self::BF16 => bf16::from_f32(x).to_f32(),
-        }
-    }
-
     /// How far a stored number may be from the one it was made of, relative to it.
     const fn error(self) -> f32 {
         match self {
@@ -44,7 +21,7 @@ impl Stored {
 const MOST_SCALES: usize = 256;
 
 /// Writes the block if `x` is on the grid of `target`, and says whether it is.
-pub fn encode(target: Target, x: &[f32; BLOCK], stored: Stored, out: &mut [u8]) -> bool {
+pub(super) fn encode(target: Target, x: &[f32; BLOCK], stored: Stored, out: &mut [u8]) -> bool {
     let found = match target {
         Target::Q4_0 => symmetric(x, -8, 7, stored),
         Target::Q5_0 => symmetric(x, -16, 15, stored),
