@@ -42,7 +42,7 @@ def last_states(
         save: called after each layer, when `kept` has its states.
 
     Returns:
-        [n_chunks, n_ctx, hidden], float32.
+        [n_chunks, n_ctx, hidden], float32; only the positions that score the next token mean anything.
     """
     shape = (*inputs.shape, model.hidden_size)
     if kept is None:
@@ -56,10 +56,12 @@ def last_states(
         for start in parts:
             h[start : start + group] = model.embed(inputs[start : start + group])
     step(done * inputs.size, "taken over")
+    scored = slice(first_scored(inputs.shape[1]), inputs.shape[1] - 1)
     for layer in range(done, model.n_layer):
         block = model.block(layer)
+        wanted = scored if layer == model.n_layer - 1 else slice(None)
         for start in parts:
-            block(h[start : start + group], out=room[start : start + group])
+            block(h[start : start + group], out=room[start : start + group], wanted=wanted)
             step(inputs[start : start + group].size, f"layer {layer}")
         if kept is not None:
             h, room = kept.advance()

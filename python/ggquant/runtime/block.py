@@ -75,16 +75,20 @@ class Block:
         activation = str(hyper.get("activation", graph.activation))
         self._feed_forward = self.experts or _FeedForward(tensors, activation, how.threads)
 
-    def __call__(self, h: Floats, hook: Hook | None = None, out: Floats | None = None) -> Floats:
+    def __call__(
+        self, h: Floats, hook: Hook | None = None, out: Floats | None = None, wanted: slice = slice(None)
+    ) -> Floats:
         """Runs hidden states through the layer.
 
         Args:
             h: [n_chunks, n_ctx, hidden], float32; positions start anew in each chunk.
             hook: gets the input of every weight matrix, see `Hook`.
             out: where the result goes, of the shape of `h`, and possibly `h` itself; a new array by default.
+            wanted: the positions of each chunk whose result is needed, for a last layer: only these go through the
+                feed-forward network.
 
         Returns:
-            The hidden states after the layer, of the same shape.
+            The hidden states after the layer, of the same shape; only those of the wanted positions mean anything.
 
         Raises:
             ShapeError: `h` has another shape.
@@ -95,14 +99,14 @@ class Block:
         step = max(1, GROUP_TOKENS // max(h.shape[1], 1))
         for start in range(0, len(h), step):
             part = np.ascontiguousarray(h[start : start + step], dtype=np.float32)
-            out[start : start + step] = self._run(part.reshape(-1, part.shape[2]), part.shape[1], hook).reshape(
-                part.shape
-            )
+            out[start : start + step, wanted] = self._run(part, hook, wanted)
         return out
 
-    def _run(self, x: Floats, sequence: int, hook: Hook | None) -> Floats:
-        x = self._half(0, x, lambda y: self._attention(y, sequence, hook))
-        return self._half(1, x, lambda y: self._feed_forward(y, hook))
+    def _run(self, h: Floats, hook: Hook | None, wanted: slice) -> Floats:
+        """The result for the wanted positions of h [n_chunks, n_ctx, hidden]."""
+        x = self._half(0, h.reshape(-1, h.shape[2]), lambda y: self._attention(y, h.shape[1], hook))
+        kept = np.ascontiguousarray(x.reshape(h.shape)[:, wanted])
+        return self._half(1, kept.reshape(-1, h.shape[2]), lambda y: self._feed_forward(y, hook)).reshape(kept.shape)
 
     def _half(self, index: int, x: Floats, f: Callable[[Floats], Floats]) -> Floats:
         norm, out_norm, sum_norm = self._halves[index]

@@ -69,13 +69,16 @@ impl Tiled<'_> {
     fn batch(&self, x: &[f32], first: usize, count: usize, run: Run<'_>) -> Result<()> {
         let (cols, facts) = (self.weights.cols, &self.unpacker.facts);
         let (slabs, tiles) = (cols.div_ceil(SLAB), count.div_ceil(COLUMNS));
-        let mut quads = vec![Quad::ZERO; tiles * slabs * self.kernels.quads];
-        let mut sides = vec![Side::ZERO; tiles * slabs];
-        let packed = quads.chunks_mut(slabs * self.kernels.quads).zip(sides.chunks_mut(slabs));
-        let tasks = packed.zip(x.chunks(COLUMNS * cols)).collect();
-        run.for_each(tasks, |_, _, ((quads, sides), x): ((&mut [Quad], &mut [Side]), &[f32])| {
+        // All tiles of a slab one after another, as a panel meets them.
+        let mut quads = vec![Quad::ZERO; slabs * tiles * self.kernels.quads];
+        let mut sides = vec![Side::ZERO; slabs * tiles];
+        let tasks = quads.chunks_mut(self.kernels.quads).zip(&mut sides).enumerate().collect();
+        run.for_each(tasks, |_, _, (i, (quads, side)): (usize, (&mut [Quad], &mut Side))| {
+            let (slab, tile) = (i / tiles, i % tiles);
+            let x = &x[tile * COLUMNS * cols..count.min((tile + 1) * COLUMNS) * cols];
+            let slab = slab * SLAB..cols.min((slab + 1) * SLAB);
             // SAFETY: the kernels are for this machine.
-            unsafe { (self.kernels.pack)(x, cols, facts, quads, sides) };
+            unsafe { (self.kernels.pack)(x, cols, slab, facts, quads, side) };
             Ok(())
         })?;
         let tasks = (0..self.weights.rows.div_ceil(PANEL)).collect();
@@ -99,8 +102,9 @@ impl Tiled<'_> {
                 // SAFETY: the kernels are for this machine.
                 unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
             }
-            let tiles = quads.chunks_exact(kernels.quads).skip(i).step_by(slabs);
-            let tiles = tiles.zip(sides.iter().skip(i).step_by(slabs)).zip(sums.chunks_exact_mut(PANEL));
+            let tiles = count.div_ceil(COLUMNS);
+            let quads = quads[i * tiles * kernels.quads..].chunks_exact(kernels.quads);
+            let tiles = quads.zip(&sides[i * tiles..]).zip(sums.chunks_exact_mut(PANEL));
             for (tile, ((quads, side), sums)) in tiles.enumerate() {
                 let multiply = kernels.multiply[usize::from(count - tile * COLUMNS > COLUMNS / 2)];
                 // SAFETY: as above.

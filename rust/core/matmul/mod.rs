@@ -183,6 +183,16 @@ impl Output {
         Self { start: out.as_mut_ptr(), n, rows }
     }
 
+    /// Where results of `count` rows of the batch from `n` on start, for weight rows `rows`: as many numbers for each row of
+    /// the batch, `self.rows` apart.
+    ///
+    /// # Safety
+    /// No two threads may have the same `(n, row)` at a time.
+    unsafe fn place(&self, n: usize, count: usize, rows: std::ops::Range<usize>) -> *mut f32 {
+        assert!(n + count <= self.n && rows.end <= self.rows);
+        self.start.wrapping_add(n * self.rows + rows.start)
+    }
+
     /// Writes `values` for row `n` of the batch, weight rows `first..`.
     ///
     /// # Safety

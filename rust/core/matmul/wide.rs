@@ -8,6 +8,8 @@ pub(super) const LANES: usize = 16;
 
 /// Sixteen independent sums. Every lane is one sum in order, so the instruction set cannot change a result.
 pub(super) trait Wide: Copy {
+    /// Sums that the registers hold beside what is multiplied.
+    const TILE: usize;
     /// All lanes zero.
     fn zero() -> Self;
     /// Sixteen numbers.
@@ -16,6 +18,8 @@ pub(super) trait Wide: Copy {
     fn fused(self, a: f32, b: Self) -> Self;
     /// Adds the lanes to `to`.
     fn add_to(self, to: &mut [f32; LANES]);
+    /// Asks for the line of cache at an address, which need not be readable.
+    fn prefetch(at: *const f32);
 }
 
 /// Plain Rust. Without a machine instruction for it, `mul_add` is computed in software, to the same bits.
@@ -23,6 +27,8 @@ pub(super) trait Wide: Copy {
 pub(super) struct Portable([f32; LANES]);
 
 impl Wide for Portable {
+    const TILE: usize = 6;
+
     #[inline(always)]
     fn zero() -> Self {
         Self([0.0; LANES])
@@ -44,6 +50,9 @@ impl Wide for Portable {
             *to += own;
         }
     }
+
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
 }
 
 /// Two registers of 8 lanes. Only used inside functions with `avx2,fma` enabled.
@@ -53,6 +62,8 @@ pub(super) struct Avx2(__m256, __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Wide for Avx2 {
+    const TILE: usize = 6;
+
     #[inline(always)]
     fn zero() -> Self {
         // SAFETY: used only where AVX2 and FMA were detected.
@@ -83,6 +94,12 @@ impl Wide for Avx2 {
             _mm256_storeu_ps(high, _mm256_add_ps(_mm256_loadu_ps(high), self.1));
         }
     }
+
+    #[inline(always)]
+    fn prefetch(at: *const f32) {
+        // SAFETY: a hint, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
 }
 
 /// One register. Only used inside functions with `avx512f` enabled.
@@ -92,6 +109,8 @@ pub(super) struct Avx512(__m512);
 
 #[cfg(target_arch = "x86_64")]
 impl Wide for Avx512 {
+    const TILE: usize = 12;
+
     #[inline(always)]
     fn zero() -> Self {
         // SAFETY: used only where AVX-512 was detected.
@@ -114,5 +133,11 @@ impl Wide for Avx512 {
     fn add_to(self, to: &mut [f32; LANES]) {
         // SAFETY: as above; 16 numbers lie in `to`.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(to.as_ptr()), self.0)) }
+    }
+
+    #[inline(always)]
+    fn prefetch(at: *const f32) {
+        // SAFETY: a hint, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 }

@@ -3,6 +3,7 @@
 //! Intrinsics stand in loops and not in closures for `array::from_fn`: those are compiled on their own, without AVX2.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::{COLUMNS, Facts, Kernels, LayOut, Multiply, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab};
 
@@ -45,8 +46,8 @@ pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn pack(x: &[f32], cols: usize, facts: &Facts, quads: &mut [Quad], sides: &mut [Side]) {
-    super::pack(x, cols, facts, quads, sides);
+fn pack(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [Quad], side: &mut Side) {
+    super::pack(x, cols, slab, facts, quads, side);
 }
 
 /// Lays out with the facts that steer it known to the compiler; `GROUP` 0 where it makes no difference.
@@ -141,11 +142,35 @@ fn accumulate(to: &mut [f32; COLUMNS], half: usize, a: f32, b: &[f32; COLUMNS], 
     }
 }
 
-/// Calls `tile` for all tiles of a panel.
+/// Calls `tile` for all tiles of a panel. Meanwhile what the next call will read is fetched, a share with each tile: it is
+/// a few kilobytes from a slower cache, too short for the machine to fetch ahead by itself.
 #[inline(always)]
-fn tiles(panel: &[Row; PANEL], sums: &mut [[f32; COLUMNS]], tile: impl Fn(&[Row; ROWS], &mut [[f32; COLUMNS]; ROWS])) {
-    for (rows, sums) in panel.as_chunks::<ROWS>().0.iter().zip(sums.as_chunks_mut::<ROWS>().0) {
+fn tiles(
+    panel: &[Row; PANEL],
+    quads: &[Quad],
+    side: &Side,
+    sums: &mut [[f32; COLUMNS]],
+    tile: impl Fn(&[Row; ROWS], &mut [[f32; COLUMNS]; ROWS]),
+) {
+    let next_quads = quads.as_ptr_range().end;
+    let next_side = std::ptr::from_ref(side).wrapping_add(1);
+    let next_sums = sums.as_ptr().wrapping_add(PANEL);
+    for (i, (rows, sums)) in panel.as_chunks::<ROWS>().0.iter().zip(sums.as_chunks_mut::<ROWS>().0).enumerate() {
+        fetch_share(next_quads, quads.len(), i);
+        fetch_share(next_side, 1, i);
+        fetch_share(next_sums, PANEL, i);
         tile(rows, sums);
+    }
+}
+
+/// Asks for the `i`th of as many shares as a panel has tiles of the `count` values at `start`, which need not be readable.
+#[inline(always)]
+fn fetch_share<T>(start: *const T, count: usize, i: usize) {
+    const LINE: usize = 64;
+    let share = (count * size_of::<T>()).div_ceil(PANEL / ROWS);
+    for line in (i * share..(i + 1) * share).step_by(LINE) {
+        // SAFETY: a hint, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(line)) };
     }
 }
 
@@ -157,7 +182,7 @@ fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize, cons
     side: &Side,
     sums: &mut [[f32; COLUMNS]],
 ) {
-    tiles(panel, sums, |rows, sums| {
+    tiles(panel, quads, side, sums, |rows, sums| {
         let mut whole = zero::<HALVES>();
         for r in 0..ROWS {
             if BIASED {
@@ -211,7 +236,7 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALV
     side: &Side,
     sums: &mut [[f32; COLUMNS]],
 ) {
-    tiles(panel, sums, |rows, sums| {
+    tiles(panel, quads, side, sums, |rows, sums| {
         for (i, quads) in quads.as_chunks::<QUADS>().0.iter().enumerate() {
             let (group, block) = (i * QUADS / 4, i * QUADS / 8);
             let mut whole = zero::<HALVES>();
@@ -272,7 +297,7 @@ fn wide_super_blocks<const HALVES: usize>(
     side: &Side,
     sums: &mut [[f32; COLUMNS]],
 ) {
-    tiles(panel, sums, |rows, sums| {
+    tiles(panel, quads, side, sums, |rows, sums| {
         let whole = wide::<HALVES>(rows, 0, quads);
         for r in 0..ROWS {
             for c in 0..HALVES {
@@ -285,7 +310,7 @@ fn wide_super_blocks<const HALVES: usize>(
 /// Groups of 32 with a float scale each, and codes of 8 bits.
 #[target_feature(enable = "avx2,fma")]
 fn wide_groups<const HALVES: usize>(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
-    tiles(panel, sums, |rows, sums| {
+    tiles(panel, quads, side, sums, |rows, sums| {
         for (i, quads) in quads.as_chunks::<16>().0.iter().enumerate() {
             let whole = wide::<HALVES>(rows, 16 * i, quads);
             for r in 0..ROWS {
