@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -134,32 +133,49 @@ def test_results_do_not_depend_on_threads(tmp_path: Path) -> None:
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2")
 
 
-@pytest.mark.parametrize("words", [[], ["--method", "awq+gptq", "--chunks", "2", "-c", "64"]])
-def test_killed_exports_end_in_the_same_bytes(tmp_path: Path, words: list[str]) -> None:
+#: Exports with --resume, and kills itself once so many modules and tensors are written.
+_KILLED = """
+import os, signal, sys
+from ggquant.export.calibrated import Calibration
+from ggquant.export.run import export_checkpoint
+from ggquant.export.scheme import Scheme
+
+source, target, method, left = *sys.argv[1:4], int(sys.argv[4])
+
+def count(progress):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+how = Calibration(chunks=2, context=64) if method else None
+export_checkpoint(
+    source, target, "gptq", scheme=Scheme(4, 64), method=method or None, calibration=how,
+    max_shard_bytes=1_000_000, overwrite=True, resume=True, progress=count,
+)
+"""
+
+
+@pytest.mark.parametrize("method", ["", "awq+gptq"])
+def test_killed_exports_end_in_the_same_bytes(tmp_path: Path, method: str) -> None:
     command = [sys.executable, "-m", "ggquant", "export", "--quiet", str(TINYLM), str(tmp_path / "out"), "--to", "gptq"]
-    command += ["--group-size", "64", "--max-shard-size", "1M", *words]
-    started = time.monotonic()
+    command += ["--group-size", "64", "--max-shard-size", "1M"]
+    command += ["--method", method, "--chunks", "2", "-c", "64"] if method else []
     subprocess.run(command, check=True)
-    duration = time.monotonic() - started
     wanted = _bytes(tmp_path / "out")
-    random, killed, taken_up = np.random.default_rng(7), 0, 0
-    old = b"another checkpoint"
+    old = {"config.json": b"another checkpoint"}
     for path in (tmp_path / "out").iterdir():
         path.unlink()
-    (tmp_path / "out" / "config.json").write_bytes(old)
-    for _ in range(2):
-        process = subprocess.Popen([*command, "--resume", "--overwrite"])
-        time.sleep(random.uniform(0.3, 0.95) * duration)
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
-            break
-        killed += 1
-        left = list(tmp_path.glob(".ggquant-out.*.part/.ggquant-journal"))
-        taken_up += any(path.read_text().count("\n") > 1 for path in left)
-        names = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-        assert names in ({"config.json": old}, wanted)
-    assert killed
-    assert taken_up
+    (tmp_path / "out" / "config.json").write_bytes(old["config.json"])
+    written = 0
+    for more in (5, 17):
+        killed = subprocess.run([sys.executable, "-c", _KILLED, str(TINYLM), str(tmp_path / "out"), method, str(more)])
+        assert killed.returncode == -signal.SIGKILL
+        assert _bytes(tmp_path / "out") == old
+        (journal,) = tmp_path.glob(".ggquant-out.*.part/.ggquant-journal")
+        lines = journal.read_text().count("\n")
+        assert lines >= written + more
+        written = lines
     subprocess.run([*command, "--resume", "--overwrite"], check=True)
     assert _bytes(tmp_path / "out") == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

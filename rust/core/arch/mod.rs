@@ -25,7 +25,7 @@ pub const ISA_VARIABLE: &str = "GGQUANT_ISA";
 pub enum Isa {
     /// Plain Rust, on every machine.
     Scalar,
-    /// x86-64 with AVX2, FMA and F16C, which came together.
+    /// x86-64 with AVX2, FMA, F16C and the instructions on bits (BMI1, BMI2, LZCNT, POPCNT) that came with them.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -53,6 +53,11 @@ impl Isa {
                 std::arch::is_x86_feature_detected!("avx2")
                     && std::arch::is_x86_feature_detected!("fma")
                     && std::arch::is_x86_feature_detected!("f16c")
+                    // Bits of masks are counted and searched; every processor with the above has these too.
+                    && std::arch::is_x86_feature_detected!("bmi1")
+                    && std::arch::is_x86_feature_detected!("bmi2")
+                    && std::arch::is_x86_feature_detected!("lzcnt")
+                    && std::arch::is_x86_feature_detected!("popcnt")
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::plan::{ImatrixPlan, Lattice, Op, TensorPlan};
 use crate::arch::{Kernel, kernel};
 use crate::block::Format;
-use crate::encode::{Imatrix, RowEncoder, TASK_WEIGHTS, check_finite};
+use crate::encode::{Imatrix, RowEncoder, TASK_WEIGHTS, Weights, check_finite};
 use crate::error::{At, Error, Result};
 use crate::packed::lattice;
 
@@ -211,20 +211,26 @@ impl Encode<'_> {
             if !keep_going() {
                 return Err(Error::Interrupted);
             }
-            x.resize(self.from.elements(data.len()), 0.0);
-            self.from.decode(data, x)?;
-            self.ops.iter().for_each(|op| op.apply(x));
-            self.round(x);
-            match &self.rows {
-                Some(encoder) => {
-                    encoder.encode_rows(at / self.stored.row_len, x, out)?;
-                    if let Some(lattice) = &self.lattice {
-                        lattice.run(x, out, self.stored, at)?;
+            let elements = self.from.elements(data.len());
+            match (&self.rows, self.untouched(data)) {
+                (Some(encoder), Some(weights)) => encoder.encode(at / self.stored.row_len, weights, x, out)?,
+                (rows, _) => {
+                    x.resize(elements, 0.0);
+                    self.from.decode(data, x)?;
+                    self.ops.iter().for_each(|op| op.apply(x));
+                    self.round(x);
+                    match rows {
+                        Some(encoder) => {
+                            encoder.encode_rows(at / self.stored.row_len, x, out)?;
+                            if let Some(lattice) = &self.lattice {
+                                lattice.run(x, out, self.stored, at)?;
+                            }
+                        }
+                        None => {
+                            check_finite(x, at, self.stored.row_len)?;
+                            self.kernel.encode_rows(x, x.len(), None, out);
+                        }
                     }
-                }
-                None => {
-                    check_finite(x, at, self.stored.row_len)?;
-                    self.kernel.encode_rows(x, x.len(), None, out);
                 }
             }
             // As `llama-quantize` does with what it has encoded: scales may have overflowed.
@@ -232,9 +238,17 @@ impl Encode<'_> {
                 let (row, block) = self.stored.place(at, fault.block);
                 return Err(Error::InvalidBlock { at: At::default(), row, block, what: fault.what });
             }
-            at += x.len();
+            at += elements;
         }
         Ok(())
+    }
+
+    /// Source bytes as weights, where nothing happens to these before they are encoded: encoders without a search read any
+    /// kind of float.
+    fn untouched<'d>(&self, data: &'d [u8]) -> Option<Weights<'d>> {
+        let SourceType::Block(format) = self.from else { return None };
+        let changed = !self.ops.is_empty() || self.round.is_some() || self.lattice.is_some();
+        if changed { None } else { Weights::of_bytes(format, data) }
     }
 
     fn round(&self, x: &mut [f32]) {

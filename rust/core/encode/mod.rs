@@ -41,6 +41,22 @@ pub enum Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
+    /// Weights of a float format as they lie in a file, if they lie in memory as floats must; `None` for all other formats.
+    pub(crate) fn of_bytes(format: Format, bytes: &'a [u8]) -> Option<Self> {
+        /// Bytes as numbers of a type for which any bits will do.
+        fn cast<T>(bytes: &[u8]) -> Option<&[T]> {
+            // SAFETY: callers name types that have no padding and no invalid values.
+            let (before, numbers, behind) = unsafe { bytes.align_to() };
+            (before.is_empty() && behind.is_empty() && cfg!(target_endian = "little")).then_some(numbers)
+        }
+        match format {
+            Format::F32 => cast(bytes).map(Self::F32),
+            Format::F16 => cast(bytes).map(Self::F16),
+            Format::BF16 => cast(bytes).map(Self::BF16),
+            _ => None,
+        }
+    }
+
     /// Number of weights.
     pub fn len(self) -> usize {
         match self {
