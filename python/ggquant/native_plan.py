@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
+from ggquant import _native
 from ggquant.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from ggquant.metadata import NativeEntry
@@ -116,6 +119,19 @@ def native_tensor(
         rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
         lattice=lattice,
     )
+
+
+def packed_values(view: View, threads: int | None) -> npt.NDArray[np.float32]:
+    """The values of a walk over a packed matrix, flat, in the order of the walk.
+
+    Raises:
+        ValueError: the view is not of one.
+        FileError, MalformedFileError: the file cannot be read, or has become shorter.
+    """
+    # numpy asks for large pages; handing out small ones takes longer than unpacking does.
+    values = np.empty(math.prod(view.shape), np.float32)
+    _native.read_packed(native_packed(view), values, threads)
+    return values
 
 
 def native_packed(view: View) -> NativePacked:

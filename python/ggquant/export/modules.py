@@ -16,7 +16,7 @@ from ggquant.errors import FileError, MalformedFileError, UnsupportedError
 from ggquant.export.layouts import Codes
 from ggquant.export.scheme import Scheme
 from ggquant.model import View
-from ggquant.native_plan import native_packed
+from ggquant.native_plan import native_packed, packed_values
 from ggquant.sources import contiguous_strides
 
 _FLOATS = ("F32", "F16", "BF16")
@@ -157,7 +157,7 @@ class StoredWeights:
         if tensor.packed is not None:
             columns = tensor.shape[-1]
             view = self._view((last - first, columns), first * columns)
-            return _native.read_packed(native_packed(view), threads).reshape(last - first, columns)
+            return packed_values(view, threads).reshape(last - first, columns)
         return float_rows(tensor, first, last)
 
     def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:

@@ -10,10 +10,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ggquant import _native
 from ggquant.errors import FileError, MalformedFileError, UnsupportedError
 from ggquant.model import SourceTensor, View
-from ggquant.native_plan import native_packed
+from ggquant.native_plan import packed_values
 from ggquant.registry import format_info
 from ggquant.sources import contiguous_strides
 from ggquant.tensor import QuantizedTensor
@@ -43,7 +42,7 @@ def read_tensor(tensor: SourceTensor) -> Array | QuantizedTensor:
     if tensor.ops and tensor.ops[0][0] == "mxfp4_repack":
         return _repacked(tensor)
     if any(view.packed is not None for view in tensor.views):
-        values = np.concatenate([_native.read_packed(native_packed(view), None) for view in tensor.views])
+        values = np.concatenate([packed_values(view, None) for view in tensor.views])
         return (_apply(values, tensor) if tensor.ops else values).reshape(tensor.shape)
     if _is_blocks(tensor.views[0].dtype):
         parts = [_blocks(view, tensor) for view in tensor.views]

@@ -435,19 +435,22 @@ impl PackedRows {
     }
 }
 
-/// The values of packed weights as `f32`, in the order of their walk.
+/// The values of packed weights as `f32`, in the order of their walk, into `out`.
 ///
 /// # Errors
-/// What a conversion refuses: parts that do not fit together, files that are too short; `Interrupted`.
-pub fn read_packed(plan: &PackedWeights, run: Run<'_>) -> Result<Vec<f32>> {
+/// What a conversion refuses: parts that do not fit together, files that are too short; `Shape` if `out` has another
+/// length; `Interrupted`.
+pub fn read_packed(plan: &PackedWeights, out: &mut [f32], run: Run<'_>) -> Result<()> {
     let mut sources = SourceFiles::default();
     let rows = PackedRows::new(plan, None, &mut |view| Gather::new(view, sources.get(&view.file)?))?;
-    let mut out = vec![0.0; rows.elements()];
+    if out.len() != rows.elements() {
+        let what = format!("room for {} values of {} packed weights", out.len(), rows.elements());
+        return Err(Error::Shape { at: At::default(), what });
+    }
     let task_rows = (READ_WEIGHTS / rows.columns).max(1);
     let tasks: Vec<_> = out.chunks_mut(task_rows * rows.columns).collect();
     run.for_each(tasks, |_, task, out: &mut [f32]| rows.read_values(task * task_rows, out, &|| run.interrupted()))
-        .map_err(|error| error.in_file(&plan.codes.file))?;
-    Ok(out)
+        .map_err(|error| error.in_file(&plan.codes.file))
 }
 
 /// The codes, scales and zero points of packed weights, in the order of their walk.

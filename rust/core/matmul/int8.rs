@@ -22,7 +22,7 @@ use crate::error::Result;
 /// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
 const BATCH: usize = 512;
 /// Up to this many rows of activations, blocks are multiplied in registers: beyond, it pays to lay weights out once for all.
-const SMALL_BATCH: usize = 16;
+const SMALL_BATCH: usize = 8;
 /// Rows of activations at a time where weights are unpacked a few rows at a time.
 const STREAMED: usize = 8;
 /// Slabs of a row that are unpacked at a time for a small batch.

@@ -10,7 +10,7 @@ use ggquant::packed::bits::Width;
 use ggquant::packed::blocks::{self, Target};
 use ggquant::packed::layouts;
 use ggquant::packed::rtn::{self, Grid, ScaleType};
-use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -119,13 +119,17 @@ pub(crate) fn target(name: &str) -> Result<Target, String> {
     Target::of(format).ok_or_else(|| format!("{name} cannot take codes as they are"))
 }
 
-/// The values of packed weights, flat, in the order of their walk.
+/// The values of packed weights, flat, in the order of their walk, into `out`.
 #[pyfunction]
-pub(crate) fn read_packed(py: Python<'_>, part: GivenPacked, threads: Option<usize>) -> PyResult<Floats<'_>> {
+pub(crate) fn read_packed(
+    py: Python<'_>,
+    part: GivenPacked,
+    mut out: PyReadwriteArray1<'_, f32>,
+    threads: Option<usize>,
+) -> PyResult<()> {
     let plan = part.plan().map_err(PyValueError::new_err)?;
-    let out =
-        detached(py, false, |interrupt| convert::read_packed(&plan, Run { threads, interrupt: Some(interrupt) }))?;
-    Ok(PyArray1::from_vec(py, out))
+    let out = out.as_slice_mut()?;
+    detached(py, false, |interrupt| convert::read_packed(&plan, out, Run { threads, interrupt: Some(interrupt) }))
 }
 
 /// The codes, scales and zero points of packed weights, flat, in the order of their walk.
