@@ -290,6 +290,8 @@ def _prepare(
     tensors = _by_shard(model, src) if options.keep_split else model.tensors
     facts = ModelFacts.from_metadata(model.metadata, [t.name for t in tensors], arch=model.arch)
     headers = [(t.name, t.shape, t.dtype) for t in tensors]
+    if matrix is not None:
+        _check_names(matrix, {t.name for t in model.tensors}, str(src))
     names: Collection[str] | bool = matrix.entries if matrix is not None else False
     decisions = choose(facts, headers, chosen, imatrix=names, options=options)
     decisions = apply_recipe(decisions, recipe, chosen)
@@ -401,6 +403,18 @@ def _refusal(obstacles: list[Refusal], src: str) -> Error:
     others = f" (and {len(obstacles) - 1} more tensors)" if len(obstacles) > 1 else ""
     kind = {Obstacle.IMATRIX: ImatrixError, Obstacle.SOURCE: UnsupportedError}.get(first.kind, UsageError)
     return kind(f"{src}: {first.message}{others}", file=src, tensor=first.tensor)
+
+
+def _check_names(matrix: Imatrix, names: Collection[str], src: str) -> None:
+    """A matrix may have tensors that a model lacks (an output, where that is tied), but not for the most part."""
+    foreign = [name for name in matrix.entries if name not in names]
+    if foreign and 2 * len(foreign) >= len(matrix.entries):
+        raise ImatrixError(
+            f"importance matrix has {len(foreign)} of {len(matrix.entries)} tensors, such as '{foreign[0]}', that are "
+            f"not in {src}; it was made for another model",
+            file=matrix.file,
+            tensor=foreign[0],
+        )
 
 
 def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str]) -> npt.NDArray[np.float32] | None:
