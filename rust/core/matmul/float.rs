@@ -34,6 +34,8 @@ const ROWS: usize = 3 * LANES;
 const MANY_ROWS: usize = 16 * ROWS;
 /// Rows of activations that are multiplied at a time: their sums fit a core's own cache.
 const BATCH: usize = 512;
+/// Stretches of activations that are laid out at a time, as long as one batch has fewer: 32 MB.
+const ROUND: usize = 1 << 15;
 /// Rows of activations that stay in cache while they meet all weights of a task, a multiple of every size of tile.
 const BLOCK: usize = 48;
 
@@ -74,17 +76,21 @@ pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &m
         output: Output::new(out, n, weights.rows),
     };
     let rows = if weights.rows < MANY_ROWS { LANES } else { ROWS };
-    let mut stretches = vec![[0.0; STRETCH]; if cols == STRETCH { 0 } else { BATCH.min(n) * cols.div_ceil(STRETCH) }];
-    for first in (0..n).step_by(BATCH) {
-        let count = BATCH.min(n - first);
-        let x = &x[first * cols..][..count * cols];
+    let slabs = cols.div_ceil(STRETCH);
+    // Several batches at once: threads that wait for each other after each lose a third of their time on short rows.
+    let round = BATCH * (ROUND / (BATCH * slabs)).max(1);
+    let mut stretches = vec![[0.0; STRETCH]; if cols == STRETCH { 0 } else { round.min(n) * slabs }];
+    for (number, x) in x.chunks(round * cols).enumerate() {
+        let count = x.len() / cols;
         let stretches = if cols == STRETCH {
             x.as_chunks().0
         } else {
-            let stretches = &mut stretches[..count * cols.div_ceil(STRETCH)];
-            let tasks = stretches.chunks_mut(count).enumerate().collect();
-            run.for_each(tasks, |_, _, (i, to): (usize, &mut [Stretch])| {
-                let from = i * STRETCH;
+            let stretches = &mut stretches[..count * slabs];
+            let mut tasks = Vec::new();
+            for (stretches, x) in stretches.chunks_mut(BATCH * slabs).zip(x.chunks(BATCH * cols)) {
+                tasks.extend(stretches.chunks_mut(x.len() / cols).enumerate().map(|(i, to)| (i * STRETCH, to, x)));
+            }
+            run.for_each(tasks, |_, _, (from, to, x): (usize, &mut [Stretch], &[f32])| {
                 let len = STRETCH.min(cols - from);
                 for (to, x) in to.iter_mut().zip(x.chunks_exact(cols)) {
                     to[..len].copy_from_slice(&x[from..from + len]);
@@ -93,9 +99,11 @@ pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &m
             })?;
             &*stretches
         };
-        let tasks = (0..weights.rows).step_by(rows).collect();
-        run.for_each(tasks, |scratch, _, row| {
-            job.panel(stretches, first, count, row..weights.rows.min(row + rows), scratch);
+        let batches = (0..count).step_by(BATCH).zip(stretches.chunks(BATCH * slabs));
+        let tasks = batches.flat_map(|batch| (0..weights.rows).step_by(rows).map(move |row| (batch, row))).collect();
+        run.for_each(tasks, |scratch, _, ((first, stretches), row): ((usize, &[Stretch]), usize)| {
+            let rows = row..weights.rows.min(row + rows);
+            job.panel(stretches, number * round + first, BATCH.min(count - first), rows, scratch);
             Ok(())
         })?;
     }
