@@ -20,7 +20,7 @@ use super::slab::{Facts, SLAB, Slab};
 use super::unpack::{Unpacker, integers};
 use super::wide::{LANES, Portable, Wide};
 use super::{Matrix, Output};
-use crate::arch::{Isa, Kernel, kernel_for};
+use crate::arch::{Isa, Kernel, kernel_for, prefetch};
 use crate::block::Format;
 use crate::encode::Run;
 use crate::error::Result;
@@ -370,7 +370,7 @@ unsafe fn add<W: Wide, const R: usize>(x: &[Stretch], side: &[[f32; LANES]], sum
     for turn in turns {
         // A line of cache has sixteen numbers. The machine alone fetches too late: a row's stretch is only sixteen lines.
         for line in 0..R.div_ceil(3) {
-            W::prefetch(next.wrapping_add(R * k + 12 * line));
+            prefetch(next.wrapping_add(R * k + 12 * line), 1);
         }
         for side in turn {
             own = fused(own, x, k, side);

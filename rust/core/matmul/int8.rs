@@ -15,7 +15,7 @@ use super::slab::{Facts, SLAB, Slab};
 use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
 use super::unpack::Unpacker;
 use super::{Matrix, Output};
-use crate::arch::Isa;
+use crate::arch::{Isa, prefetch};
 use crate::encode::Run;
 use crate::error::Result;
 
@@ -99,7 +99,8 @@ impl Tiled<'_> {
             let (from, to) = (i * SLAB, weights.cols.min((i + 1) * SLAB));
             for (r, laid_out) in panel[..rows].iter_mut().enumerate() {
                 // The next slab of the row, which lies too far from the next row's for the machine to guess.
-                dot::prefetch(weights.bytes(row + r, to, weights.cols.min(to + SLAB)));
+                let next = weights.bytes(row + r, to, weights.cols.min(to + SLAB));
+                prefetch(next.as_ptr(), next.len());
                 (unpacker.unpack)(weights.bytes(row + r, from, to), &mut slab);
                 // SAFETY: the kernels are for this machine.
                 unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
@@ -217,7 +218,8 @@ impl Streamed<'_> {
                 let own = AT_ONCE.min(slabs - i);
                 let (from, to) = (i * SLAB, weights.cols.min((i + own) * SLAB));
                 for (r, unpacked) in unpacked[..rows].iter_mut().enumerate() {
-                    dot::prefetch(weights.ahead(row + r, from, to, AHEAD, ROWS));
+                    let ahead = weights.ahead(row + r, from, to, AHEAD, ROWS);
+                    prefetch(ahead.as_ptr(), ahead.len());
                     (unpacker.unpack)(weights.bytes(row + r, from, to), unpacked);
                 }
                 let slabs_of_rows = [0, 1, 2, 3].map(|r| &unpacked[r][..own]);

@@ -18,8 +18,6 @@ pub(super) trait Wide: Copy {
     fn fused(self, a: f32, b: Self) -> Self;
     /// Adds the lanes to `to`.
     fn add_to(self, to: &mut [f32; LANES]);
-    /// Asks for the line of cache at an address, which need not be readable.
-    fn prefetch(at: *const f32);
 }
 
 /// Plain Rust. Without a machine instruction for it, `mul_add` is computed in software, to the same bits.
@@ -50,9 +48,6 @@ impl Wide for Portable {
             *to += own;
         }
     }
-
-    #[inline(always)]
-    fn prefetch(_: *const f32) {}
 }
 
 /// Two registers of 8 lanes. Only used inside functions with `avx2,fma` enabled.
@@ -94,12 +89,6 @@ impl Wide for Avx2 {
             _mm256_storeu_ps(high, _mm256_add_ps(_mm256_loadu_ps(high), self.1));
         }
     }
-
-    #[inline(always)]
-    fn prefetch(at: *const f32) {
-        // SAFETY: a hint, which never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-    }
 }
 
 /// One register. Only used inside functions with `avx512f` enabled.
@@ -133,11 +122,5 @@ impl Wide for Avx512 {
     fn add_to(self, to: &mut [f32; LANES]) {
         // SAFETY: as above; 16 numbers lie in `to`.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(to.as_ptr()), self.0)) }
-    }
-
-    #[inline(always)]
-    fn prefetch(at: *const f32) {
-        // SAFETY: a hint, which never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 }

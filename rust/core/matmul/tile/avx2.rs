@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{COLUMNS, Facts, Kernels, LayOut, Multiply, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab};
+use crate::arch::prefetch;
 
 /// Rows in a tile.
 const ROWS: usize = 4;
@@ -174,12 +175,8 @@ fn tiles(
 /// Asks for the `i`th of as many shares as a panel has tiles of the `count` values at `start`, which need not be readable.
 #[inline(always)]
 fn fetch_share<T>(start: *const T, count: usize, i: usize) {
-    const LINE: usize = 64;
     let share = (count * size_of::<T>()).div_ceil(PANEL / ROWS);
-    for line in (i * share..(i + 1) * share).step_by(LINE) {
-        // SAFETY: a hint, which never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(line)) };
-    }
+    prefetch(start.cast::<u8>().wrapping_add(i * share), share);
 }
 
 /// Super-blocks with codes of few bits: `DEPTH` quads between widenings, `PAIRS` pairs of minima.

@@ -12,6 +12,7 @@ mod small;
 use std::arch::x86_64::*;
 
 use super::{AHEAD, MultiplyRow, PIECES, Rounded};
+use crate::arch::prefetch;
 use crate::block::Format;
 use crate::matmul::slab::SLAB;
 
@@ -246,15 +247,6 @@ const LANES_32: [[u8; 32]; 8] = {
     lanes
 };
 
-/// Asks for the cache lines [`AHEAD`] of `bytes` bytes at `at`.
-#[inline(always)]
-fn prefetch(at: *const u8, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line).cast()) };
-    }
-}
-
 #[target_feature(enable = "avx2,fma,f16c")]
 fn super_blocks<F: SuperBlock, const N: usize>(row: &[u8], x: &[Rounded], slabs: usize, sums: &mut [f32]) {
     // A copy, so that sums stay in registers.
@@ -268,7 +260,7 @@ fn super_blocks<F: SuperBlock, const N: usize>(row: &[u8], x: &[Rounded], slabs:
         for s in 0..count {
             // SAFETY: there are `count` blocks.
             let block = unsafe { blocks.add(s * F::BYTES) };
-            prefetch(block, F::BYTES);
+            prefetch(block.wrapping_add(AHEAD), F::BYTES);
             let x: [&Rounded; N] = {
                 let mut own = [&x[0]; N];
                 for n in 0..N {
@@ -360,7 +352,7 @@ fn blocks<F: Block, const N: usize>(row: &[u8], x: &[Rounded], slabs: usize, sum
     for i in 0..slabs {
         let at = i * PARTS * F::BYTES;
         let start = if at < whole.len() { whole[at..].as_ptr() } else { last.as_ptr() };
-        prefetch(start, PARTS * F::BYTES);
+        prefetch(start.wrapping_add(AHEAD), PARTS * F::BYTES);
         // SAFETY: eight whole blocks, and AVX2 and F16C are enabled.
         let (scales, mins) = unsafe { (F::scales(start), if F::MINS { F::mins(start) } else { _mm256_setzero_ps() }) };
         let mut kept = [[_mm256_setzero_si256(); 2]; N];
