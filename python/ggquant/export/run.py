@@ -267,7 +267,7 @@ class _Run:
     def _without_text(self, module: Planned) -> ExportedModule:
         """Writes a module whose codes are kept or found by rounding."""
         if module.keep:
-            found = module.linear.weights.codes(self._threads)
+            found = module.linear.weights.codes(self._threads, module.scheme)
             if found is None:
                 raise UnsupportedError(
                     f"module {module.linear.name} changed while it was read", tensor=module.linear.name
