@@ -51,6 +51,7 @@ class LayerwiseOptions:
         awq: the model is to be scaled before it is solved, see `ggquant.layerwise.scaled`; without `gptq`, weights are
             clipped before they are rounded where that is better.
         gptq: let errors make up for each other; otherwise weights are rounded with their importance matrix.
+        rounded: names of weights that are rounded with their importance matrix instead of being solved.
         fisher: let the errors of rows make up for each other as well, by gradients of the model's predictions, and
             solve the token embedding by the gradients at its output.
         token_weights: how far tokens count by the size of their gradients instead of all alike, 0 to 1.
@@ -68,6 +69,7 @@ class LayerwiseOptions:
     sequential: bool = True
     awq: bool = False
     gptq: bool = True
+    rounded: tuple[str, ...] = ()
     fisher: bool = False
     token_weights: float = 0.0
     fisher_damp: float = 0.1
@@ -155,7 +157,8 @@ class LayerPass:
                 self._fisher = collect_fisher(model, self._tokens, names, self._options.seed)
         original = model.embed(self._tokens)
         state = _State(original, original)
-        if self._options.gptq and embedding in self._formats and model.output_name != embedding:
+        solves = self._options.gptq and embedding in self._formats and embedding not in self._options.rounded
+        if solves and model.output_name != embedding:
             self._progress(-1, embedding)
             solved = self._earlier.get(embedding) or solve_embedding(
                 model,
@@ -272,8 +275,9 @@ class LayerPass:
             if options.awq and not options.gptq:
                 solved.append(_clipped(name, target, self._formats[name], moments, options.threads))
                 continue
-            if not options.gptq or self._formats[name] not in solver_formats():
-                note = "this format has no solver" if options.gptq else ""
+            solvable = self._formats[name] in solver_formats()
+            if not options.gptq or name in options.rounded or not solvable:
+                note = "this format has no solver" if options.gptq and not solvable else ""
                 solved.append(_rounded(name, target, self._formats[name], moments, note))
                 continue
             if factored is None:
