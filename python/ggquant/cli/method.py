@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 from ggquant.cli import render
 from ggquant.cli.progress import conversion_progress
@@ -18,11 +18,14 @@ from ggquant.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rich.table import Table
+
     from ggquant.layerwise.convert import LayerwiseProgress, LayerwiseReport
+    from ggquant.layerwise.report import FoldReport
+    from ggquant.layerwise.solve import Method
+    from ggquant.methods.solver import Effort
     from ggquant.pipeline import ConversionReport
     from ggquant.policy import Options
-
-METHODS = ("gptq", "awq", "awq+gptq")
 
 
 def solve(
@@ -52,17 +55,11 @@ def solve(
     """
     from ggquant.layerwise.convert import quantize_by_gptq
     from ggquant.layerwise.solve import LayerwiseOptions
-    from ggquant.methods.solver import Effort
     from ggquant.text_files import write_text
 
-    if method not in METHODS:
-        raise UsageError(f"unknown method '{method}'; there are {', '.join(METHODS)}")
-    if effort not in get_args(Effort):
-        raise UsageError(f"unknown effort '{effort}'; there are {', '.join(get_args(Effort))}")
     if damp is not None and not 0 <= damp < float("inf"):
         raise UsageError(f"--damp {damp}: a number of at least 0 is needed")
-    how = LayerwiseOptions.of(cast("Effort", effort))
-    how = replace(how, awq="awq" in method, gptq="gptq" in method)
+    how = LayerwiseOptions.of(cast("Effort", effort), cast("Method", method))
     if damp is not None:
         how = replace(how, damp=damp)
     with pass_progress(quiet=quiet) as solving, conversion_progress(quiet=quiet) as writing:
@@ -131,4 +128,21 @@ def _show(report: LayerwiseReport) -> None:
         )  # fmt: skip
     out = render.console()
     out.print(table)
+    if report.folds:
+        out.print(_folds(report.folds))
     out.print(f"{report.tokens} calibration tokens, {report.seconds:.0f} s", highlight=False)
+
+
+def _folds(folds: Sequence[FoldReport]) -> Table:
+    """A table of AWQ's scales: where they are, what they are good for, and why there are none."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("scaled", "taken up by", "exponents", "before", "after", "note"):
+        table.add_column(name, justify="right" if name in ("before", "after") else "left")
+    for fold in folds:
+        exponents = "" if fold.exponents is None else "{:g}, {:g}".format(*fold.exponents)
+        losses = (f"{fold.before:.4g}", f"{fold.after:.4g}") if fold.maker else ("", "")
+        readers = ", ".join(printable(name) for name in fold.readers)
+        table.add_row(readers, printable(fold.maker), exponents, *losses, printable(fold.note))
+    return table

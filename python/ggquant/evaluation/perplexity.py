@@ -17,12 +17,12 @@ from ggquant.calibration import Chunks, cut
 from ggquant.errors import NonFiniteError, UsageError
 from ggquant.evaluation.logits_file import LogitsFile, writing_logits
 from ggquant.evaluation.state import EvaluationState
-from ggquant.evaluation.states import first_scored, last_states, predictions, scored_tokens
+from ggquant.evaluation.states import last_states, predictions, scored_tokens, token_scores
 from ggquant.evaluation.summary import Evaluation, Scores, summarize, summarize_alone
 from ggquant.evaluation.windows import bos_of, open_predictor, text_chunks
 from ggquant.runtime import RunnableModel
 from ggquant.runtime.memory import requirements
-from ggquant.runtime.ops import Floats, negative_log_likelihood
+from ggquant.runtime.ops import Floats
 
 if TYPE_CHECKING:
     import os
@@ -125,7 +125,7 @@ def evaluate(
         def judged(chunk: int) -> tuple[Scores, npt.NDArray[np.uint16] | None]:
             rows = predictions(own, states[chunk])
             written = _native.pack_logits(rows, own.n_vocab, threads) if writer is not None else None
-            return _score(rows, cuts.tokens[chunk], None if alone else packed(chunk), threads), written
+            return token_scores(rows, cuts.tokens[chunk], None if alone else packed(chunk), threads), written
 
         def take(made: tuple[Scores, npt.NDArray[np.uint16] | None]) -> None:
             score, written = made
@@ -193,16 +193,6 @@ def _packed(
 
 def _score_shape(n_ctx: int, *, alone: bool) -> tuple[int, ...]:
     return (scored_tokens(n_ctx),) if alone else (scored_tokens(n_ctx), 5)
-
-
-def _score(
-    rows: Floats, ids: npt.NDArray[np.int64], base: npt.NDArray[np.uint16] | None, threads: int | None
-) -> npt.NDArray[np.float64]:
-    targets = np.ascontiguousarray(ids[first_scored(len(ids)) + 1 :], np.uint32)
-    n_vocab = rows.size // len(targets)
-    if base is None:
-        return negative_log_likelihood(rows.reshape(-1, n_vocab), targets, threads)
-    return _native.score_logits(rows, n_vocab, base, targets, threads).reshape(-1, 5)
 
 
 class _Steps:

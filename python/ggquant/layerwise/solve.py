@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.needs import KEPT_BYTES
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.two_sided import solve_two_sided, two_sided_loss
-from ggquant.methods.awq import AWQScales, awq_scales
+from ggquant.methods.awq import row_losses
+from ggquant.methods.clip import awq_clip
 from ggquant.methods.solver import EFFORTS, Effort, FactoredHessian, GPTQResult, solver_formats
 from ggquant.model import SourceTensor
 from ggquant.runtime import Block
@@ -28,6 +30,10 @@ from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.tensor import QuantizedTensor, quantize
 
 Floats = npt.NDArray[np.float32]
+
+#: What is done to weights.
+Method = Literal["gptq", "awq", "awq+gptq"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 #: Names of the weights whose output is added to the residual stream.
 _ADDED = ("attn_output.weight", "ffn_down.weight")
@@ -47,8 +53,10 @@ class LayerwiseOptions:
         cross: strength of the correction for inputs that differ from those of the original model, 0 to 1.
         residual: strength of the correction of the residual stream, 0 to 1.
         sequential: later layers, and later weights of a layer, see the quantized earlier ones.
-        awq: scale columns before rounding, where a norm can take the reciprocal.
+        awq: the model is to be scaled before it is solved, see `ggquant.layerwise.scaled`; without `gptq`, weights are
+            clipped before they are rounded where that is better.
         gptq: let errors make up for each other; otherwise weights are rounded with their importance matrix.
+        rounded: names of weights that are rounded with their importance matrix instead of being solved.
         fisher: let the errors of rows make up for each other as well, by gradients of the model's predictions, and
             solve the token embedding by the gradients at its output.
         token_weights: how far tokens count by the size of their gradients instead of all alike, 0 to 1.
@@ -66,6 +74,7 @@ class LayerwiseOptions:
     sequential: bool = True
     awq: bool = False
     gptq: bool = True
+    rounded: tuple[str, ...] = ()
     fisher: bool = False
     token_weights: float = 0.0
     fisher_damp: float = 0.1
@@ -74,14 +83,29 @@ class LayerwiseOptions:
     threads: int | None = None
 
     @classmethod
-    def of(cls, effort: Effort) -> LayerwiseOptions:
-        """What an effort means: corrections are left out of the fast one, and only the best takes gradients."""
+    def of(cls, effort: Effort, method: Method = "gptq") -> LayerwiseOptions:
+        """What an effort means: corrections are left out of the fast one, and only the best takes gradients.
+
+        Without GPTQ there is one effort, with corrections: scales and clipping bring each layer closer to the original,
+        but the model as a whole only where later layers make up for what is left.
+        """
         if effort not in EFFORTS:
             raise UsageError(f"unknown effort '{effort}'; there are {', '.join(EFFORTS)}")
+        if method not in METHODS:
+            raise UsageError(f"unknown method '{method}'; there are {', '.join(METHODS)}")
+        if method == "awq":
+            return cls(effort=effort, awq=True, gptq=False)
         strength = 0.0 if effort == "fast" else 1.0
         best = effort == "best"
         weights = 0.5 if best else 0.0
-        return cls(effort=effort, cross=strength, residual=strength, fisher=best, token_weights=weights)
+        return cls(
+            effort=effort,
+            cross=strength,
+            residual=strength,
+            awq=method == "awq+gptq",
+            fisher=best,
+            token_weights=weights,
+        )
 
 
 @dataclass
@@ -153,7 +177,8 @@ class LayerPass:
                 self._fisher = collect_fisher(model, self._tokens, names, self._options.seed)
         original = model.embed(self._tokens)
         state = _State(original, original)
-        if self._options.gptq and embedding in self._formats and model.output_name != embedding:
+        solves = self._options.gptq and embedding in self._formats and embedding not in self._options.rounded
+        if solves and model.output_name != embedding:
             self._progress(-1, embedding)
             solved = self._earlier.get(embedding) or solve_embedding(
                 model,
@@ -174,7 +199,7 @@ class LayerPass:
         block = model.block(layer)
         state.replaced, state.inputs = {}, {}
         found = stages(block, state.original[:1, : min(64, self._tokens.shape[1])])
-        if self._options.gptq and (self._options.cross or self._residual):
+        if (self._options.gptq or self._options.awq) and (self._options.cross or self._residual):
             state.inputs = self._original_inputs(block, found, state.original)
         for stage in found:
             names = [name for name in stage.names if name in self._formats]
@@ -182,8 +207,7 @@ class LayerPass:
                 continue
             self._progress(layer, names[0])
             if all(name in self._earlier for name in names):
-                norm = self._norm_before(layer, stage, block)
-                for name in [*names, *([norm] if norm in self._earlier else [])]:
+                for name in names:
                     state.replaced[name] = self._earlier[name].tensor.dequantize(threads=self._options.threads)
                     yield self._earlier[name]
                 continue
@@ -192,7 +216,7 @@ class LayerPass:
                 solved = self._experts(stage, names, current, state)
             else:
                 moments = self._moments(layer, names, block, current, state)
-                solved = self._solve(names, moments, self._norm_before(layer, stage, block))
+                solved = self._solve(names, moments)
             for one in solved:
                 state.replaced[one.name] = one.tensor.dequantize(threads=self._options.threads)
                 yield one
@@ -214,21 +238,6 @@ class LayerPass:
             for name in wanted:
                 kept[name].append(seen[name])
         return kept
-
-    def _norm_before(self, layer: int, stage: Stage, block: Block) -> str:
-        """The norm whose output is the input of these weights and of nothing else; empty where there is none."""
-        graph = self._model.graph
-        roles = {name.split(".")[2] for name in stage.names}
-        norm = ""
-        if roles <= {"attn_q", "attn_k", "attn_v", "attn_qkv"}:
-            norm = graph.attention.norm
-        elif roles <= {"ffn_gate", "ffn_up"} and block.experts is None:
-            norm = graph.feed_forward.norm
-        full = f"blk.{layer}.{norm}.weight"
-        known = {tensor.name for tensor in self._model.source.tensors}
-        biased = f"blk.{layer}.{norm}.bias" in known
-        whole = all(name in self._formats for name in stage.names)
-        return full if norm and self._options.awq and whole and full in known and not biased else ""
 
     def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> Moments:
         model, options = self._model, self._options
@@ -274,25 +283,21 @@ class LayerPass:
             return state.replaced[name]
         return as_float32(read_tensor(self._model.tensor(name)))
 
-    def _solve(self, names: list[str], moments: Moments, norm: str = "") -> list[SolvedTensor]:
+    def _solve(self, names: list[str], moments: Moments) -> list[SolvedTensor]:
         options = self._options
         factored: FactoredHessian | None = None
         solved = []
         weights = {name: self._weight(name, None) for name in names}
-        if options.gptq:
+        if options.gptq or options.awq:
             weights = {n: moments.target(w, options.damp, options.cross, self._residual) for n, w in weights.items()}
-        if norm:
-            formats = [self._formats[name] for name in names]
-            mean = moments.hessian / max(moments.tokens, 1)
-            found = awq_scales(list(weights.values()), mean, formats, threads=options.threads)
-            if found.exponent is not None:
-                weights = {name: w * found.scales for name, w in weights.items()}
-                moments.hessian /= np.outer(found.scales, found.scales)
-                solved.append(_scaled_norm(norm, self._weight(norm, None) / found.scales, found))
         for name, target in weights.items():
             started = time.monotonic()
-            if not options.gptq or self._formats[name] not in solver_formats():
-                note = "this format has no solver" if options.gptq else ""
+            if options.awq and not options.gptq:
+                solved.append(_clipped(name, target, self._formats[name], moments, options.threads))
+                continue
+            solvable = self._formats[name] in solver_formats()
+            if not options.gptq or name in options.rounded or not solvable:
+                note = "this format has no solver" if options.gptq and not solvable else ""
                 solved.append(_rounded(name, target, self._formats[name], moments, note))
                 continue
             if factored is None:
@@ -357,8 +362,13 @@ class LayerPass:
             for expert, own in enumerate(moments):
                 own.check(name)
                 label = f"{name} (expert {expert})"
-                if own.tokens < _ENOUGH_TOKENS * columns or format not in solver_formats():
-                    note = f"expert {expert} saw {own.tokens} tokens"
+                if options.awq and not options.gptq and own.tokens:
+                    one = _clipped(label, w[expert], format, own, options.threads)
+                    parts.append(replace(one, report=replace(one.report, note="")))
+                    continue
+                few = own.tokens < _ENOUGH_TOKENS * columns
+                if few or not options.gptq or format not in solver_formats():
+                    note = f"expert {expert} saw {own.tokens} tokens" if few and options.gptq else ""
                     parts.append(_rounded(label, w[expert], format, own, note))
                     continue
                 started = time.monotonic()
@@ -423,13 +433,25 @@ def _rounded(name: str, w: Floats, format: str, moments: Moments, note: str) -> 
     return SolvedTensor(name, tensor, importance, report)
 
 
-def _scaled_norm(name: str, weight: Floats, found: AWQScales) -> SolvedTensor:
-    """A norm that has taken the reciprocal of AWQ's scales."""
-    data = np.ascontiguousarray(weight, dtype="<f4").view(np.uint8)
-    tensor = QuantizedTensor(data, "F32", weight.shape)
-    note = f"takes scales with exponent {found.exponent}"
-    report = TensorReport(name, "F32", tensor.nbytes, found.before, found.before, found.after, 0.0, 0.0, 0, note)
-    return SolvedTensor(name, tensor, None, report)
+def _clipped(name: str, w: Floats, format: str, moments: Moments, threads: int | None) -> SolvedTensor:
+    """Weighted rounding, of clipped weights where that is better."""
+    started = time.monotonic()
+    mean = (moments.hessian / max(moments.tokens, 1)).astype(np.float32)
+    found = awq_clip(w, mean, format, threads=threads)
+    plain = quantize(w, format, imatrix=np.ones(w.shape[-1], np.float32), threads=threads)
+    report = TensorReport(
+        name=name,
+        format=format,
+        nbytes=found.tensor.nbytes,
+        rounded=float(row_losses(w - plain.dequantize(threads=threads), mean, threads).sum()),
+        weighted=float(found.rounded.sum()),
+        solved=float(found.clipped.sum()),
+        seconds=time.monotonic() - started,
+        damp=0.0,
+        tokens=moments.tokens,
+        note=f"{found.share:.0%} of its blocks clipped" if found.share else "",
+    )
+    return SolvedTensor(name, found.tensor, moments.importance(), report)
 
 
 def _stacked(name: str, shape: tuple[int, ...], parts: list[SolvedTensor]) -> SolvedTensor:
