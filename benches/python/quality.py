@@ -1,17 +1,19 @@
 """How close quantized models stay to the original: KL divergence by method and variant, against weighted rounding.
 
     python benches/python/quality.py MODEL --calibration TEXT --text TEXT [--text TEXT] [--variants Q4_K_M ...]
-        [--methods normal best ...] [--chunks N] [--scored N] [--json OUT] [--plot OUT.png] [--keep FOLDER]
+        [--methods normal best ...] [--chunks N] [--scored N] [--json OUT] [--keep FOLDER]
 
 The baseline is what llama-quantize makes with the importance matrix of the same text: `ggquant quantize --imatrix`
-writes the same bytes. A method is an effort of GPTQ (fast, normal, best), or options of `LayerwiseOptions` after it,
-such as `best,damp=0.1,residual=0.5`. With `--scored` a text's chunks are thinned out evenly to so many.
+writes the same bytes. A method is an effort of GPTQ (fast, normal, best), `awq`, or both (`awq+normal`), perhaps with
+options of `LayerwiseOptions` after it, such as `best,damp=0.1,rounded=["output.weight"]`. With `--scored` a text's
+chunks are thinned out evenly to so many. `plot_quality.py` draws the results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +23,7 @@ import numpy as np
 
 import ggquant as gg
 from ggquant import _native
-from ggquant.evaluation.perplexity import _score
-from ggquant.evaluation.states import last_states, predictions
+from ggquant.evaluation.states import last_states, predictions, token_scores
 from ggquant.evaluation.windows import text_chunks
 from ggquant.layerwise.convert import quantize_by_gptq
 from ggquant.layerwise.solve import LayerwiseOptions
@@ -55,7 +56,8 @@ class Judge:
         for name, tokens, inputs, packed in self._chunks:
             states = last_states(judged, inputs, 1 << 40, lambda _work, _what: None)
             rows = [
-                _score(predictions(judged, h), ids, p, None) for h, ids, p in zip(states, tokens, packed, strict=True)
+                token_scores(predictions(judged, h), ids, p, None)
+                for h, ids, p in zip(states, tokens, packed, strict=True)
             ]
             result[name] = float(np.concatenate(rows)[:, 2].mean())
         return result
@@ -63,34 +65,12 @@ class Judge:
 
 def options_of(text: str) -> LayerwiseOptions:
     """`best,damp=0.1` to options."""
-    effort, *rest = text.split(",")
+    name, *rest = re.split(r",(?=[a-z_]+=)", text)
     given = {key: json.loads(value) for key, value in (item.split("=") for item in rest)}
-    return replace(LayerwiseOptions.of(cast("Effort", effort)), **given)
-
-
-def plot(results: list[dict[str, Any]], target: Path) -> None:
-    """KL divergence against bits per weight, a line for each method, a panel for each text."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    texts = list(results[0]["kld"])
-    figure, panels = pyplot.subplots(1, len(texts), figsize=(6 * len(texts), 4.5), squeeze=False)
-    for panel, text in zip(panels[0], texts, strict=True):
-        for method in dict.fromkeys(one["method"] for one in results):
-            points = sorted(
-                (one["bpw"], one["kld"][text], one["variant"]) for one in results if one["method"] == method
-            )
-            panel.plot([p[0] for p in points], [p[1] for p in points], "o-", ms=4, label=method)
-            if method == "rounded":
-                for bpw, kld, variant in points:
-                    panel.annotate(variant, (bpw, kld), fontsize=6, xytext=(3, 3), textcoords="offset points")
-        panel.set(title=text, xlabel="bits per weight", ylabel="KL divergence from the original", yscale="log")
-        panel.grid(alpha=0.3)
-        panel.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=110)
+    effort = "normal" if name == "awq" else name.removeprefix("awq+")
+    made = LayerwiseOptions.of(cast("Effort", effort))
+    made = replace(made, awq=name.startswith("awq"), gptq=name != "awq")
+    return replace(made, **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 
 def main() -> None:
@@ -104,7 +84,6 @@ def main() -> None:
     parser.add_argument("--chunks", type=int)
     parser.add_argument("--scored", type=int)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for the files that are made")
     given = parser.parse_args()
     judge = Judge(given.model, given.text, given.scored)
@@ -134,8 +113,6 @@ def main() -> None:
                     given.json.write_text(json.dumps(results, indent=1) + "\n")
                 if given.keep is None:
                     out.unlink()
-    if given.plot is not None:
-        plot(results, given.plot)
 
 
 if __name__ == "__main__":

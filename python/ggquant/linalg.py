@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from ggquant import _native
 from ggquant.errors import UnsupportedError
-from ggquant.product import matmul
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
@@ -63,18 +62,6 @@ def product(a: Floats, b: Floats, threads: int | None = None) -> Doubles:
     out = np.zeros((a.shape[0], b.shape[1]))
     add_products(out, a.T, b, threads)
     return out
-
-
-def losses(errors: Floats, hessian: Floats, threads: int | None = None) -> Doubles:
-    """`e^T H e` of each row e.
-
-    Args:
-        errors: [rows, K].
-        hessian: [K, K], symmetric.
-        threads: number of threads, by default one per core. It does not change the result.
-    """
-    moved = matmul(hessian, errors, activations="float32", threads=threads)
-    return np.asarray((moved * errors).sum(axis=1, dtype=np.float64))
 
 
 def cholesky(a: Doubles, threads: int | None = None) -> Doubles | None:
@@ -134,6 +121,6 @@ def _flat_doubles(x: Doubles) -> Doubles:
 
 
 __all__ = [
-    "add_gram", "add_products", "cholesky", "gram", "losses", "mirror", "product", "solve_damped", "solve_factored",
+    "add_gram", "add_products", "cholesky", "gram", "mirror", "product", "solve_damped", "solve_factored",
     "solve_triangular",
 ]  # fmt: skip

@@ -104,6 +104,19 @@ class PackedMatrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Factors:
+    """What a matrix is multiplied with when it is run: little-endian float32, none where all are 1.
+
+    Attributes:
+        rows: one for each row; of a stack of matrices, one for each row of each.
+        columns: one for each column; of a stack, one for each column of each, or the same for all.
+    """
+
+    rows: bytes | None = None
+    columns: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SourceTensor:
     """One tensor of the model. Its data are its views' walks one after another, read as `shape`.
 
@@ -117,6 +130,7 @@ class SourceTensor:
             `("mxfp4_repack", 0.0)` stands alone: views are [packed codes, scales], both U8, and become MXFP4
             blocks.
         inline: little-endian data of `dtype` supplied here, for small computed tensors.
+        factors: for models that are run and not stored: its values are multiplied with these, and are float32 then.
     """
 
     name: str
@@ -125,6 +139,7 @@ class SourceTensor:
     views: tuple[View, ...] = ()
     ops: tuple[tuple[str, float], ...] = ()
     inline: bytes | None = None
+    factors: Factors | None = None
 
     @property
     def elements(self) -> int:

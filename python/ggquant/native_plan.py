@@ -96,11 +96,14 @@ def native_tensor(
         lattice: "auto" gives blocks that are on the format's own grid their codes back, "only" allows no others.
 
     Raises:
-        UnsupportedError: a computed tensor in another type than its own, or one that is packed in part.
+        UnsupportedError: a computed tensor in another type than its own, one that is packed in part, or one with
+            factors.
     """
     packed = [native_packed(view) for view in source.views if view.packed is not None]
     if packed and len(packed) != len(source.views):
         raise UnsupportedError(f"tensor '{source.name}' is made of packed and other weights", tensor=source.name)
+    if source.factors is not None:
+        raise UnsupportedError(f"tensor '{source.name}' has factors, with which it can only be run", tensor=source.name)
     if source.inline is not None and decision.format != source.dtype:
         raise UnsupportedError(
             f"tensor '{source.name}' is computed, and is stored as {source.dtype} only", tensor=source.name

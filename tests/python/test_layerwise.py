@@ -14,10 +14,10 @@ import pytest
 
 import ggquant as gg
 from ggquant.layerwise import LayerwiseOptions, solve_model
+from ggquant.layerwise.awq import fold_scales
 from ggquant.layerwise.convert import quantize_by_gptq
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.work import WorkFile
-from ggquant.methods import awq_scales
 from ggquant.runtime import open_model
 from ggquant.runtime.weights import as_float32, read_tensor
 
@@ -67,28 +67,21 @@ def test_the_result_depends_neither_on_threads_nor_on_an_interruption() -> None:
     assert all(a.tensor == b.tensor for a, b in zip(whole, again, strict=True))
 
 
-def test_awq_folds_into_norms_without_changing_the_network() -> None:
+def test_scales_and_clipping_bring_rounded_layers_closer(tmp_path: Path) -> None:
     model = open_model(MODEL)
-    names = [f"blk.0.{name}.weight" for name in ("attn_q", "attn_k", "attn_v")]
-    w = {name: as_float32(read_tensor(model.tensor(name))) for name in names}
-    norm = as_float32(read_tensor(model.tensor("blk.0.attn_norm.weight")))
-    h = model.embed(TOKENS)
-    scales = np.linspace(0.3, 3, norm.size, dtype=np.float32)
-    changed = {**{name: x * scales for name, x in w.items()}, "blk.0.attn_norm.weight": norm / scales}
-    exact = model.block(0)(h)
-    np.testing.assert_allclose(model.block(0, changed)(h), exact, atol=1e-4 * float(np.abs(exact).max()))
-
-    options = replace(LayerwiseOptions.of("fast"), awq=True, gptq=False)
-    made = {one.name: one for one in solve_model(model, TOKENS, FORMATS, options)}
-    folded = made["blk.0.attn_norm.weight"].tensor
-    assert folded.format == "F32"
-    x = np.concatenate([*model.embed(TOKENS)])
-    y = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True) + 1e-5) * norm
-    found = awq_scales(list(w.values()), y.T @ y / len(y), ["Q3_K"] * 3)
-    np.testing.assert_allclose(folded.dequantize(), norm / found.scales, rtol=1e-5)
-    with_awq = {name: one.tensor for name, one in made.items()}
-    without = solved(replace(options, awq=False))
-    assert np.square(after_first_layer(with_awq) - exact).mean() < np.square(after_first_layer(without) - exact).mean()
+    exact = model.block(0)(model.embed(TOKENS))
+    norms = {t.name for t in model.source.tensors if len(t.shape) == 1}
+    rounded = replace(LayerwiseOptions.of("normal"), gptq=False)
+    options = replace(rounded, awq=True)
+    work = WorkFile(tmp_path / "out.gguf", "00ff" * 16, resume=False)
+    folded = fold_scales(model, TOKENS, FORMATS, norms, options, work, lambda _layer, _name: None)
+    assert {one.name for one in folded.stored} == {"blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"}
+    made = list(solve_model(folded.model, TOKENS, FORMATS, options))
+    assert all(one.report.solved <= one.report.weighted for one in made)
+    weights = {one.name: one.tensor.dequantize() for one in [*made, *folded.stored]}
+    scaled = model.block(0, weights)(model.embed(TOKENS))
+    without = after_first_layer(solved(rounded))
+    assert np.square(scaled - exact).mean() < 0.95 * np.square(without - exact).mean()
 
 
 def test_corrected_targets_are_least_squares() -> None:

@@ -18,7 +18,10 @@ from ggquant.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rich.table import Table
+
     from ggquant.layerwise.convert import LayerwiseProgress, LayerwiseReport
+    from ggquant.layerwise.report import FoldReport
     from ggquant.pipeline import ConversionReport
     from ggquant.policy import Options
 
@@ -149,4 +152,21 @@ def _show(report: LayerwiseReport) -> None:
         )  # fmt: skip
     out = render.console()
     out.print(table)
+    if report.folds:
+        out.print(_folds(report.folds))
     out.print(f"{report.tokens} calibration tokens, {report.seconds:.0f} s", highlight=False)
+
+
+def _folds(folds: Sequence[FoldReport]) -> Table:
+    """A table of AWQ's scales: where they are, what they are good for, and why there are none."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("scaled", "taken up by", "exponents", "before", "after", "note"):
+        table.add_column(name, justify="right" if name in ("before", "after") else "left")
+    for fold in folds:
+        exponents = "" if fold.exponents is None else "{:g}, {:g}".format(*fold.exponents)
+        losses = (f"{fold.before:.4g}", f"{fold.after:.4g}") if fold.maker else ("", "")
+        readers = ", ".join(printable(name) for name in fold.readers)
+        table.add_row(readers, printable(fold.maker), exponents, *losses, printable(fold.note))
+    return table

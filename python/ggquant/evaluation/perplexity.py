@@ -17,12 +17,12 @@ from ggquant.calibration import Chunks, cut
 from ggquant.errors import NonFiniteError, UsageError
 from ggquant.evaluation.logits_file import LogitsFile, writing_logits
 from ggquant.evaluation.state import EvaluationState
-from ggquant.evaluation.states import first_scored, last_states, predictions, scored_tokens
+from ggquant.evaluation.states import last_states, predictions, scored_tokens, token_scores
 from ggquant.evaluation.summary import Evaluation, summarize, summarize_alone
 from ggquant.evaluation.windows import bos_of, open_predictor, text_chunks
 from ggquant.runtime import RunnableModel
 from ggquant.runtime.memory import requirements
-from ggquant.runtime.ops import Floats, negative_log_likelihood
+from ggquant.runtime.ops import Floats
 
 if TYPE_CHECKING:
     import os
@@ -124,7 +124,7 @@ def evaluate(
                 rows = predictions(own, h)
                 if writer is not None:
                     writer.add(_native.pack_logits(rows, own.n_vocab, threads))
-                scores.append(_score(rows, ids, None if alone else packed(chunk), threads))
+                scores.append(token_scores(rows, ids, None if alone else packed(chunk), threads))
                 if not np.isfinite(scores[-1]).all():
                     raise NonFiniteError(f"{model}: its predictions for chunk {chunk} are not finite", file=str(model))
                 if state is not None and writer is None:
@@ -183,16 +183,6 @@ def _packed(
 
 def _score_shape(n_ctx: int, *, alone: bool) -> tuple[int, ...]:
     return (scored_tokens(n_ctx),) if alone else (scored_tokens(n_ctx), 5)
-
-
-def _score(
-    rows: Floats, ids: npt.NDArray[np.int64], base: npt.NDArray[np.uint16] | None, threads: int | None
-) -> npt.NDArray[np.float64]:
-    targets = np.ascontiguousarray(ids[first_scored(len(ids)) + 1 :], np.uint32)
-    n_vocab = rows.size // len(targets)
-    if base is None:
-        return negative_log_likelihood(rows.reshape(-1, n_vocab), targets, threads)
-    return _native.score_logits(rows, n_vocab, base, targets, threads).reshape(-1, 5)
 
 
 class _Steps:

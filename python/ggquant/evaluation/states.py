@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from ggquant import _native
 from ggquant.runtime import RunnableModel
 from ggquant.runtime.block import GROUP_TOKENS
 from ggquant.runtime.hidden import KeptStates, allocate
-from ggquant.runtime.ops import Floats
+from ggquant.runtime.ops import Floats, negative_log_likelihood
 
 
 def first_scored(n_ctx: int) -> int:
@@ -75,3 +76,25 @@ def predictions(model: RunnableModel, h: Floats) -> Floats:
     n_ctx = len(h)
     made: Floats = np.ascontiguousarray(model.logits(h[first_scored(n_ctx) : n_ctx - 1])).reshape(-1)
     return made
+
+
+def token_scores(
+    rows: Floats, ids: npt.NDArray[np.int64], base: npt.NDArray[np.uint16] | None, threads: int | None
+) -> npt.NDArray[np.float64]:
+    """How good the predictions for a chunk are, token by token.
+
+    Args:
+        rows: logits of the scored tokens, flat, see `predictions`.
+        ids: the chunk's tokens, [n_ctx].
+        base: the reference's predictions as `pack_logits` makes them; None without a reference.
+        threads: number of threads.
+
+    Returns:
+        Negative log-likelihoods [scored]; with a reference what `_native.score_logits` says of each token, [scored, 5],
+        with the divergence from the reference in column 2.
+    """
+    targets = np.ascontiguousarray(ids[first_scored(len(ids)) + 1 :], np.uint32)
+    n_vocab = rows.size // len(targets)
+    if base is None:
+        return negative_log_likelihood(rows.reshape(-1, n_vocab), targets, threads)
+    return _native.score_logits(rows, n_vocab, base, targets, threads).reshape(-1, 5)

@@ -18,13 +18,16 @@ from ggquant.errors import CheckpointError, UsageError
 from ggquant.export.layouts import Bytes, Codes, float_bytes
 from ggquant.export.places import Place, by_place, places
 from ggquant.export.scheme import Scheme
-from ggquant.export.solve import Grids, GroupPass, SolvedGroups, converted_norm, norm_to_store
+from ggquant.export.solve import Grids, GroupPass, GroupStoring, SolvedGroups, converted_norm, norm_to_store
 from ggquant.layerwise.convert import LayerwiseProgress, calibration_tokens, stored_hessians
+from ggquant.layerwise.folds import places as scalable
 from ggquant.layerwise.report import SolvedTensor, TensorReport
+from ggquant.layerwise.scaled import changed_tensors, check_same, find_scales, scaled_model
 from ggquant.layerwise.solve import LayerwiseOptions
 from ggquant.methods.solver import IntegerGroups
 from ggquant.model import SourceTensor
-from ggquant.runtime import open_model
+from ggquant.runtime import RunnableModel, open_model
+from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.sources import load_model
 from ggquant.tensor import QuantizedTensor
 
@@ -165,21 +168,25 @@ class ModulePass:
                 total = len(self._grids.scale_types)
                 self._how.progress(LayerwiseProgress(layer, self._model.n_layer, name, solved, total, last, spent))
 
-        norms = {name: place.stored.dtype for name, place in self._norms.items()}
         stored = None
         if self._how.hessians is not None:
             path = Path(self._how.hessians)
             stored = stored_hessians(self._model, self._text, self.tokens, path, resume=resume, progress=tell)
-        work = GroupPass(self._model, self.tokens, self._grids, self._options, norms, tell, earlier, stored)
+        model = self._model
+        if self._options.awq:
+            model = self._scaled(tell)
+            for tensor in changed_tensors(model, self._model):
+                place = self._norms.get(tensor.name)
+                if place is not None and tensor.name not in earlier:
+                    values = norm_to_store(place.source, as_float32(read_tensor(tensor)))
+                    yield ChangedTensor(place.stored.name, float_bytes(values, place.stored.dtype))
+        work = GroupPass(model, self.tokens, self._grids, self._options, tell, earlier, stored)
         filling: dict[str, _Filling] = {}
         for one in work.run():
             if one.name in earlier:
                 continue
             if not isinstance(one, SolvedGroups):
-                place = self._norms[one.name]
-                data = float_bytes(norm_to_store(place.source, one.tensor.dequantize()), place.stored.dtype)
-                yield ChangedTensor(place.stored.name, data)
-                continue
+                raise AssertionError("a pass over groups solves into groups")
             solved += 1
             last = one.report.solved / one.report.rounded if one.report.rounded else None
             for place in self._places[one.name]:
@@ -188,6 +195,18 @@ class ModulePass:
                 _fill(made, place, one)
                 if not made.missing:
                     yield SolvedModule(module, filling.pop(module).codes, one.report)
+
+    def _scaled(self, tell: Callable[[int, str], None]) -> RunnableModel:
+        """The model with AWQ's scales, which norms and the rows of solved modules take up."""
+        vectors = {name: (place.source, place.stored.dtype) for name, place in self._norms.items()}
+        storing = GroupStoring(self._grids, vectors, self._options.threads)
+        # A bias that is stored in 16 bits would be rounded anew.
+        changeable = {n for n, (_, dtype) in vectors.items() if dtype == "F32" or not n.endswith(".bias")}
+        found = scalable(self._model, self._grids.scale_types, changeable)
+        scales = list(find_scales(self._model, self.tokens, found, storing, tell, {}))
+        scaled = scaled_model(self._model, scales, storing)
+        check_same(self._model, scaled, self.tokens)
+        return scaled
 
     def earlier(self, done: Container[str], values: Callable[[str], Floats]) -> Mapping[str, SolvedTensor]:
         """What an earlier run solved, by GGUF name; read when it is asked for.

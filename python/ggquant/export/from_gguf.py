@@ -75,7 +75,7 @@ class BlockWeights:
             out[segment.rows[inside] - first] = values[inside - low]
         return out
 
-    def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:
+    def codes(self, threads: int | None, scheme: Scheme | None = None) -> tuple[Scheme, Codes] | None:
         """The codes of the blocks, where all are of one format and their minima are multiples of their scales."""
         formats = {segment.tensor.format for segment in self.segments}
         format = next(iter(formats))
@@ -94,28 +94,57 @@ class BlockWeights:
             scales[segment.rows], minima[segment.rows] = d.reshape(-1, groups), m.reshape(-1, groups)
         if format in _SYMMETRIC:
             zero, bits = _SYMMETRIC[format]
-            return _joined(bits, True, Codes(codes, scales, np.full((rows, groups), zero, np.uint8)))
-        bits = _WITH_MINIMUM[format]
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            zeros = np.nan_to_num(np.round(-minima / scales), nan=0.0, posinf=-1.0, neginf=-1.0)
-            exact = (zeros >= 0) & (zeros < 1 << bits) & ((-zeros * scales).astype(np.float16) == minima)
-        if not exact.all():
-            return None
-        return _joined(bits, False, Codes(codes, scales, zeros.astype(np.uint8)))
+            made = Codes(codes, scales, np.full((rows, groups), zero, np.uint8))
+        else:
+            bits = _WITH_MINIMUM[format]
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                zeros = np.nan_to_num(np.round(-minima / scales), nan=0.0, posinf=-1.0, neginf=-1.0)
+                exact = (zeros >= 0) & (zeros < 1 << bits) & ((-zeros * scales).astype(np.float16) == minima)
+            if not exact.all():
+                return None
+            made = Codes(codes, scales, zeros.astype(np.uint8))
+        if scheme is not None:
+            found = _narrowed(made, scheme)
+            joined = None if found is None else _joined(found, scheme.group_len(columns))
+            return None if joined is None else (scheme, joined)
+        return _largest_groups(made, bits, format in _SYMMETRIC)
 
 
-def _joined(bits: int, symmetric: bool, codes: Codes) -> tuple[Scheme, Codes]:
+def _narrowed(blocks: Codes, scheme: Scheme) -> Codes | None:
+    """The same weights as codes of a scheme's width and symmetry, if they are such."""
+    top = (1 << scheme.bits) - 1
+    middle = 1 << scheme.bits - 1
+    codes, zeros = blocks.codes, blocks.zeros
+    if not scheme.symmetric and codes.max() <= top and zeros.max() <= top:
+        return blocks
+    wide = codes.astype(np.int16) - np.repeat(zeros, _BLOCK, axis=1) + middle
+    if wide.min() < 0 or wide.max() > top:
+        return None
+    return Codes(wide.astype(np.uint8), blocks.scales, np.full_like(zeros, middle))
+
+
+def _joined(blocks: Codes, group_len: int) -> Codes | None:
+    """Blocks as groups of `group_len` inputs, the last of a row maybe shorter, if they may have been cut from them."""
+    width, rest = divmod(group_len, _BLOCK)
+    if rest:
+        return None
+    scales, zeros = blocks.scales[:, ::width], blocks.zeros[:, ::width]
+    group = np.arange(blocks.scales.shape[1]) // width
+    if not (np.array_equal(scales[:, group], blocks.scales) and np.array_equal(zeros[:, group], blocks.zeros)):
+        return None
+    return Codes(blocks.codes, np.ascontiguousarray(scales), np.ascontiguousarray(zeros))
+
+
+def _largest_groups(blocks: Codes, bits: int, symmetric: bool) -> tuple[Scheme, Codes]:
     """Blocks as the largest groups that they may have been cut from: neighbours with the same scales throughout."""
-    rows, blocks = codes.scales.shape
-    for size in (-1, 128, 64):
-        width = blocks if size == -1 else size // _BLOCK
-        if width < 2 or blocks % width:
-            continue
-        scales, zeros = (part.reshape(rows, -1, width) for part in (codes.scales, codes.zeros))
-        if all((part == part[:, :, :1]).all() for part in (scales, zeros)):
-            made = Codes(codes.codes, np.ascontiguousarray(scales[:, :, 0]), np.ascontiguousarray(zeros[:, :, 0]))
+    columns = blocks.codes.shape[1]
+    whole = [(-1, columns)] + [(size, size) for size in (128, 64) if size < columns and columns % size == 0]
+    cut = [(size, size) for size in (128, 64) if size < columns and columns % size]
+    for size, length in [*whole, *cut]:
+        made = _joined(blocks, length)
+        if made is not None:
             return Scheme(bits, size, symmetric), made
-    return Scheme(bits, _BLOCK, symmetric), codes
+    return Scheme(bits, _BLOCK, symmetric), blocks
 
 
 def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) -> dict[str, BlockWeights]:

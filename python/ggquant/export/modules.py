@@ -45,8 +45,11 @@ class Weights(Protocol):
     def values(self, first: int, last: int, threads: int | None) -> npt.NDArray[np.float32]:
         """Rows `first..last` as float32."""
 
-    def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:
-        """The codes that the weights are made of, if they are: nothing is rounded."""
+    def codes(self, threads: int | None, scheme: Scheme | None = None) -> tuple[Scheme, Codes] | None:
+        """The codes that the weights are made of, if they are: nothing is rounded.
+
+        With a scheme, in just that one; None where they are not of it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ class StoredWeights:
             return packed_values(view, threads).reshape(last - first, columns)
         return float_rows(tensor, first, last)
 
-    def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:
+    def codes(self, threads: int | None, scheme: Scheme | None = None) -> tuple[Scheme, Codes] | None:
         """The codes of packed integers."""
         packed = self.tensor.packed
         if packed is None or packed.coding == "float" or packed.rows_per_scale != 1 or packed.bits == 1:
@@ -176,7 +179,8 @@ class StoredWeights:
             listed = np.fromfile(packed.listed.file, "<i4", columns, offset=packed.listed.offset)
             group_size = -(-columns // groups)
         made = Codes(codes.reshape(rows, columns), scales.reshape(rows, groups), zeros.reshape(rows, groups), listed)
-        return Scheme(packed.bits, group_size, symmetric), made
+        own = Scheme(packed.bits, group_size, symmetric)
+        return None if scheme is not None and not scheme.alike(own, columns) else (own, made)
 
     def _view(self, shape: tuple[int, int], start: int) -> View:
         tensor = self.tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from ggquant.export.from_gguf import BlockWeights
 from ggquant.export.layouts import Part, check_zeros, parts, scale_type
 from ggquant.export.modules import Linear, StoredWeights
 from ggquant.export.scheme import ACT_ORDER, Layout, Method, Scheme, check, obstacle
+
+#: Groups of the blocks of GGUF formats, which all others are cut into.
+_LEAST_GROUP = 32
 
 
 @dataclass
@@ -69,11 +72,9 @@ def plan_module(
     """
     scheme, why, keep = asked, "", False
     if method in (None, "keep") and linear.weights.is_quantized:
-        found = _kept_scheme(to, linear, threads)
+        found = _kept_scheme(to, linear, asked if insisted else None, threads)
         if isinstance(found, str):
             why = found
-        elif insisted and method is None and found[0] != asked:
-            why = "another scheme is asked for"
         else:
             (scheme, act_order), keep = found, True
     if method == "keep" and not keep:
@@ -86,11 +87,18 @@ def plan_module(
     return Planned(linear, scheme, keep, why, act_order, made)
 
 
-def _kept_scheme(to: Layout, linear: Linear, threads: int | None) -> tuple[Scheme, bool] | str:
+def _kept_scheme(to: Layout, linear: Linear, asked: Scheme | None, threads: int | None) -> tuple[Scheme, bool] | str:
     """The scheme of packed weights, and whether they are in act-order; or why the layout cannot hold their codes."""
-    found = linear.weights.codes(threads)
+    found = linear.weights.codes(threads, asked)
+    if found is None and asked is not None:
+        own = linear.weights.codes(threads)
+        if own is not None:
+            return f"its codes are of {own[0].label}, and {asked.label} are asked for"
     if found is None:
         return "its weights are no integer codes with scales of rows"
+    if asked is None and obstacle(to, found[0], linear.rows, linear.columns):
+        # Groups that do not divide the row may be ones that do, several times over.
+        found = linear.weights.codes(threads, replace(found[0], group_size=_LEAST_GROUP)) or found
     scheme, codes = found
     try:
         check(to, scheme)

@@ -121,9 +121,9 @@ def export_checkpoint(
         to: "gptq", "gptq_v2", "awq" or "compressed-tensors".
         scheme: bits, group size and symmetry; by default 4 bits, groups of 128, symmetric but for AWQ.
         method: "rtn" rounds weights to the nearest point of their group's grid; "gptq" lets their errors make up for
-            each other; "awq" scales columns before rounding, where a norm can take the reciprocal; "awq+gptq" does
-            both. "keep" takes over the codes and scales of packed weights or blocks, and refuses others. By default
-            codes are kept where the layout can hold them, and weights rounded otherwise.
+            each other; "awq" scales columns before rounding, where what makes their input can take the reciprocal;
+            "awq+gptq" does both. "keep" takes over the codes and scales of packed weights or blocks, and refuses
+            others. By default codes are kept where the layout can hold them, and weights rounded otherwise.
         calibration: for "gptq" and "awq": texts, damping, act-order.
         like: for a GGUF file, folder of a checkpoint of the same model, which gives names, shapes and configuration.
         skip: regular expression of modules to keep as they are, besides heads, routers and other modalities.
@@ -267,7 +267,7 @@ class _Run:
     def _without_text(self, module: Planned) -> ExportedModule:
         """Writes a module whose codes are kept or found by rounding."""
         if module.keep:
-            found = module.linear.weights.codes(self._threads)
+            found = module.linear.weights.codes(self._threads, module.scheme)
             if found is None:
                 raise UnsupportedError(
                     f"module {module.linear.name} changed while it was read", tensor=module.linear.name

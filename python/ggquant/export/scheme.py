@@ -82,6 +82,11 @@ class Scheme:
         """Inputs of a group."""
         return columns if self.group_size == -1 else self.group_size
 
+    def alike(self, other: Scheme, columns: int) -> bool:
+        """Whether rows of so many columns have the same groups of the same codes in both."""
+        same = self.groups(columns) == other.groups(columns) == 1 or self.group_size == other.group_size
+        return same and (self.bits, self.symmetric) == (other.bits, other.symmetric)
+
 
 def check(layout: Layout, scheme: Scheme) -> None:
     """Raises UsageError where no module can be stored this way."""

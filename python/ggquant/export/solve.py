@@ -18,8 +18,7 @@ from ggquant.layerwise.inputs import Stage
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.solve import LayerPass, LayerwiseOptions
-from ggquant.linalg import losses
-from ggquant.methods.awq import AWQScales, search_scales
+from ggquant.methods.awq import Rounding, row_losses
 from ggquant.methods.solver import IntegerGroups, gptq_groups
 from ggquant.model import SourceTensor
 from ggquant.runtime import Block, RunnableModel
@@ -67,7 +66,6 @@ class GroupPass(LayerPass):
         tokens: calibration tokens [n_chunks, n_ctx].
         grids: what each weight is solved into; others stay as they are.
         options: method, damping, corrections.
-        norms: stored type of norms that may take up AWQ's scales, by GGUF name.
         progress: told the layer and the tensor that is next.
         earlier: what an earlier run solved, with the same arguments.
         hessians: Hessians to solve with, so that nothing has to run.
@@ -79,33 +77,21 @@ class GroupPass(LayerPass):
         tokens: npt.NDArray[np.int64],
         grids: Grids,
         options: LayerwiseOptions,
-        norms: Mapping[str, str],
         progress: Callable[[int, str], object],
         earlier: Mapping[str, SolvedTensor],
         hessians: HessianFile | None = None,
     ) -> None:
         label = grids.scheme.label
         super().__init__(model, tokens, dict.fromkeys(grids.scale_types, label), options, progress, earlier, hessians)
-        self._grids, self._norms = grids, norms
+        self._grids = grids
 
-    def _norm_before(self, layer: int, stage: Stage, block: Block) -> str:
-        norm = super()._norm_before(layer, stage, block)
-        return norm if norm in self._norms else ""
-
-    def _solve(self, names: list[str], moments: Moments, norm: str = "") -> list[SolvedTensor]:
+    def _solve(self, names: list[str], moments: Moments) -> list[SolvedTensor]:
         options = self._options
         weights = {name: self._weight(name, None) for name in names}
         if options.gptq:
             weights = {n: moments.target(w, options.damp, options.cross, self._residual) for n, w in weights.items()}
         mean = moments.hessian / max(moments.tokens, 1)
         solved: list[SolvedTensor] = []
-        if norm:
-            found = search_scales(list(weights.values()), mean, [self._rounding(name) for name in names])
-            if found.exponent is not None:
-                scales, scaled = self._fold(norm, found)
-                solved.append(scaled)
-                weights = {name: w * scales for name, w in weights.items()}
-                mean /= np.outer(scales, scales)
         for kind in dict.fromkeys(self._grids.scale_types[name] for name in names):
             same = {name: w for name, w in weights.items() if self._grids.scale_types[name] == kind}
             solved += self._together(same, mean, moments.tokens, options.gptq)
@@ -183,20 +169,33 @@ class GroupPass(LayerPass):
     def _on_grid(self, name: str, w: Floats, kind: str) -> IntegerGroups:
         return round_groups(name, w, self._grids.scheme, kind, self._grids.least_zero, self._options.threads)
 
-    def _rounding(self, name: str) -> Callable[[Floats, Floats], Floats]:
-        kind = self._grids.scale_types[name]
-        return lambda w, _: self._on_grid(name, w, kind).dequantize()
 
-    def _fold(self, norm: str, found: AWQScales) -> tuple[Floats, SolvedTensor]:
-        """The norm divided by AWQ's scales as it can be stored, and the scales that make up for exactly that."""
-        old = self._weight(norm, None)
-        new = stored_norm(self._model.tensor(norm), old / found.scales, self._norms[norm])
-        usable = (new != 0) & np.isfinite(new) & (old != 0)
-        new = np.where(usable, new, old)
-        scales = np.divide(old, new, out=np.ones_like(old), where=usable)
-        note = f"takes scales with exponent {found.exponent}"
-        report = TensorReport(norm, "F32", new.nbytes, found.before, found.before, found.after, 0.0, 0.0, 0, note)
-        return scales, SolvedTensor(norm, _values(new), None, report)
+class GroupStoring:
+    """How weights in groups of integers, and norms, are stored in a checkpoint: see `ggquant.layerwise.scaled`.
+
+    Args:
+        grids: of the weights.
+        vectors: the norms and biases as they are converted, and the type that they are stored in, by GGUF name.
+        threads: number of threads.
+    """
+
+    def __init__(self, grids: Grids, vectors: Mapping[str, tuple[SourceTensor, str]], threads: int | None) -> None:
+        self._grids, self._vectors, self._threads = grids, vectors, threads
+
+    def rounding(self, name: str) -> Rounding | None:
+        """Rounds rows of a weight to the nearest points of its groups' grids."""
+        kind, grids = self._grids.scale_types.get(name), self._grids
+        if kind is None:
+            return None
+        return lambda w, _: round_groups(name, w, grids.scheme, kind, grids.least_zero, self._threads).dequantize()
+
+    def judge(self, weights: Mapping[str, Floats], hessian: Floats) -> None:
+        """Nothing but rounding."""
+
+    def stored(self, name: str, values: Floats) -> Floats:
+        """A norm's values after they have been stored in the checkpoint, in its type, and converted again."""
+        tensor, dtype = self._vectors[name]
+        return stored_norm(tensor, values, dtype)
 
 
 def round_groups(
@@ -248,7 +247,7 @@ def norm_to_store(tensor: SourceTensor, values: Floats) -> Floats:
 
 def _losses(w: Floats, groups: IntegerGroups, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """`e^T H e` of each row."""
-    return losses(w - groups.dequantize(), mean.astype(np.float32))
+    return row_losses(w - groups.dequantize(), mean.astype(np.float32))
 
 
 def _better(

@@ -16,9 +16,10 @@ from ggquant import __version__, pipeline
 from ggquant.calibration import CalibrationText, cut, default_text, read_texts
 from ggquant.errors import FileError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix
+from ggquant.layerwise.awq import fold_scales
 from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_files
 from ggquant.layerwise.needs import check_memory, memory_needs
-from ggquant.layerwise.report import TensorReport
+from ggquant.layerwise.report import FoldReport, TensorReport
 from ggquant.layerwise.solve import LayerwiseOptions, solve_model
 from ggquant.layerwise.work import WorkFile
 from ggquant.metadata import MetaValue
@@ -63,12 +64,14 @@ class LayerwiseReport:
     Attributes:
         conversion: of the file that was written.
         tensors: what solving each tensor gave, in the order of the pass.
+        folds: for AWQ, what scales are good for at each place, and why there are none at others.
         tokens: calibration tokens.
         seconds: duration.
     """
 
     conversion: ConversionReport
     tensors: list[TensorReport]
+    folds: list[FoldReport]
     tokens: int
     seconds: float
 
@@ -81,6 +84,7 @@ class LayerwiseReport:
             "calibration_tokens": self.tokens,
             "seconds": self.seconds,
             "tensors": [asdict(tensor) for tensor in self.tensors],
+            "folds": [asdict(fold) for fold in self.folds],
         }
 
 
@@ -176,11 +180,19 @@ def quantize_by_gptq(
                 solving(LayerwiseProgress(layer, model.n_layer, name, done, len(formats), last, now))
 
         earlier = dict(work.done)
-        for solved in solve_model(model, tokens, formats, chosen, tell, earlier, stored):
+        solving_model, folds = model, []
+        if chosen.awq:
+            unquantized = {t.name for t in plan.tensors if t.format == "F32"}
+            folded = fold_scales(model, tokens, formats, unquantized, chosen, work, tell)
+            solving_model, folds = folded.model, folded.reports
+            for one in folded.stored:
+                if one.name not in earlier:
+                    work.add(one)
+        for solved in solve_model(solving_model, tokens, formats, chosen, tell, earlier, stored):
             if solved.name not in earlier:
                 work.add(solved)
             last = solved.report.solved / solved.report.weighted if solved.report.weighted else None
-        reports = [solved.report for solved in work.done.values()]
+        reports = [solved.report for solved in work.done.values() if solved.name in formats]
         matrix = Imatrix(
             {**stand_in.entries, **{s.name: s.importance for s in work.done.values() if s.importance is not None}},
             datasets=list(text.names),
@@ -203,7 +215,7 @@ def quantize_by_gptq(
             work.remove()
         raise
     work.remove()
-    return LayerwiseReport(conversion, reports, int(tokens.size), time.monotonic() - started)
+    return LayerwiseReport(conversion, reports, folds, int(tokens.size), time.monotonic() - started)
 
 
 def stored_hessians(

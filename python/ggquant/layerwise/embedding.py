@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.layerwise.report import SolvedTensor, TensorReport
-from ggquant.linalg import gram, losses
+from ggquant.linalg import gram
+from ggquant.methods.awq import row_losses
 from ggquant.methods.solver import Effort, FactoredHessian, solver_formats
 from ggquant.runtime.model import RunnableModel
 from ggquant.runtime.weights import as_float32, read_tensor
@@ -93,4 +94,4 @@ def solve_embedding(
 
 
 def _loss(error: Floats, hessian: npt.NDArray[np.float64]) -> float:
-    return float(losses(error, hessian.astype(np.float32)).sum())
+    return float(row_losses(error, hessian.astype(np.float32)).sum())

@@ -41,6 +41,9 @@ def memory_needs(
     columns = sum(t.shape[-1] for t in model.block_tensors(0) if len(t.shape) == 2) if model.n_layer else 0
     total = 2 * (run.hidden_bytes + run.block_bytes) + run.working_bytes + _HESSIAN_ENTRY * hessian
     total += min(kept, 4 * n_chunks * n_ctx * columns) + run.output_bytes
+    if options.awq:
+        # The search for scales looks at all inputs of a layer at once.
+        total += 8 * sum(shape[-1] ** 2 * (shape[0] if len(shape) == 3 else 1) for shape in _inputs(model, formats))
     if options.fisher and options.gptq:
         total += sum(_gram_bytes(model, name) for name in formats)
         # Inputs of all layers for one group of chunks, and scores of attention with their gradients.
@@ -61,6 +64,11 @@ def check_memory(need: int, path: str) -> None:
             "use fewer --chunks, or --effort fast",
             file=path,
         )
+
+
+def _inputs(model: RunnableModel, formats: Mapping[str, str]) -> list[tuple[int, ...]]:
+    """Shapes of a layer's weights that are to be solved."""
+    return [tensor.shape for tensor in model.block_tensors(0) if tensor.name in formats] if model.n_layer else []
 
 
 def _gram_bytes(model: RunnableModel, name: str) -> int:

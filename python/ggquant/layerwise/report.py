@@ -56,6 +56,27 @@ class TensorReport:
 
 
 @dataclass(frozen=True)
+class FoldReport:
+    """What AWQ's scales are good for at one place, or why there are none.
+
+    Attributes:
+        readers: weights whose columns are scaled.
+        maker: what takes up the reciprocals; empty where nothing can.
+        exponents: `(a, b)` of `s = m^a / w^b`, see `awq_scales`; None without scales, and where experts differ.
+        before: loss of the weights without scales.
+        after: loss with them; never more.
+        note: why there are no scales, or how many experts have some.
+    """
+
+    readers: tuple[str, ...]
+    maker: str
+    exponents: tuple[float, float] | None
+    before: float
+    after: float
+    note: str
+
+
+@dataclass(frozen=True)
 class SolvedTensor:
     """A tensor ready to be stored.
 

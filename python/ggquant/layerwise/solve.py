@@ -18,8 +18,8 @@ from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.needs import KEPT_BYTES
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.two_sided import solve_two_sided, two_sided_loss
-from ggquant.linalg import losses
-from ggquant.methods.awq import AWQScales, awq_scales
+from ggquant.methods.awq import row_losses
+from ggquant.methods.clip import awq_clip
 from ggquant.methods.solver import EFFORTS, Effort, FactoredHessian, GPTQResult, solver_formats
 from ggquant.model import SourceTensor
 from ggquant.product import matmul
@@ -50,8 +50,10 @@ class LayerwiseOptions:
         cross: strength of the correction for inputs that differ from those of the original model, 0 to 1.
         residual: strength of the correction of the residual stream, 0 to 1.
         sequential: later layers, and later weights of a layer, see the quantized earlier ones.
-        awq: scale columns before rounding, where a norm can take the reciprocal.
+        awq: the model is to be scaled before it is solved, see `ggquant.layerwise.scaled`; without `gptq`, weights are
+            clipped before they are rounded where that is better.
         gptq: let errors make up for each other; otherwise weights are rounded with their importance matrix.
+        rounded: names of weights that are rounded with their importance matrix instead of being solved.
         fisher: let the errors of rows make up for each other as well, by gradients of the model's predictions, and
             solve the token embedding by the gradients at its output.
         token_weights: how far tokens count by the size of their gradients instead of all alike, 0 to 1.
@@ -69,6 +71,7 @@ class LayerwiseOptions:
     sequential: bool = True
     awq: bool = False
     gptq: bool = True
+    rounded: tuple[str, ...] = ()
     fisher: bool = False
     token_weights: float = 0.0
     fisher_damp: float = 0.1
@@ -179,7 +182,8 @@ class LayerPass:
         # With stored Hessians nothing runs through the layers.
         original = model.embed(self._tokens[: 1 if self._stored is not None else None])
         state = _State(original, original)
-        if self._options.gptq and embedding in self._formats and model.output_name != embedding:
+        solves = self._options.gptq and embedding in self._formats and embedding not in self._options.rounded
+        if solves and model.output_name != embedding:
             self._progress(-1, embedding)
             solved = self._earlier.get(embedding) or solve_embedding(
                 model,
@@ -211,8 +215,7 @@ class LayerPass:
                 continue
             self._progress(layer, names[0])
             if all(name in self._earlier for name in names):
-                norm = self._norm_before(layer, stage, block)
-                for name in [*names, *([norm] if norm in self._earlier else [])]:
+                for name in names:
                     state.replaced[name] = self._earlier[name].tensor.dequantize(threads=self._options.threads)
                     yield self._earlier[name]
                 continue
@@ -221,7 +224,7 @@ class LayerPass:
                 solved = self._experts(stage, names, current, state)
             else:
                 moments = self._moments(layer, names, block, current, state)
-                solved = self._solve(names, moments, self._norm_before(layer, stage, block))
+                solved = self._solve(names, moments)
             for one in solved:
                 state.replaced[one.name] = one.tensor.dequantize(threads=self._options.threads)
                 yield one
@@ -246,25 +249,10 @@ class LayerPass:
                 kept[name].append(seen[name])
         return kept
 
-    def _norm_before(self, layer: int, stage: Stage, block: Block) -> str:
-        """The norm whose output is the input of these weights and of nothing else; empty where there is none."""
-        graph = self._model.graph
-        roles = {name.split(".")[2] for name in stage.names}
-        norm = ""
-        if roles <= {"attn_q", "attn_k", "attn_v", "attn_qkv"}:
-            norm = graph.attention.norm
-        elif roles <= {"ffn_gate", "ffn_up"} and block.experts is None:
-            norm = graph.feed_forward.norm
-        full = f"blk.{layer}.{norm}.weight"
-        known = {tensor.name for tensor in self._model.source.tensors}
-        biased = f"blk.{layer}.{norm}.bias" in known
-        whole = all(name in self._formats for name in stage.names)
-        return full if norm and self._options.awq and whole and full in known and not biased else ""
-
     def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> Moments:
         model, options = self._model, self._options
         if self._stored is not None:
-            return self._stored.moments(names[0], options.threads)[0]
+            return self._from_file(names[0])[0]
         same = state.current is state.original and current is block
         cross = bool(options.cross) and not same
         added = len(names) == 1 and names[0].endswith(_ADDED) and bool(self._residual) and not same
@@ -292,6 +280,19 @@ class LayerPass:
         moments.check(names[0])
         return moments
 
+    def _from_file(self, name: str) -> list[Moments]:
+        """Stored moments of a weight's input, or of each expert's. With AWQ's scales the input is that much smaller."""
+        if self._stored is None:
+            raise AssertionError("asked for only where there is a file")
+        found = self._stored.moments(name, self._options.threads)
+        factors = self._model.tensor(name).factors
+        if factors is not None and factors.columns is not None:
+            scales = np.frombuffer(factors.columns, "<f4").reshape(-1, len(found[0].hessian)).astype(np.float64)
+            for number, own in enumerate(found):
+                each = scales[min(number, len(scales) - 1)]
+                own.hessian /= np.outer(each, each)
+        return found
+
     def _token_weights(self, names: list[str], start: int) -> Floats | None:
         """How much each token of a group of chunks counts for these weights; None where all count alike."""
         strength = self._options.token_weights
@@ -310,25 +311,21 @@ class LayerPass:
     def _output_of(self, name: str, state: _State | None, x: Floats) -> Floats:
         return matmul(self._weight(name, state), x, activations="float32", threads=self._options.threads)
 
-    def _solve(self, names: list[str], moments: Moments, norm: str = "") -> list[SolvedTensor]:
+    def _solve(self, names: list[str], moments: Moments) -> list[SolvedTensor]:
         options = self._options
         factored: FactoredHessian | None = None
         solved = []
         weights = {name: self._weight(name, None) for name in names}
         if options.gptq:
             weights = {n: moments.target(w, options.damp, options.cross, self._residual) for n, w in weights.items()}
-        if norm:
-            formats = [self._formats[name] for name in names]
-            mean = moments.hessian / max(moments.tokens, 1)
-            found = awq_scales(list(weights.values()), mean, formats, threads=options.threads)
-            if found.exponent is not None:
-                weights = {name: w * found.scales for name, w in weights.items()}
-                moments.hessian /= np.outer(found.scales, found.scales)
-                solved.append(_scaled_norm(norm, self._weight(norm, None) / found.scales, found))
         for name, target in weights.items():
             started = time.monotonic()
-            if not options.gptq or self._formats[name] not in solver_formats():
-                note = "this format has no solver" if options.gptq else ""
+            if options.awq and not options.gptq:
+                solved.append(_clipped(name, target, self._formats[name], moments, options.threads))
+                continue
+            solvable = self._formats[name] in solver_formats()
+            if not options.gptq or name in options.rounded or not solvable:
+                note = "this format has no solver" if options.gptq and not solvable else ""
                 solved.append(_rounded(name, target, self._formats[name], moments, note))
                 continue
             if factored is None:
@@ -375,7 +372,7 @@ class LayerPass:
     def _expert_moments(self, name: str, current: Block, state: _State) -> list[Moments]:
         """Of each expert's own tokens."""
         if self._stored is not None:
-            return self._stored.moments(name, self._options.threads)
+            return self._from_file(name)
         count, _, columns = self._model.tensor(name).shape
         moments = [Moments(columns, cross=False, threads=self._options.threads) for _ in range(count)]
         for start in range(0, len(self._tokens), self._step):
@@ -396,8 +393,13 @@ class LayerPass:
             for expert, own in enumerate(moments):
                 own.check(name)
                 label = f"{name} (expert {expert})"
-                if own.tokens < _ENOUGH_TOKENS * columns or format not in solver_formats():
-                    note = f"expert {expert} saw {own.tokens} tokens"
+                if options.awq and not options.gptq and own.tokens:
+                    one = _clipped(label, w[expert], format, own, options.threads)
+                    parts.append(replace(one, report=replace(one.report, note="")))
+                    continue
+                few = own.tokens < _ENOUGH_TOKENS * columns
+                if few or not options.gptq or format not in solver_formats():
+                    note = f"expert {expert} saw {own.tokens} tokens" if few and options.gptq else ""
                     parts.append(_rounded(label, w[expert], format, own, note))
                     continue
                 started = time.monotonic()
@@ -423,7 +425,7 @@ class LayerPass:
             yield self._earlier[name]
             return
         if self._stored is not None:
-            yield from self._solve([name], self._stored.moments(name, self._options.threads)[0])
+            yield from self._solve([name], self._from_file(name)[0])
             return
         moments = Moments(model.hidden_size, cross=bool(self._options.cross), threads=self._options.threads)
         for start in range(0, len(self._tokens), self._step):
@@ -440,7 +442,8 @@ def _result(name: str, target: Floats, result: GPTQResult, moments: Moments, sec
     scale = moments.hessian / max(moments.tokens, 1)
     error = target - plain.dequantize()
     damped = float(result.damp * np.einsum("ii->i", scale).mean())
-    rounded = float(losses(error, scale.astype(np.float32)).sum() + damped * (error * error).sum(dtype=np.float64))
+    unscaled = row_losses(error, scale.astype(np.float32)).sum()
+    rounded = float(unscaled + damped * (error * error).sum(dtype=np.float64))
     report = TensorReport(
         name=name,
         format=result.tensor.format,
@@ -467,13 +470,25 @@ def _rounded(name: str, w: Floats, format: str, moments: Moments, note: str) -> 
     return SolvedTensor(name, tensor, importance, report)
 
 
-def _scaled_norm(name: str, weight: Floats, found: AWQScales) -> SolvedTensor:
-    """A norm that has taken the reciprocal of AWQ's scales."""
-    data = np.ascontiguousarray(weight, dtype="<f4").view(np.uint8)
-    tensor = QuantizedTensor(data, "F32", weight.shape)
-    note = f"takes scales with exponent {found.exponent}"
-    report = TensorReport(name, "F32", tensor.nbytes, found.before, found.before, found.after, 0.0, 0.0, 0, note)
-    return SolvedTensor(name, tensor, None, report)
+def _clipped(name: str, w: Floats, format: str, moments: Moments, threads: int | None) -> SolvedTensor:
+    """Weighted rounding, of clipped weights where that is better."""
+    started = time.monotonic()
+    mean = (moments.hessian / max(moments.tokens, 1)).astype(np.float32)
+    found = awq_clip(w, mean, format, threads=threads)
+    plain = quantize(w, format, imatrix=np.ones(w.shape[-1], np.float32), threads=threads)
+    report = TensorReport(
+        name=name,
+        format=format,
+        nbytes=found.tensor.nbytes,
+        rounded=float(row_losses(w - plain.dequantize(threads=threads), mean, threads).sum()),
+        weighted=float(found.rounded.sum()),
+        solved=float(found.clipped.sum()),
+        seconds=time.monotonic() - started,
+        damp=0.0,
+        tokens=moments.tokens,
+        note=f"{found.share:.0%} of its blocks clipped" if found.share else "",
+    )
+    return SolvedTensor(name, found.tensor, moments.importance(), report)
 
 
 def _stacked(name: str, shape: tuple[int, ...], parts: list[SolvedTensor]) -> SolvedTensor:

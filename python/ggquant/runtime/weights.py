@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import FileError, MalformedFileError, UnsupportedError
-from ggquant.model import SourceTensor, View
+from ggquant.model import Factors, SourceTensor, View
 from ggquant.native_plan import packed_values
 from ggquant.registry import format_info
 from ggquant.sources import contiguous_strides
@@ -37,6 +38,8 @@ def read_tensor(tensor: SourceTensor) -> Array | QuantizedTensor:
         FileError, MalformedFileError: the file cannot be read, or has become shorter.
         UnsupportedError: a stored type that weights do not have.
     """
+    if tensor.factors is not None:
+        return _multiplied(as_float32(read_tensor(replace(tensor, factors=None))), tensor.factors)
     if tensor.inline is not None:
         return np.frombuffer(tensor.inline, _float(tensor.dtype, tensor)).reshape(tensor.shape)
     if tensor.ops and tensor.ops[0][0] == "mxfp4_repack":
@@ -68,7 +71,14 @@ def read_rows(tensor: SourceTensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[
     columns = tensor.shape[-1]
     view = tensor.views[0] if len(tensor.views) == 1 else None
     packed = view is not None and view.packed is not None
-    if view is None or packed or tensor.ops or view.strides[-2:] != (columns, 1) or len(view.shape) != 2:
+    if (
+        view is None
+        or packed
+        or tensor.ops
+        or tensor.factors
+        or view.strides[-2:] != (columns, 1)
+        or len(view.shape) != 2
+    ):
         return as_float32(read_tensor(tensor))[rows]
     blocks = _is_blocks(view.dtype)
     row_bytes = format_info(view.dtype).row_bytes(columns) if blocks else columns * _float(view.dtype, tensor).itemsize
@@ -134,6 +144,15 @@ def _apply(values: npt.NDArray[np.float32], tensor: SourceTensor) -> npt.NDArray
             values = values * np.float32(constant)
         else:
             values = -np.exp(values)
+    return values
+
+
+def _multiplied(values: npt.NDArray[np.float32], factors: Factors) -> npt.NDArray[np.float32]:
+    if factors.rows is not None:
+        values = values * np.frombuffer(factors.rows, "<f4").reshape(*values.shape[:-1], 1)
+    if factors.columns is not None:
+        columns = np.frombuffer(factors.columns, "<f4").reshape(-1, values.shape[-1])
+        values = values * (columns[:, None] if len(columns) > 1 else columns)
     return values
 
 
