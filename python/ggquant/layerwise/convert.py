@@ -17,7 +17,7 @@ from ggquant.calibration import CalibrationText, cut, default_text, read_texts
 from ggquant.errors import FileError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix
 from ggquant.layerwise.awq import fold_scales
-from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_files
+from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_model
 from ggquant.layerwise.needs import check_memory, memory_needs
 from ggquant.layerwise.report import FoldReport, TensorReport
 from ggquant.layerwise.solve import LayerwiseOptions, solve_model
@@ -274,7 +274,7 @@ def _fingerprint(
     digest = hashlib.sha256()
     digest.update(repr((__version__, sorted(formats.items()), replace(method, threads=None), text.names)).encode())
     digest.update(np.ascontiguousarray(tokens).tobytes())
-    digest.update(digest_of_files(model).encode())
+    digest.update(digest_of_model(model).encode())
     return digest.hexdigest()
 
 

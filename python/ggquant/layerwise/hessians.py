@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,7 +72,7 @@ class Origin:
         """
         tokenizer = {key: repr(value) for key, value in model.metadata.items() if key.startswith("tokenizer.")}
         return cls(
-            model=digest_of_files(model),
+            model=digest_of_model(model),
             tokenizer=_digest(json.dumps(tokenizer, sort_keys=True).encode()),
             text=_digest(text.text.encode("utf-8", "surrogatepass")),
             context=int(tokens.shape[1]),
@@ -151,21 +151,23 @@ class HessianFile:
         columns, found = entry["columns"], []
         digest = hashlib.sha256()
         each = columns * (columns + 1) // 2
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._start + entry["offset"])
-                for tokens in entry["tokens"]:
-                    data = file.read(4 * each)
-                    digest.update(data)
-                    packed = np.frombuffer(data, "<f4")
-                    if len(packed) != each:
-                        raise _damaged(self.path, f"it ends before '{name}' does")
-                    found.append(_unpacked(packed, columns, tokens, threads))
-        except OSError as error:
-            raise FileError(f"{self.path}: {error.strerror}", file=str(self.path), errno=error.errno) from error
+        for tokens, data in zip(entry["tokens"], self._pieces(entry, 4 * each), strict=True):
+            digest.update(data)
+            if len(data) != 4 * each:
+                raise _damaged(self.path, f"it ends before '{name}' does")
+            found.append(_unpacked(np.frombuffer(data, "<f4"), columns, tokens, threads))
         if digest.hexdigest() != entry["sha256"]:
             raise _damaged(self.path, f"the Hessian of '{name}' is not the one that was written")
         return found
+
+    def _pieces(self, entry: _Entry, nbytes: int) -> Iterator[bytes]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._start + entry["offset"])
+                for _ in entry["tokens"]:
+                    yield file.read(nbytes)
+        except OSError as error:
+            raise FileError(f"{self.path}: {error.strerror}", file=str(self.path), errno=error.errno) from error
 
 
 def disk_need(model: RunnableModel) -> int:
@@ -252,20 +254,29 @@ def collect_hessians(
     return HessianFile(path, origin)
 
 
-def digest_of_files(model: RunnableModel) -> str:
-    """A digest of the contents of a model's files.
+def digest_of_model(model: RunnableModel) -> str:
+    """A digest of a model: the contents of all files that it is read from, and its configuration.
 
     Raises:
-        FileError: one cannot be read.
+        FileError: a file cannot be read.
     """
-    digest = hashlib.sha256()
-    for path in model.source.inputs:
+    source, digest = model.source, hashlib.sha256()
+    views = [view for tensor in source.tensors for view in tensor.views]
+    packed = [part for view in views if (own := view.packed) for part in (own.codes, own.scales, own.zeros, own.listed)]
+    files = {*source.inputs, *(view.file for view in (*views, *packed) if view is not None and view.file)}
+    for path in sorted(files):
         try:
             with Path(path).open("rb") as file:
                 while part := file.read(1 << 22):
                     digest.update(part)
         except OSError as error:
             raise FileError(f"{path}: {error.strerror}", file=path, errno=error.errno) from error
+    facts = {**source.metadata, **source.beyond_gguf}
+    # General facts have the folder's name in them.
+    told = sorted((key, repr(value)) for key, value in facts.items() if not key.startswith(("tokenizer.", "general.")))
+    digest.update(repr(told).encode())
+    for tensor in source.tensors:
+        digest.update(repr((tensor.name, tensor.shape, tensor.dtype, tensor.ops)).encode() + (tensor.inline or b""))
     return digest.hexdigest()
 
 
@@ -421,14 +432,15 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, and where its data start."""
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_LONGEST_HEADER, path.stat().st_size - 8):
-                raise _damaged(path, "its header is cut short, or it is no safetensors file")
-            header = json.loads(file.read(length))
+            start, size = file.read(8), path.stat().st_size
+            length = int.from_bytes(start, "little")
+            text = file.read(length) if 2 <= length <= min(_LONGEST_HEADER, size - 8) else b""
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}", file=str(path), errno=error.errno) from error
+    try:
+        header = json.loads(text)
     except ValueError as error:
-        raise _damaged(path, "its header is not JSON") from error
+        raise _damaged(path, "its header is cut short or not JSON, or it is no safetensors file") from error
     if not isinstance(header, dict):
         raise _damaged(path, "its header is not an object")
     return header, 8 + length
