@@ -118,7 +118,7 @@ pub fn mirror(square: &mut [f64], len: usize) -> Result<()> {
 
 /// Number of rows of two factors with as many.
 fn row_count(x: (&[f32], usize), y: (&[f32], usize), out: usize) -> Result<usize> {
-    let rows = if x.1 > 0 { x.0.len() / x.1 } else { y.0.len().checked_div(y.1).unwrap_or(0) };
+    let rows = x.0.len().checked_div(x.1).or(y.0.len().checked_div(y.1)).unwrap_or(0);
     let fits = |(values, columns): (&[f32], usize)| rows.checked_mul(columns) == Some(values.len());
     if fits(x) && fits(y) && x.1.checked_mul(y.1) == Some(out) {
         return Ok(rows);

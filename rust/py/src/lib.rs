@@ -47,8 +47,8 @@ mod _native {
     use super::matmul::{matmul, matmul_id};
     #[pymodule_export]
     use super::nn::{
-        activate, attention, column_squares, curve, gated, layer_norm, negative_log_likelihood, rms_norm, rope, round_to,
-        soft_cap, softmax,
+        activate, attention, column_squares, curve, gated, layer_norm, negative_log_likelihood, rms_norm, rope,
+        round_to, soft_cap, softmax,
     };
     #[pymodule_export]
     use super::packed::{block_codes, pack_codes, packed_codes, read_packed, round_to_nearest};

@@ -143,7 +143,9 @@ pub(crate) fn softmax(
     threads: Option<usize>,
 ) -> PyResult<()> {
     let data = x.as_slice_mut()?;
-    detached(py, data.len() < SMALL, |interrupt| nn::softmax(data, columns, Run { threads, interrupt: Some(interrupt) }))
+    detached(py, data.len() < SMALL, |interrupt| {
+        nn::softmax(data, columns, Run { threads, interrupt: Some(interrupt) })
+    })
 }
 
 /// Replaces each value of `gate` by its activation times the value of `up`; with `limit`, by gpt-oss's clamped product.
