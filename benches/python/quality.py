@@ -26,7 +26,7 @@ from ggquant import _native
 from ggquant.evaluation.states import last_states, predictions, token_scores
 from ggquant.evaluation.windows import text_chunks
 from ggquant.layerwise.convert import quantize_by_gptq
-from ggquant.layerwise.solve import LayerwiseOptions
+from ggquant.layerwise.solve import LayerwiseOptions, Method
 from ggquant.methods.solver import Effort
 from ggquant.runtime import open_model
 
@@ -68,8 +68,8 @@ def options_of(text: str) -> LayerwiseOptions:
     name, *rest = re.split(r",(?=[a-z_]+=)", text)
     given = {key: json.loads(value) for key, value in (item.split("=") for item in rest)}
     effort = "normal" if name == "awq" else name.removeprefix("awq+")
-    made = LayerwiseOptions.of(cast("Effort", effort))
-    made = replace(made, awq=name.startswith("awq"), gptq=name != "awq")
+    method = "awq" if name == "awq" else "awq+gptq" if name.startswith("awq+") else "gptq"
+    made = LayerwiseOptions.of(cast("Effort", effort), cast("Method", method))
     return replace(made, **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 

@@ -32,6 +32,7 @@ pub mod matmul;
 pub mod nn;
 pub mod packed;
 pub mod reference;
+mod scratch;
 pub mod stats;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};

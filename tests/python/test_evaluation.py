@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import ggquant as gg
-from ggquant.cli import app
+from ggquant.cli import COMMANDS, command_line
 from ggquant.evaluation.logits_file import LogitsFile
 
 DATA = Path(__file__).parents[1] / "data"
@@ -21,7 +21,7 @@ SIZES = {"context": GOLDEN["context"], "chunks": GOLDEN["chunks"]}
 
 
 def run(*words: object) -> Any:
-    return CliRunner().invoke(app, ["evaluate", *map(str, words)])
+    return CliRunner().invoke(command_line(COMMANDS), ["evaluate", *map(str, words)])
 
 
 @pytest.fixture(scope="module")

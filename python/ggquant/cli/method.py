@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 from ggquant.cli import render
 from ggquant.cli.progress import conversion_progress
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from ggquant.layerwise.convert import LayerwiseProgress, LayerwiseReport
     from ggquant.layerwise.report import FoldReport
+    from ggquant.layerwise.solve import Method
+    from ggquant.methods.solver import Effort
     from ggquant.pipeline import ConversionReport
     from ggquant.policy import Options
-
-METHODS = ("gptq", "awq", "awq+gptq")
 
 
 def solve(
@@ -57,17 +57,11 @@ def solve(
     """
     from ggquant.layerwise.convert import quantize_by_gptq
     from ggquant.layerwise.solve import LayerwiseOptions
-    from ggquant.methods.solver import Effort
     from ggquant.text_files import write_text
 
-    if method not in METHODS:
-        raise UsageError(f"unknown method '{method}'; there are {', '.join(METHODS)}")
-    if effort not in get_args(Effort):
-        raise UsageError(f"unknown effort '{effort}'; there are {', '.join(get_args(Effort))}")
     if damp is not None and not 0 <= damp < float("inf"):
         raise UsageError(f"--damp {damp}: a number of at least 0 is needed")
-    how = LayerwiseOptions.of(cast("Effort", effort))
-    how = replace(how, awq="awq" in method, gptq="gptq" in method)
+    how = LayerwiseOptions.of(cast("Effort", effort), cast("Method", method))
     if damp is not None:
         how = replace(how, damp=damp)
     how = replace(how, sequential=is_sequential(sequential, hessians))

@@ -18,7 +18,7 @@ from ggquant.errors import NonFiniteError, UsageError
 from ggquant.evaluation.logits_file import LogitsFile, writing_logits
 from ggquant.evaluation.state import EvaluationState
 from ggquant.evaluation.states import last_states, predictions, scored_tokens, token_scores
-from ggquant.evaluation.summary import Evaluation, summarize, summarize_alone
+from ggquant.evaluation.summary import Evaluation, Scores, summarize, summarize_alone
 from ggquant.evaluation.windows import bos_of, open_predictor, text_chunks
 from ggquant.runtime import RunnableModel
 from ggquant.runtime.memory import requirements
@@ -119,17 +119,27 @@ def evaluate(
         # Predictions are not kept: where they are to be written, all chunks are gone through again.
         scores = [] if state is None or writer is not None else state.scores(_score_shape(n_ctx, alone=alone))
         done = len(scores)
-        for chunk, (ids, h) in enumerate(zip(cuts.tokens, states, strict=True)):
-            if chunk >= done:
-                rows = predictions(own, h)
-                if writer is not None:
-                    writer.add(_native.pack_logits(rows, own.n_vocab, threads))
-                scores.append(token_scores(rows, ids, None if alone else packed(chunk), threads))
-                if not np.isfinite(scores[-1]).all():
-                    raise NonFiniteError(f"{model}: its predictions for chunk {chunk} are not finite", file=str(model))
-                if state is not None and writer is None:
-                    state.add_scores(scores[-1])
-            steps.add(_OUTPUT_LAYERS * len(models) * n_ctx, f"chunk {chunk + 1} of {n_chunks}")
+        work = _OUTPUT_LAYERS * len(models) * n_ctx
+        steps.add(done * work, "taken over")
+
+        def judged(chunk: int) -> tuple[Scores, npt.NDArray[np.uint16] | None]:
+            rows = predictions(own, states[chunk])
+            written = _native.pack_logits(rows, own.n_vocab, threads) if writer is not None else None
+            return token_scores(rows, cuts.tokens[chunk], None if alone else packed(chunk), threads), written
+
+        def take(made: tuple[Scores, npt.NDArray[np.uint16] | None]) -> None:
+            score, written = made
+            if writer is not None and written is not None:
+                writer.add(written)
+            if not np.isfinite(score).all():
+                where = f"{model}: its predictions for chunk {len(scores)} are not finite"
+                raise NonFiniteError(where, file=str(model))
+            scores.append(score)
+            if state is not None and writer is None:
+                state.add_scores(score)
+            steps.add(work, f"chunk {len(scores)} of {n_chunks}")
+
+        own.side_by_side(judged, range(done, n_chunks), take)
     if state is not None:
         state.remove()
     summary = summarize_alone if alone else summarize

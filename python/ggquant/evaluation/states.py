@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from ggquant import _native
 from ggquant.runtime import RunnableModel
-from ggquant.runtime.block import GROUP_TOKENS
+from ggquant.runtime.block import GROUP_TOKENS, Block
 from ggquant.runtime.hidden import KeptStates, allocate
 from ggquant.runtime.ops import Floats, negative_log_likelihood
 
@@ -61,14 +62,29 @@ def last_states(
     for layer in range(done, model.n_layer):
         block = model.block(layer)
         wanted = scored if layer == model.n_layer - 1 else slice(None)
-        for start in parts:
-            block(h[start : start + group], out=room[start : start + group], wanted=wanted)
-            step(inputs[start : start + group].size, f"layer {layer}")
+        through = _part(block, h, room, group, wanted)
+        model.side_by_side(through, parts, partial(_told, step, f"layer {layer}"))
         if kept is not None:
             h, room = kept.advance()
         if save is not None:
             save()
     return h
+
+
+def _part(block: Block, h: Floats, out: Floats, group: int, wanted: slice) -> Callable[[int], int]:
+    """Takes chunks from a given one on through a layer; gives the number of their tokens."""
+
+    def through(start: int) -> int:
+        part = h[start : start + group]
+        block(part, out=out[start : start + group], wanted=wanted)
+        tokens: int = part.shape[0] * part.shape[1]
+        return tokens
+
+    return through
+
+
+def _told(step: Callable[[int, str], object], what: str, tokens: int) -> None:
+    step(tokens, what)
 
 
 def predictions(model: RunnableModel, h: Floats) -> Floats:

@@ -36,7 +36,7 @@ def memory_needs(
     shapes = [model.tensor(name).shape for name in formats]
     # A stack of experts has a Hessian for each of them, all at the same time.
     hessian = max((shape[-1] ** 2 * (shape[0] if len(shape) == 3 else 1) for shape in shapes), default=0)
-    corrected = options.gptq and (options.cross or options.residual)
+    corrected = (options.gptq or options.awq) and (options.cross or options.residual)
     kept = KEPT_BYTES if corrected else 0
     columns = sum(t.shape[-1] for t in model.block_tensors(0) if len(t.shape) == 2) if model.n_layer else 0
     total = 2 * (run.hidden_bytes + run.block_bytes) + run.working_bytes + _HESSIAN_ENTRY * hessian

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,10 @@ from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.tensor import QuantizedTensor, quantize
 
 Floats = npt.NDArray[np.float32]
+
+#: What is done to weights.
+Method = Literal["gptq", "awq", "awq+gptq"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 #: Names of the weights whose output is added to the residual stream.
 _ADDED = ("attn_output.weight", "ffn_down.weight")
@@ -86,8 +91,13 @@ class LayerwiseOptions:
         with them tokens count by the size of their gradients.
 
         Raises:
-            UsageError: an effort that takes gradients.
+            UsageError: an effort that takes gradients; AWQ alone, which is no better than rounding without corrections.
         """
+        if not self.gptq:
+            raise UsageError(
+                "a file of Hessians goes with --method gptq or awq+gptq: awq alone needs later layers to "
+                "make up for what earlier ones have lost"
+            )
         if self.fisher or self.token_weights:
             raise UsageError(
                 "a file of Hessians cannot be used with --effort best, which weighs tokens by their gradients; "
@@ -96,14 +106,29 @@ class LayerwiseOptions:
         return replace(self, sequential=False, cross=0.0, residual=0.0)
 
     @classmethod
-    def of(cls, effort: Effort) -> LayerwiseOptions:
-        """What an effort means: corrections are left out of the fast one, and only the best takes gradients."""
+    def of(cls, effort: Effort, method: Method = "gptq") -> LayerwiseOptions:
+        """What an effort means: corrections are left out of the fast one, and only the best takes gradients.
+
+        Without GPTQ there is one effort, with corrections: scales and clipping bring each layer closer to the original,
+        but the model as a whole only where later layers make up for what is left.
+        """
         if effort not in EFFORTS:
             raise UsageError(f"unknown effort '{effort}'; there are {', '.join(EFFORTS)}")
+        if method not in METHODS:
+            raise UsageError(f"unknown method '{method}'; there are {', '.join(METHODS)}")
+        if method == "awq":
+            return cls(effort=effort, awq=True, gptq=False)
         strength = 0.0 if effort == "fast" else 1.0
         best = effort == "best"
         weights = 0.5 if best else 0.0
-        return cls(effort=effort, cross=strength, residual=strength, fisher=best, token_weights=weights)
+        return cls(
+            effort=effort,
+            cross=strength,
+            residual=strength,
+            awq=method == "awq+gptq",
+            fisher=best,
+            token_weights=weights,
+        )
 
 
 @dataclass
@@ -207,7 +232,7 @@ class LayerPass:
             found = self._stored.stages(layer)
         else:
             found = stages(block, state.original[:1, : min(64, self._tokens.shape[1])])
-        if self._options.gptq and (self._options.cross or self._residual):
+        if (self._options.gptq or self._options.awq) and (self._options.cross or self._residual):
             state.inputs = self._original_inputs(block, found, state.original)
         for stage in found:
             names = [name for name in stage.names if name in self._formats]
@@ -316,7 +341,7 @@ class LayerPass:
         factored: FactoredHessian | None = None
         solved = []
         weights = {name: self._weight(name, None) for name in names}
-        if options.gptq:
+        if options.gptq or options.awq:
             weights = {n: moments.target(w, options.damp, options.cross, self._residual) for n, w in weights.items()}
         for name, target in weights.items():
             started = time.monotonic()

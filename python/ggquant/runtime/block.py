@@ -55,7 +55,7 @@ class Norm:
 
 
 class Block:
-    """One layer. Calling it runs chunks of tokens through it.
+    """One layer. Calling it runs chunks of tokens through it; several threads may do so at a time.
 
     Attributes:
         layer: its number.
@@ -182,13 +182,14 @@ class _Attention:
         return q, k, v
 
     def _angles(self, sequence: int) -> tuple[Floats, Floats]:
-        if self._tables is None or len(self._tables[0]) != sequence:
+        tables = self._tables
+        if tables is None or len(tables[0]) != sequence:
             name = "rope_freqs"
             if self._factors[name] is None:
                 long = sequence > rope.original_context(self._hyper)
                 name = "rope_factors_long" if long else "rope_factors_short"
-            self._tables = rope.tables(self._hyper, self._layer, sequence, self._factors[name])
-        return self._tables
+            tables = self._tables = rope.tables(self._hyper, self._layer, sequence, self._factors[name])
+        return tables
 
 
 #: Divisors of RoPE's frequencies; the model has at most one kind.

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use crate::arch::kernel;
 use crate::block::Format;
 use crate::error::{At, Error, Result};
+use crate::scratch::with_scratch;
 
 pub(crate) use first_error::FirstError;
 pub(crate) use pool::thread_count;
@@ -126,7 +127,8 @@ impl Run<'_> {
         self.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// Runs `work` on every task, with its number and a scratch buffer; on this thread if there is but one.
+    /// Runs `work` on every task, with its number and a scratch buffer that holds anything; on this thread if there is but
+    /// one.
     pub(crate) fn for_each<T: Send>(
         &self,
         tasks: Vec<T>,
@@ -134,19 +136,23 @@ impl Run<'_> {
     ) -> Result<()> {
         let threads = thread_count(self.threads)?;
         let first = FirstError::new();
-        let run_task = |scratch: &mut Vec<f32>, (number, task): (usize, T)| {
+        let run_task = |(number, task): (usize, T)| {
             if first.precedes(number) {
                 return;
             }
-            let result = if self.interrupted() { Err(Error::Interrupted) } else { work(scratch, number, task) };
+            let result = if self.interrupted() {
+                Err(Error::Interrupted)
+            } else {
+                with_scratch(|scratch| work(scratch, number, task))
+            };
             if let Err(error) = result {
                 first.record(number, error);
             }
         };
         if tasks.len() <= 1 {
-            tasks.into_iter().enumerate().for_each(|task| run_task(&mut Vec::new(), task));
+            tasks.into_iter().enumerate().for_each(run_task);
         } else {
-            pool::pool(threads)?.install(|| tasks.into_par_iter().enumerate().for_each_init(Vec::new, run_task));
+            pool::pool(threads)?.install(|| tasks.into_par_iter().enumerate().for_each(run_task));
         }
         first.into_result()
     }

@@ -25,6 +25,7 @@ use crate::block::Format;
 use crate::encode::Run;
 use crate::error::Result;
 use crate::lanes::{F32Lanes, MAX_LANES};
+use crate::scratch::Buffers;
 
 /// Columns summed before they are added to the total.
 const STRETCH: usize = SLAB;
@@ -79,35 +80,44 @@ pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &m
     let slabs = cols.div_ceil(STRETCH);
     // Several batches at once: threads that wait for each other after each lose a third of their time on short rows.
     let round = BATCH * (ROUND / (BATCH * slabs)).max(1);
-    let mut stretches = vec![[0.0; STRETCH]; if cols == STRETCH { 0 } else { round.min(n) * slabs }];
-    for (number, x) in x.chunks(round * cols).enumerate() {
-        let count = x.len() / cols;
-        let stretches = if cols == STRETCH {
-            x.as_chunks().0
-        } else {
-            let stretches = &mut stretches[..count * slabs];
-            let mut tasks = Vec::new();
-            for (stretches, x) in stretches.chunks_mut(BATCH * slabs).zip(x.chunks(BATCH * cols)) {
-                tasks.extend(stretches.chunks_mut(x.len() / cols).enumerate().map(|(i, to)| (i * STRETCH, to, x)));
-            }
-            run.for_each(tasks, |_, _, (from, to, x): (usize, &mut [Stretch], &[f32])| {
-                let len = STRETCH.min(cols - from);
-                for (to, x) in to.iter_mut().zip(x.chunks_exact(cols)) {
-                    to[..len].copy_from_slice(&x[from..from + len]);
-                }
+    // Rows of one stretch lie as they should.
+    let len = if cols == STRETCH { 0 } else { round.min(n) * slabs };
+    LAID_OUT.with(len, [0.0; STRETCH], |room| {
+        for (number, x) in x.chunks(round * cols).enumerate() {
+            let count = x.len() / cols;
+            let stretches =
+                if cols == STRETCH { x.as_chunks().0 } else { lay_out(x, cols, &mut room[..count * slabs], run)? };
+            let batches = (0..count).step_by(BATCH).zip(stretches.chunks(BATCH * slabs));
+            let tasks =
+                batches.flat_map(|batch| (0..weights.rows).step_by(rows).map(move |row| (batch, row))).collect();
+            run.for_each(tasks, |scratch, _, ((first, stretches), row): ((usize, &[Stretch]), usize)| {
+                let rows = row..weights.rows.min(row + rows);
+                job.panel(stretches, number * round + first, BATCH.min(count - first), rows, scratch);
                 Ok(())
             })?;
-            &*stretches
-        };
-        let batches = (0..count).step_by(BATCH).zip(stretches.chunks(BATCH * slabs));
-        let tasks = batches.flat_map(|batch| (0..weights.rows).step_by(rows).map(move |row| (batch, row))).collect();
-        run.for_each(tasks, |scratch, _, ((first, stretches), row): ((usize, &[Stretch]), usize)| {
-            let rows = row..weights.rows.min(row + rows);
-            job.panel(stretches, number * round + first, BATCH.min(count - first), rows, scratch);
-            Ok(())
-        })?;
+        }
+        Ok(())
+    })
+}
+
+/// Where activations are laid out.
+static LAID_OUT: Buffers<Stretch> = Buffers::new();
+
+/// Lays rows of `cols` activations out, batch by batch, a stretch of all its rows after another.
+fn lay_out<'a>(x: &[f32], cols: usize, stretches: &'a mut [Stretch], run: Run<'_>) -> Result<&'a [Stretch]> {
+    let slabs = cols.div_ceil(STRETCH);
+    let mut tasks = Vec::new();
+    for (stretches, x) in stretches.chunks_mut(BATCH * slabs).zip(x.chunks(BATCH * cols)) {
+        tasks.extend(stretches.chunks_mut(x.len() / cols).enumerate().map(|(i, to)| (i * STRETCH, to, x)));
     }
-    Ok(())
+    run.for_each(tasks, |_, _, (from, to, x): (usize, &mut [Stretch], &[f32])| {
+        let len = STRETCH.min(cols - from);
+        for (to, x) in to.iter_mut().zip(x.chunks_exact(cols)) {
+            to[..len].copy_from_slice(&x[from..from + len]);
+        }
+        Ok(())
+    })?;
+    Ok(stretches)
 }
 
 struct Job<'a> {
