@@ -39,12 +39,12 @@ def embeddings(path: Path, texts: list[str]) -> npt.NDArray[np.float64]:
     """Unit vectors, one for each text."""
     model = open_model(path)
     tokenizer = Tokenizer(model.metadata, model.path)
-    made = []
-    for text in texts:
-        states = model.normalized(model.forward([tokenizer.encode(text)]))
-        mean = states[0].astype(np.float64).mean(axis=0)
-        made.append(mean / np.linalg.norm(mean))
-    return np.stack(made)
+    states = [model.embed([tokenizer.encode(text)]) for text in texts]
+    for layer in range(model.n_layer):
+        block = model.block(layer)
+        states = [block(h) for h in states]
+    means = np.stack([model.normalized(h)[0].astype(np.float64).mean(axis=0) for h in states])
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))
 
 
 def main() -> None:

@@ -37,7 +37,9 @@ def main() -> None:
             if not points:
                 continue
             sizes, divergences = zip(*(point for _, point in points), strict=True)
-            panel.plot(sizes, divergences, color=colour, marker=marker, ms=4, lw=1, label=label)
+            # A line between a few points would say something about what lies between them.
+            line = 1 if len(points) > 4 else 0
+            panel.plot(sizes, divergences, color=colour, marker=marker, ms=4, lw=line, label=label)
             if method == "rounded":
                 for variant, point in points:
                     panel.annotate(variant, point, fontsize=6.5, xytext=(4, 3), textcoords="offset points")

@@ -10,9 +10,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ggquant as gg
 from ggquant import runtime
+from ggquant.model import SourceTensor, View
+from ggquant.runtime import weights
 from ggquant.runtime.linear import Arithmetic
 from runtime_cases import ROWS, RUNTIME_CASES, tokens
 from tiny_checkpoints import write
@@ -183,3 +187,23 @@ def test_activations_are_rounded_to_the_type_of_the_weights(tmp_path: Path) -> N
     ):
         assert how.input(weight, x) is x
     assert Arithmetic("float32").input(weight.dequantize().astype(np.float16), x) is x
+
+
+@given(
+    rows=st.integers(1, 60), columns=st.integers(1, 40), wanted=st.lists(st.integers(0, 59), max_size=80),
+    gap=st.integers(0, 300), piece=st.integers(1, 3000),
+)  # fmt: skip
+@settings(deadline=None)
+def test_rows_are_read_whatever_lies_between_them(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, columns: int, wanted: list[int], gap: int, piece: int
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "data"
+    values = np.random.default_rng(rows * columns).standard_normal((rows, columns)).astype(np.float32)
+    path.write_bytes(b"before" + values.tobytes())
+    view = View(str(path), 6, "F32", values.shape, (columns, 1))
+    tensor = SourceTensor("w", values.shape, "F32", (view,))
+    ids = np.array([row % rows for row in wanted], np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "_GAP", gap)
+        patch.setattr(weights, "_PIECE", piece)
+        assert np.array_equal(weights.read_rows(tensor, ids), values[ids])

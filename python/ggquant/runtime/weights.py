@@ -30,6 +30,9 @@ _FLOATS: dict[str, np.dtype[Any]] = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 
+#: Bytes between two wanted rows that are quicker read than skipped, and bytes read at once.
+_GAP, _PIECE = 1 << 16, 1 << 24
+
 
 def read_tensor(tensor: SourceTensor) -> Array | QuantizedTensor:
     """The whole tensor: float32, float16 or bfloat16 in `tensor.shape`, or blocks.
@@ -87,12 +90,24 @@ def read_rows(tensor: SourceTensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[
     wanted, inverse = np.unique(rows, return_inverse=True)
     data = np.empty((len(wanted), row_bytes), np.uint8)
     start = view.offset + view.start // columns * row_bytes
+    at = 0
     with _open(view.file) as file:
-        for i, row in enumerate(wanted.tolist()):
-            _read_into(file, data[i], start + row * row_bytes, view.file, tensor)
+        for run in _runs(wanted, row_bytes):
+            read = np.empty((run[-1] + 1 - run[0], row_bytes), np.uint8)
+            _read_into(file, read.reshape(-1), start + int(run[0]) * row_bytes, view.file, tensor)
+            data[at : at + len(run)] = read[run - run[0]]
+            at += len(run)
     shape = (len(wanted), columns)
     stored = QuantizedTensor(data, view.dtype, shape) if blocks else data.view(_float(view.dtype, tensor))
     return as_float32(stored)[inverse.reshape(-1)]
+
+
+def _runs(rows: npt.NDArray[np.int64], row_bytes: int) -> list[npt.NDArray[np.int64]]:
+    """Rising numbers of rows in groups that are read at once, with what lies between them."""
+    apart = np.diff(rows) * row_bytes > max(_GAP, row_bytes)
+    pieces = rows * row_bytes // _PIECE
+    ends = np.flatnonzero(apart | (np.diff(pieces) != 0)) + 1
+    return np.split(rows, ends) if len(rows) else []
 
 
 def as_float32(weight: Array | QuantizedTensor, threads: int | None = None) -> npt.NDArray[np.float32]:
