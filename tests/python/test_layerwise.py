@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,3 +143,48 @@ def test_only_blocks_with_the_right_digest_are_taken_up(tmp_path: Path) -> None:
     assert not WorkFile(target, "00ff" * 16, resume=False).done
     work.remove()
     assert not list(tmp_path.iterdir())
+
+
+#: Solves a layer and the embedding with gradients and all corrections, and prints a digest of the blocks.
+DIGEST = """
+import hashlib, sys
+import numpy as np
+from ggquant.layerwise import LayerwiseOptions, solve_model
+from ggquant.runtime import open_model
+from dataclasses import replace
+tokens = np.random.default_rng(1).integers(5, 4000, size=(2, 64))
+names = [f"blk.0.{name}.weight" for name in ("attn_q", "attn_v", "attn_output", "ffn_down")]
+formats = {"token_embd.weight": "Q4_K", **dict.fromkeys(names, "Q3_K")}
+options = replace(LayerwiseOptions.of("best"), threads=int(sys.argv[2]))
+digest = hashlib.sha256()
+for one in solve_model(open_model(sys.argv[1], threads=int(sys.argv[2])), tokens, formats, options):
+    digest.update(one.tensor.data.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_the_result_is_the_same_on_every_machine() -> None:
+    """As far as one machine can tell: with other instruction sets, threads, and kernels of numpy's and of its BLAS."""
+    older = {
+        "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX X86_V3 X86_V4",
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    runs: list[tuple[str, int, dict[str, str]]] = [
+        (isa, threads, {}) for isa, threads in (("scalar", 1), ("avx2", 2), ("avx512", 2))
+    ]
+    processes = []
+    for isa, threads, others in [*runs, (gg.isa(), 1, older)]:
+        environment = {**os.environ, **others, "GGQUANT_ISA": isa}
+        command = [sys.executable, "-W", "ignore", "-c", DIGEST, str(MODEL), str(threads)]
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    digests = []
+    for process in processes:
+        out, error = process.communicate()
+        if process.returncode and "cannot run here" in error:
+            continue
+        assert process.returncode == 0, error
+        digests.append(out)
+    assert len(digests) >= 2 and len(set(digests)) == 1

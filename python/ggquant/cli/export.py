@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggquant.cli import render
-from ggquant.cli.method import pass_progress
+from ggquant.cli.method import is_sequential, pass_progress
 from ggquant.cli.outcome import say_warning
 from ggquant.cli.progress import conversion_progress
 from ggquant.cli.text import parse_size, printable, size
@@ -72,8 +72,21 @@ def export(
         bool, _method("--act-order", help="GPTQ: solve and group inputs by falling size (desc_act).")
     ] = False,
     sequential: Annotated[
-        bool, _method("--sequential/--no-sequential", help="Later modules see the quantized earlier ones.")
-    ] = True,
+        bool | None,
+        _method(
+            "--sequential/--no-sequential",
+            help="Later modules see the quantized earlier ones [default: --sequential, with --hessians not].",
+        ),
+    ] = None,
+    hessians: Annotated[
+        Path | None,
+        _method(
+            "--hessians",
+            help="Solve with the Hessians in this file, those of the full-precision model; collect them first where it "
+            "is not there.",
+            metavar="FILE",
+        ),
+    ] = None,
     pre: Annotated[
         str | None, _method("--pre", help="Name of the pre-tokenizer, where it cannot be found.", metavar="NAME")
     ] = None,
@@ -109,7 +122,8 @@ def export(
     from ggquant.export.scheme import CALIBRATED, find_layout, find_method
 
     layout, chosen = find_layout(to), find_method(method)
-    used = calibration or chunks or seed is not None or damp is not None or act_order or not sequential or pre
+    used = calibration or chunks or seed is not None or damp is not None or act_order or pre
+    used = used or sequential is not None or hessians is not None
     if used and chosen not in CALIBRATED:
         raise UsageError(f"options of calibration go with --method {', '.join(CALIBRATED)}")
     silent = quiet or json_output
@@ -123,7 +137,9 @@ def export(
             layout,
             scheme=_scheme(to, bits, group_size, symmetric),
             method=chosen,
-            calibration=_calibration(calibration, chunks, context, seed, damp, act_order, sequential, pre, solving)
+            calibration=_calibration(
+                calibration, chunks, context, seed, damp, act_order, sequential, hessians, pre, solving
+            )
             if chosen in CALIBRATED
             else None,
             like=like,
@@ -144,7 +160,8 @@ def _calibration(
     seed: int | None,
     damp: float | None,
     act_order: bool,
-    sequential: bool,
+    sequential: bool | None,
+    hessians: Path | None,
     pre: str | None,
     progress: Callable[[LayerwiseProgress], None] | None,
 ) -> Calibration:
@@ -152,7 +169,10 @@ def _calibration(
 
     if damp is not None and not 0 <= damp < float("inf"):
         raise UsageError(f"--damp {damp}: a number of at least 0 is needed")
-    made = Calibration(tuple(texts or ()), chunks, context, seed, 0.03, act_order, sequential, pre, progress)
+    made = Calibration(
+        tuple(texts or ()), chunks, context, seed, 0.03, act_order, is_sequential(sequential, hessians), hessians, pre,
+        progress,
+    )  # fmt: skip
     return made if damp is None else replace(made, damp=damp)
 
 

@@ -39,6 +39,8 @@ def solve(
     context: int,
     effort: str,
     damp: float | None,
+    sequential: bool | None,
+    hessians: Path | None,
     seed: int | None,
     options: Options,
     pre: str | None,
@@ -62,6 +64,7 @@ def solve(
     how = LayerwiseOptions.of(cast("Effort", effort), cast("Method", method))
     if damp is not None:
         how = replace(how, damp=damp)
+    how = replace(how, sequential=is_sequential(sequential, hessians))
     with pass_progress(quiet=quiet) as solving, conversion_progress(quiet=quiet) as writing:
         report = quantize_by_gptq(
             source,
@@ -72,6 +75,7 @@ def solve(
             chunks=chunks,
             context=context,
             seed=seed,
+            hessians=hessians,
             options=options,
             pre=pre,
             threads=threads,
@@ -85,6 +89,20 @@ def solve(
     if not quiet:
         _show(report)
     return report.conversion
+
+
+def is_sequential(asked: bool | None, hessians: Path | None) -> bool:
+    """Whether later layers see the quantized earlier ones: by default, but not with a file of Hessians.
+
+    Raises:
+        UsageError: asked for together with a file.
+    """
+    if asked and hessians is not None:
+        raise UsageError(
+            "--sequential cannot be used together with --hessians, a file of which has those of the full-precision "
+            "model; leave one of them out"
+        )
+    return hessians is None if asked is None else asked
 
 
 @contextmanager

@@ -207,6 +207,23 @@ def quantize(
         float | None,
         _method("--damp", help="Added to the diagonal of Hessians, relative to its mean.", metavar="X"),
     ] = None,
+    sequential: Annotated[
+        bool | None,
+        _method(
+            "--sequential/--no-sequential",
+            help="Later layers see the quantized earlier ones, and make up for them "
+            "[default: --sequential, with --hessians not].",
+        ),
+    ] = None,
+    hessians: Annotated[
+        Path | None,
+        _method(
+            "--hessians",
+            help="Solve with the Hessians in this file, those of the full-precision model; collect them first where it "
+            "is not there. Not with --effort best.",
+            metavar="FILE",
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         _method("--seed", help="Choose the chunks at random, reproducibly, and the labels for gradients.", metavar="N"),
@@ -277,6 +294,8 @@ def quantize(
             context=context,
             effort=effort,
             damp=damp,
+            sequential=sequential,
+            hessians=hessians,
             seed=seed,
             options=options,
             pre=pre,

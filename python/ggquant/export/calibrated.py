@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from ggquant.calibration import default_text, read_texts
 from ggquant.checkpoint_index import StoredTensor
-from ggquant.errors import CheckpointError
+from ggquant.errors import CheckpointError, UsageError
 from ggquant.export.layouts import Bytes, Codes, float_bytes
 from ggquant.export.places import Place, by_place, places
 from ggquant.export.scheme import Scheme
 from ggquant.export.solve import Grids, GroupPass, GroupStoring, SolvedGroups, converted_norm, norm_to_store
-from ggquant.layerwise.convert import LayerwiseProgress, calibration_tokens
+from ggquant.layerwise.convert import LayerwiseProgress, calibration_tokens, stored_hessians
 from ggquant.layerwise.folds import places as scalable
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.scaled import changed_tensors, check_same, find_scales, scaled_model
@@ -49,6 +49,8 @@ class Calibration:
         damp: added to the diagonal of Hessians, relative to its mean.
         act_order: solve, and group, columns by falling diagonal of the Hessian (`desc_act`).
         sequential: later layers, and later modules of a layer, see the quantized earlier ones (`true_sequential`).
+        hessians: a file of Hessians to solve with; where there is none, they are collected into it first. They are
+            those of the model as it was, so that `sequential` must be false.
         pre: name of the pre-tokenizer, where it cannot be found.
         progress: told where the pass stands.
     """
@@ -60,6 +62,7 @@ class Calibration:
     damp: float = 0.03
     act_order: bool = False
     sequential: bool = True
+    hessians: str | os.PathLike[str] | None = None
     pre: str | None = None
     progress: Callable[[LayerwiseProgress], object] | None = field(default=None, compare=False)
 
@@ -141,16 +144,21 @@ class ModulePass:
             gptq="gptq" in method,
             threads=threads,
         )
+        if how.hessians is not None and how.sequential:
+            raise UsageError("a file of Hessians has those of the model as it was: it goes with sequential=False")
         text = read_texts(how.texts, self._model.metadata) if how.texts else default_text()
-        self.text_names = text.names
+        self.text_names, self._text = text.names, text
         self.tokens = calibration_tokens(self._model, text, how.context, how.chunks, how.seed)
         self.warnings = _unseen(modules, self._places)
 
-    def run(self, earlier: Mapping[str, SolvedTensor]) -> Iterator[SolvedModule | ChangedTensor]:
+    def run(
+        self, earlier: Mapping[str, SolvedTensor], *, resume: bool = False
+    ) -> Iterator[SolvedModule | ChangedTensor]:
         """Solves the modules, in the order of the forward pass.
 
         Args:
             earlier: by GGUF name, what an earlier run solved; it does not come again.
+            resume: keep what is done of a file of Hessians when the run fails, and go on from what an earlier one left.
         """
         started, solved, last = time.monotonic(), 0, None
 
@@ -160,6 +168,10 @@ class ModulePass:
                 total = len(self._grids.scale_types)
                 self._how.progress(LayerwiseProgress(layer, self._model.n_layer, name, solved, total, last, spent))
 
+        stored = None
+        if self._how.hessians is not None:
+            path = Path(self._how.hessians)
+            stored = stored_hessians(self._model, self._text, self.tokens, path, resume=resume, progress=tell)
         model = self._model
         if self._options.awq:
             model = self._scaled(tell)
@@ -168,7 +180,7 @@ class ModulePass:
                 if place is not None and tensor.name not in earlier:
                     values = norm_to_store(place.source, as_float32(read_tensor(tensor)))
                     yield ChangedTensor(place.stored.name, float_bytes(values, place.stored.dtype))
-        work = GroupPass(model, self.tokens, self._grids, self._options, tell, earlier)
+        work = GroupPass(model, self.tokens, self._grids, self._options, tell, earlier, stored)
         filling: dict[str, _Filling] = {}
         for one in work.run():
             if one.name in earlier:

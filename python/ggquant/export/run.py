@@ -227,7 +227,7 @@ class _Run:
             earlier = list(self._journal.done)
             self._bytes_done = sum(entry.nbytes for unit in earlier for entry in self._entries[unit])
             if solver is not None:
-                self._solve(solver, folder, method or "")
+                self._solve(solver, folder, method or "", resume=resume)
             for tensor in self._stored.values():
                 unit = _unit(tensor, self._planned)
                 if unit in self._journal.done:
@@ -247,9 +247,9 @@ class _Run:
         facts = (self._journal.done[name] for name in self._entries if name in self._planned)
         return [ExportedModule(**{**fact, "shape": tuple(fact["shape"])}) for fact in facts]
 
-    def _solve(self, solver: ModulePass, folder: Path, method: str) -> None:
+    def _solve(self, solver: ModulePass, folder: Path, method: str, *, resume: bool) -> None:
         values = _Finished(folder, self._stored)
-        for made in solver.run(solver.earlier(set(self._journal.done), values)):
+        for made in solver.run(solver.earlier(set(self._journal.done), values), resume=resume):
             if isinstance(made, ChangedTensor):
                 self._writer.write(made.name, made.data)
                 self._finish(made.name, {})

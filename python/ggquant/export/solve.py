@@ -13,11 +13,12 @@ from ggquant import _native
 from ggquant.errors import Error
 from ggquant.export.layouts import float_bytes
 from ggquant.export.scheme import Scheme
+from ggquant.layerwise.hessians import HessianFile
 from ggquant.layerwise.inputs import Stage
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.solve import LayerPass, LayerwiseOptions
-from ggquant.methods.awq import Rounding
+from ggquant.methods.awq import Rounding, row_losses
 from ggquant.methods.solver import IntegerGroups, gptq_groups
 from ggquant.model import SourceTensor
 from ggquant.runtime import Block, RunnableModel
@@ -67,6 +68,7 @@ class GroupPass(LayerPass):
         options: method, damping, corrections.
         progress: told the layer and the tensor that is next.
         earlier: what an earlier run solved, with the same arguments.
+        hessians: Hessians to solve with, so that nothing has to run.
     """
 
     def __init__(
@@ -77,9 +79,10 @@ class GroupPass(LayerPass):
         options: LayerwiseOptions,
         progress: Callable[[int, str], object],
         earlier: Mapping[str, SolvedTensor],
+        hessians: HessianFile | None = None,
     ) -> None:
         label = grids.scheme.label
-        super().__init__(model, tokens, dict.fromkeys(grids.scale_types, label), options, progress, earlier)
+        super().__init__(model, tokens, dict.fromkeys(grids.scale_types, label), options, progress, earlier, hessians)
         self._grids = grids
 
     def _solve(self, names: list[str], moments: Moments) -> list[SolvedTensor]:
@@ -244,8 +247,7 @@ def norm_to_store(tensor: SourceTensor, values: Floats) -> Floats:
 
 def _losses(w: Floats, groups: IntegerGroups, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """`e^T H e` of each row."""
-    error = w - groups.dequantize()
-    return np.asarray(((error @ mean.astype(np.float32)) * error).sum(axis=1, dtype=np.float64))
+    return row_losses(w - groups.dequantize(), mean.astype(np.float32))
 
 
 def _better(

@@ -14,9 +14,10 @@ import numpy as np
 
 from ggquant import __version__, pipeline
 from ggquant.calibration import CalibrationText, cut, default_text, read_texts
-from ggquant.errors import FileError, UnsupportedError
+from ggquant.errors import FileError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix
 from ggquant.layerwise.awq import fold_scales
+from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_model
 from ggquant.layerwise.needs import check_memory, memory_needs
 from ggquant.layerwise.report import FoldReport, TensorReport
 from ggquant.layerwise.solve import LayerwiseOptions, solve_model
@@ -97,6 +98,7 @@ def quantize_by_gptq(
     chunks: int | None = None,
     context: int = 512,
     seed: int | None = None,
+    hessians: Source | None = None,
     options: Options | None = None,
     pre: str | None = None,
     threads: int | None = None,
@@ -115,6 +117,9 @@ def quantize_by_gptq(
         context: tokens in a chunk.
         seed: choose the chunks at random, reproducibly; otherwise they are taken from the beginning. It is the seed of
             the labels that gradients are taken for as well.
+        hessians: a file of Hessians to solve with, see `layerwise.hessians`. Where there is none, they are collected
+            into it first. They are those of the model as it was: `method` is taken as `LayerwiseOptions.with_file`
+            changes it.
         resume: keep solved tensors when the run fails or is interrupted, and go on from those that an earlier one left.
         solving, writing: told of progress.
 
@@ -127,6 +132,8 @@ def quantize_by_gptq(
     started = time.monotonic()
     chosen = replace(method or LayerwiseOptions(), threads=threads, seed=seed or 0)
     model = open_model(src, threads=threads, pre=pre)
+    if hessians is not None:
+        chosen = chosen.with_file()
     reason = without_gradients(model) if chosen.fisher and chosen.gptq else ""
     if reason:
         raise UnsupportedError(f"{src}: {reason}; use --effort normal, which needs no gradients", file=str(src))
@@ -151,6 +158,17 @@ def quantize_by_gptq(
         raise FileError(f"{target}: exists already; --overwrite replaces it", file=str(target))
     need = memory_needs(model, len(tokens), tokens.shape[1], formats, chosen)
     check_memory(need, str(src))
+    if hessians is not None and target.resolve() == Path(hessians).resolve():
+        raise UsageError(f"{target}: the output cannot be the file of Hessians", file=str(target))
+    stored: HessianFile | None = None
+    if hessians is not None:
+
+        def collecting(layer: int, name: str) -> None:
+            if solving is not None:
+                spent = time.monotonic() - started
+                solving(LayerwiseProgress(layer, model.n_layer, f"Hessian of {name}", 0, len(formats), None, spent))
+
+        stored = stored_hessians(model, text, tokens, Path(hessians), resume=resume, progress=collecting)
     work = WorkFile(target, _fingerprint(model, text, tokens, formats, chosen), resume=resume)
     try:
         last: float | None = None
@@ -170,7 +188,7 @@ def quantize_by_gptq(
             for one in folded.stored:
                 if one.name not in earlier:
                     work.add(one)
-        for solved in solve_model(solving_model, tokens, formats, chosen, tell, earlier):
+        for solved in solve_model(solving_model, tokens, formats, chosen, tell, earlier, stored):
             if solved.name not in earlier:
                 work.add(solved)
             last = solved.report.solved / solved.report.weighted if solved.report.weighted else None
@@ -198,6 +216,26 @@ def quantize_by_gptq(
         raise
     work.remove()
     return LayerwiseReport(conversion, reports, folds, int(tokens.size), time.monotonic() - started)
+
+
+def stored_hessians(
+    model: RunnableModel,
+    text: CalibrationText,
+    tokens: np.ndarray[Any, np.dtype[np.int64]],
+    path: Path,
+    *,
+    resume: bool,
+    progress: Callable[[int, str], object] | None = None,
+) -> HessianFile:
+    """The file of Hessians at `path`, which is made if it is not there.
+
+    Raises:
+        FileError, UsageError, NonFiniteError: see `HessianFile` and `collect_hessians`.
+    """
+    origin = Origin.of(model, text, tokens)
+    if path.exists():
+        return HessianFile(path, origin)
+    return collect_hessians(model, tokens, path, origin, resume=resume, progress=progress)
 
 
 def calibration_tokens(
@@ -236,13 +274,7 @@ def _fingerprint(
     digest = hashlib.sha256()
     digest.update(repr((__version__, sorted(formats.items()), replace(method, threads=None), text.names)).encode())
     digest.update(np.ascontiguousarray(tokens).tobytes())
-    for path in model.source.inputs:
-        try:
-            with Path(path).open("rb") as file:
-                while part := file.read(1 << 22):
-                    digest.update(part)
-        except OSError as error:
-            raise FileError(f"{path}: {error.strerror}", file=path, errno=error.errno) from error
+    digest.update(digest_of_model(model).encode())
     return digest.hexdigest()
 
 

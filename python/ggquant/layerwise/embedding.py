@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.layerwise.report import SolvedTensor, TensorReport
+from ggquant.linalg import gram
+from ggquant.methods.awq import row_losses
 from ggquant.methods.solver import Effort, FactoredHessian, solver_formats
 from ggquant.runtime.model import RunnableModel
 from ggquant.runtime.weights import as_float32, read_tensor
@@ -43,7 +45,7 @@ def reading_hessian(model: RunnableModel, tokens: npt.NDArray[np.int64]) -> npt.
         for weight in weights:
             if f"{prefix}{weight}.weight" in names:
                 w = as_float32(read_tensor(model.tensor(f"{prefix}{weight}.weight"))) * gain.astype(np.float32)
-                hessian[...] += (w.T @ w) / max(float(np.square(h, dtype=np.float64).mean()), 1e-30)
+                hessian[...] += gram(w, model.threads) / max(float(np.square(h, dtype=np.float64).mean()), 1e-30)
 
     for layer in range(model.n_layer):
         prefix = f"blk.{layer}."
@@ -92,4 +94,4 @@ def solve_embedding(
 
 
 def _loss(error: Floats, hessian: npt.NDArray[np.float64]) -> float:
-    return float(((error @ hessian.astype(np.float32)) * error).sum(dtype=np.float64))
+    return float(row_losses(error, hessian.astype(np.float32)).sum())

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import NonFiniteError
+from ggquant.linalg import add_gram, mirror
 from ggquant.runtime.backward import open_gradients
 from ggquant.runtime.block import GROUP_TOKENS
 from ggquant.runtime.model import RunnableModel
@@ -75,7 +76,7 @@ def collect_fisher(
         stretches = [dy[:, start : start + step] for start in range(0, dy.shape[1], step)]
         own = found.setdefault(name, Fisher([np.zeros((s.shape[1],) * 2) for s in stretches], np.empty(0, np.float32)))
         for total, part in zip(own.parts, stretches, strict=True):
-            total += part.T @ part
+            add_gram(total, part, threads=model.threads)
 
     for start in range(0, len(tokens), group):
 
@@ -91,7 +92,9 @@ def collect_fisher(
         if not np.isfinite(sizes).all():
             raise NonFiniteError(f"tensor '{name}': its gradients are not finite on the calibration text", tensor=name)
         own.weights = sizes / max(float(sizes.mean()), 1e-30)
-        own.parts = [part / tokens.size for part in own.parts]
+        for part in own.parts:
+            mirror(part)
+            part /= tokens.size
     return found
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ggquant.errors import UsageError
 from ggquant.layerwise.embedding import solve_embedding
 from ggquant.layerwise.fisher import Fisher, collect_fisher
+from ggquant.layerwise.hessians import HessianFile
 from ggquant.layerwise.inputs import Stage, expert_inputs, inputs_of, stages
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.needs import KEPT_BYTES
@@ -22,6 +23,7 @@ from ggquant.methods.awq import row_losses
 from ggquant.methods.clip import awq_clip
 from ggquant.methods.solver import EFFORTS, Effort, FactoredHessian, GPTQResult, solver_formats
 from ggquant.model import SourceTensor
+from ggquant.product import matmul
 from ggquant.runtime import Block
 from ggquant.runtime.block import GROUP_TOKENS
 from ggquant.runtime.linear import Arithmetic
@@ -82,6 +84,27 @@ class LayerwiseOptions:
     seed: int = 0
     threads: int | None = None
 
+    def with_file(self) -> LayerwiseOptions:
+        """The same with Hessians from a file, which are those of the model as it was.
+
+        So no layer sees the quantized earlier ones, and there is nothing to correct for. Gradients are left out too:
+        with them tokens count by the size of their gradients.
+
+        Raises:
+            UsageError: an effort that takes gradients; AWQ alone, which is no better than rounding without corrections.
+        """
+        if not self.gptq:
+            raise UsageError(
+                "a file of Hessians goes with --method gptq or awq+gptq: awq alone needs later layers to "
+                "make up for what earlier ones have lost"
+            )
+        if self.fisher or self.token_weights:
+            raise UsageError(
+                "a file of Hessians cannot be used with --effort best, which weighs tokens by their gradients; "
+                "use --effort normal"
+            )
+        return replace(self, sequential=False, cross=0.0, residual=0.0)
+
     @classmethod
     def of(cls, effort: Effort, method: Method = "gptq") -> LayerwiseOptions:
         """What an effort means: corrections are left out of the fast one, and only the best takes gradients.
@@ -127,6 +150,7 @@ def solve_model(
     options: LayerwiseOptions,
     progress: Callable[[int, str], object] | None = None,
     earlier: Mapping[str, SolvedTensor] | None = None,
+    hessians: HessianFile | None = None,
 ) -> Iterator[SolvedTensor]:
     """Solves the weights of a model, in the order of the forward pass.
 
@@ -137,12 +161,15 @@ def solve_model(
         options: see `LayerwiseOptions`.
         progress: told the layer and the tensor that is next.
         earlier: what an earlier run solved, with the same arguments; given back in its place.
+        hessians: Hessians to solve with, of the model as it was, so that nothing has to run; see
+            `LayerwiseOptions.with_file`.
 
     Raises:
         NonFiniteError: activations overflow.
         UnsupportedError: a Hessian that no damping makes usable.
     """
-    yield from LayerPass(model, tokens, formats, options, progress or (lambda _layer, _name: None), earlier or {}).run()
+    tell = progress or (lambda _layer, _name: None)
+    yield from LayerPass(model, tokens, formats, options, tell, earlier or {}, hessians).run()
 
 
 class LayerPass:
@@ -156,9 +183,11 @@ class LayerPass:
         options: LayerwiseOptions,
         progress: Callable[[int, str], object],
         earlier: Mapping[str, SolvedTensor],
+        hessians: HessianFile | None = None,
     ) -> None:
         self._model, self._tokens, self._formats = model, tokens, formats
         self._options, self._progress, self._earlier = options, progress, earlier
+        self._stored = hessians
         self._step = max(1, GROUP_TOKENS // tokens.shape[1])
         plain = not any((half.out_norm or half.sum_norm) for half in (model.graph.attention, model.graph.feed_forward))
         self._fisher: dict[str, Fisher] = {}
@@ -173,7 +202,8 @@ class LayerPass:
             if names:
                 self._progress(-1, "gradients")
                 self._fisher = collect_fisher(model, self._tokens, names, self._options.seed)
-        original = model.embed(self._tokens)
+        # With stored Hessians nothing runs through the layers.
+        original = model.embed(self._tokens[: 1 if self._stored is not None else None])
         state = _State(original, original)
         solves = self._options.gptq and embedding in self._formats and embedding not in self._options.rounded
         if solves and model.output_name != embedding:
@@ -196,7 +226,10 @@ class LayerPass:
         model = self._model
         block = model.block(layer)
         state.replaced, state.inputs = {}, {}
-        found = stages(block, state.original[:1, : min(64, self._tokens.shape[1])])
+        if self._stored is not None:
+            found = self._stored.stages(layer)
+        else:
+            found = stages(block, state.original[:1, : min(64, self._tokens.shape[1])])
         if (self._options.gptq or self._options.awq) and (self._options.cross or self._residual):
             state.inputs = self._original_inputs(block, found, state.original)
         for stage in found:
@@ -218,6 +251,8 @@ class LayerPass:
             for one in solved:
                 state.replaced[one.name] = one.tensor.dequantize(threads=self._options.threads)
                 yield one
+        if self._stored is not None:
+            return
         apart = state.current is not state.original
         sequential = self._options.sequential
         after = model.block(layer, state.replaced)(state.current) if sequential else state.current
@@ -239,12 +274,14 @@ class LayerPass:
 
     def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> Moments:
         model, options = self._model, self._options
+        if self._stored is not None:
+            return self._from_file(names[0])[0]
         same = state.current is state.original and current is block
         cross = bool(options.cross) and not same
         added = len(names) == 1 and names[0].endswith(_ADDED) and bool(self._residual) and not same
         middle = f"blk.{layer}.attn_output.weight"
         wanted = (names[0], middle) if added and not names[0].endswith(_ADDED[0]) else (names[0],)
-        moments = Moments(model.tensor(names[0]).shape[-1], cross=cross)
+        moments = Moments(model.tensor(names[0]).shape[-1], cross=cross, threads=options.threads)
         for start in range(0, len(self._tokens), self._step):
             now = np.ascontiguousarray(state.current[start : start + self._step])
             seen = inputs_of(current, now, wanted)
@@ -261,10 +298,23 @@ class LayerPass:
             if added:
                 lack = (then - now).reshape(-1, then.shape[-1])
                 if len(wanted) == 2:
-                    lack += before[middle] @ self._weight(middle, None).T - seen[middle] @ self._weight(middle, state).T
+                    lack += self._output_of(middle, None, before[middle]) - self._output_of(middle, state, seen[middle])
             moments.add(seen[names[0]], before[names[0]] if cross else None, lack, weights)
         moments.check(names[0])
         return moments
+
+    def _from_file(self, name: str) -> list[Moments]:
+        """Stored moments of a weight's input, or of each expert's. With AWQ's scales the input is that much smaller."""
+        if self._stored is None:
+            raise AssertionError("asked for only where there is a file")
+        found = self._stored.moments(name, self._options.threads)
+        factors = self._model.tensor(name).factors
+        if factors is not None and factors.columns is not None:
+            scales = np.frombuffer(factors.columns, "<f4").reshape(-1, len(found[0].hessian)).astype(np.float64)
+            for number, own in enumerate(found):
+                each = scales[min(number, len(scales) - 1)]
+                own.hessian /= np.outer(each, each)
+        return found
 
     def _token_weights(self, names: list[str], start: int) -> Floats | None:
         """How much each token of a group of chunks counts for these weights; None where all count alike."""
@@ -280,6 +330,9 @@ class LayerPass:
         if state is not None and name in state.replaced:
             return state.replaced[name]
         return as_float32(read_tensor(self._model.tensor(name)))
+
+    def _output_of(self, name: str, state: _State | None, x: Floats) -> Floats:
+        return matmul(self._weight(name, state), x, activations="float32", threads=self._options.threads)
 
     def _solve(self, names: list[str], moments: Moments) -> list[SolvedTensor]:
         options = self._options
@@ -304,6 +357,7 @@ class LayerPass:
                     damp=options.damp,
                     act_order=options.act_order,
                     effort=options.effort,
+                    threads=options.threads,
                 )
             coupled = name in self._fisher and bool(self._fisher[name].parts)
             # With rows coupled this is only what the better result is held against.
@@ -330,7 +384,7 @@ class LayerPass:
                 damp=options.fisher_damp, sweeps=options.sweeps, threads=options.threads,
             )  # fmt: skip
             tried = [*(e[rows] for e in errors), error]
-            losses = [two_sided_loss(e, part, factored.hessian, options.fisher_damp) for e in tried]
+            losses = [two_sided_loss(e, part, factored.hessian, options.fisher_damp, options.threads) for e in tried]
             blocks.append([*(d[rows] for d in data), tensor.data.reshape(len(part), -1)][int(np.argmin(losses))])
             before, after = before + losses[0], after + min(losses)
         solved = QuantizedTensor(np.concatenate(blocks), format, one.tensor.shape)
@@ -340,8 +394,10 @@ class LayerPass:
 
     def _expert_moments(self, name: str, current: Block, state: _State) -> list[Moments]:
         """Of each expert's own tokens."""
+        if self._stored is not None:
+            return self._from_file(name)
         count, _, columns = self._model.tensor(name).shape
-        moments = [Moments(columns, cross=False) for _ in range(count)]
+        moments = [Moments(columns, cross=False, threads=self._options.threads) for _ in range(count)]
         for start in range(0, len(self._tokens), self._step):
             now = np.ascontiguousarray(state.current[start : start + self._step])
             for expert, x in expert_inputs(current, now, name):
@@ -371,7 +427,11 @@ class LayerPass:
                     continue
                 started = time.monotonic()
                 factored = FactoredHessian(
-                    own.hessian / own.tokens, damp=options.damp, act_order=options.act_order, effort=options.effort
+                    own.hessian / own.tokens,
+                    damp=options.damp,
+                    act_order=options.act_order,
+                    effort=options.effort,
+                    threads=options.threads,
                 )
                 result = factored.solve(w[expert], format, threads=options.threads)
                 parts.append(_result(label, w[expert], result, own, time.monotonic() - started))
@@ -387,7 +447,10 @@ class LayerPass:
         if name in self._earlier:
             yield self._earlier[name]
             return
-        moments = Moments(model.hidden_size, cross=bool(self._options.cross))
+        if self._stored is not None:
+            yield from self._solve([name], self._from_file(name)[0])
+            return
+        moments = Moments(model.hidden_size, cross=bool(self._options.cross), threads=self._options.threads)
         for start in range(0, len(self._tokens), self._step):
             x = model.normalized(state.current[start : start + self._step]).reshape(-1, model.hidden_size)
             y = model.normalized(state.original[start : start + self._step]).reshape(-1, model.hidden_size)
@@ -402,9 +465,8 @@ def _result(name: str, target: Floats, result: GPTQResult, moments: Moments, sec
     scale = moments.hessian / max(moments.tokens, 1)
     error = target - plain.dequantize()
     damped = float(result.damp * np.einsum("ii->i", scale).mean())
-    rounded = float(((error @ scale.astype(np.float32)) * error).sum(dtype=np.float64)) + damped * float(
-        (error * error).sum(dtype=np.float64)
-    )
+    unscaled = row_losses(error, scale.astype(np.float32)).sum()
+    rounded = float(unscaled + damped * (error * error).sum(dtype=np.float64))
     report = TensorReport(
         name=name,
         format=result.tensor.format,
@@ -426,7 +488,7 @@ def _rounded(name: str, w: Floats, format: str, moments: Moments, note: str) -> 
     given = importance if importance.any() else np.ones(w.shape[-1], np.float32)
     tensor = quantize(w, format, imatrix=given)
     error = w - tensor.dequantize()
-    loss = float(((error * error) @ importance).sum(dtype=np.float64))
+    loss = float((error * error * importance).sum(dtype=np.float64))
     report = TensorReport(name, format, tensor.nbytes, loss, loss, loss, 0.0, 0.0, moments.tokens, note)
     return SolvedTensor(name, tensor, importance, report)
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ggquant.errors import UnsupportedError
+from ggquant.linalg import cholesky, product, solve_damped, solve_triangular
 from ggquant.methods.solver import FactoredHessian
+from ggquant.product import matmul
 from ggquant.tensor import QuantizedTensor
 
 Floats = npt.NDArray[np.float32]
@@ -54,12 +57,16 @@ def solve_two_sided(
     diagonal = np.einsum("ii->i", damped)
     mean = float(diagonal.mean()) or 1.0
     diagonal += damp * mean
-    upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    turned = cholesky(damped[::-1, ::-1], threads)
+    if turned is None:
+        raise UnsupportedError("the second moment of the gradients is not positive definite; raise its damping")
+    upper = np.triu(turned).T[::-1, ::-1]
     errors = np.zeros((rows, w.shape[1]), np.float32)
     blocks: list[npt.NDArray[np.uint8]] = [np.empty(0, np.uint8)] * count
     for number, batch in enumerate(batches):
         own = slice(ends[number], ends[number + 1])
-        shift = np.linalg.solve(upper[own, own].T, upper[: own.start, own].T).astype(np.float32) @ errors[: own.start]
+        asked = solve_triangular(upper[own, own], upper[: own.start, own], threads).T
+        shift = product(asked.astype(np.float32), errors[: own.start], threads).astype(np.float32)
         solved = factored.solve(w[batch] + shift, format, threads=threads).tensor
         errors[own] = w[batch] - solved.dequantize(threads=threads)
         blocks[number] = solved.data.reshape(len(batch), -1)
@@ -70,10 +77,11 @@ def solve_two_sided(
             square = damped[own, own]
             others = damped[own].copy()
             others[:, own] = 0
-            shift = np.linalg.solve(square, others).astype(np.float32) @ errors
+            asked = solve_damped(square, others.T, 0.0, threads).T
+            shift = product(asked.astype(np.float32), errors, threads).astype(np.float32)
             solved = factored.solve(w[batch] + shift, format, threads=threads).tensor
             tried = w[batch] - solved.dequantize(threads=threads)
-            if _loss(tried + shift, square, hessian) < _loss(errors[own] + shift, square, hessian):
+            if _loss(tried + shift, square, hessian, threads) < _loss(errors[own] + shift, square, hessian, threads):
                 errors[own] = tried
                 blocks[number] = solved.data.reshape(len(batch), -1)
     data = np.empty((rows, blocks[0].shape[1]), np.uint8)
@@ -83,13 +91,14 @@ def solve_two_sided(
     return QuantizedTensor(data, format, (rows, w.shape[1])), own_errors
 
 
-def two_sided_loss(errors: Floats, gram: Doubles, hessian: Floats, damp: float) -> float:
+def two_sided_loss(errors: Floats, gram: Doubles, hessian: Floats, damp: float, threads: int | None = None) -> float:
     """`tr(G E H E^T)`, with the damping in G."""
     damped = gram.copy()
     diagonal = np.einsum("ii->i", damped)
     diagonal += damp * (float(diagonal.mean()) or 1.0)
-    return _loss(errors, damped, hessian)
+    return _loss(errors, damped, hessian, threads)
 
 
-def _loss(errors: Floats, gram: Doubles, hessian: Floats) -> float:
-    return float(((gram.astype(np.float32) @ errors) * (errors @ hessian)).sum(dtype=np.float64))
+def _loss(errors: Floats, gram: Doubles, hessian: Floats, threads: int | None) -> float:
+    moved = matmul(hessian, errors, activations="float32", threads=threads)
+    return float((product(gram.astype(np.float32), errors, threads) * moved).sum())

@@ -59,6 +59,7 @@ class FactoredHessian:
             definite, it grows tenfold until it is.
         act_order: solve the columns of each window of 256 by falling diagonal. Codes keep their places.
         effort: the most that `solve` will be asked for.
+        threads: number of threads, by default one per core. It does not change the result.
 
     Attributes:
         hessian: as given, float32.
@@ -70,7 +71,13 @@ class FactoredHessian:
     """
 
     def __init__(
-        self, hessian: npt.ArrayLike, *, damp: float = 0.01, act_order: bool = True, effort: Effort = "normal"
+        self,
+        hessian: npt.ArrayLike,
+        *,
+        damp: float = 0.01,
+        act_order: bool = True,
+        effort: Effort = "normal",
+        threads: int | None = None,
     ) -> None:
         square = np.ascontiguousarray(hessian, dtype=np.float32)
         if square.ndim != 2 or square.shape[0] != square.shape[1] or not square.size:
@@ -80,6 +87,7 @@ class FactoredHessian:
         self.effort = effort
         _, passes = _effort(effort)
         self._arguments = (square.reshape(-1), self.columns, damp, act_order)
+        self._threads = threads
         self._passes = passes
         self._factors: dict[bool, _native.HessianFactor] = {}
 
@@ -99,7 +107,9 @@ class FactoredHessian:
             joint = next(iter(self._factors), False)
         if joint not in self._factors:
             flat, columns, damp, act_order = self._arguments
-            self._factors[joint] = _native.HessianFactor(flat, columns, damp, act_order, joint, self._passes)
+            self._factors[joint] = _native.HessianFactor(
+                flat, columns, damp, act_order, joint, self._passes, self._threads
+            )
         return self._factors[joint]
 
     def solve(
@@ -168,7 +178,7 @@ def gptq(
         NonFiniteError: a weight is NaN or infinite.
         UnsupportedError: a format without a solver, or a Hessian that cannot be used.
     """
-    factored = FactoredHessian(hessian, damp=damp, act_order=act_order, effort=effort)
+    factored = FactoredHessian(hessian, damp=damp, act_order=act_order, effort=effort, threads=threads)
     return factored.solve(w, format, importance=importance, threads=threads).tensor
 
 

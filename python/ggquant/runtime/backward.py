@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import NonFiniteError, UnsupportedError
+from ggquant.linalg import product
+from ggquant.product import matmul
 from ggquant.runtime import derivatives as d
 from ggquant.runtime.block import Tensors
 from ggquant.runtime.linear import Linear
@@ -75,7 +77,7 @@ class Gradients:
         if scale is not None:
             dy = dy / np.float32(scale)
         hook(model.output_name, x, dy)
-        return norm_back(dy @ weight)
+        return norm_back(product(dy, weight, model.threads).astype(np.float32))
 
     def _embedding(self, tokens: npt.NDArray[np.int64], dh: Floats) -> Floats:
         model = self._model
@@ -164,13 +166,14 @@ class _Layer:
 
     def _linear(self, linear: Linear, x: Floats) -> tuple[Floats, d.Back]:
         weight = as_float32(linear.weight)
-        y = x @ weight.T
+        threads = self._model.threads
+        y = matmul(weight, x, activations="float32", threads=threads)
         if linear.bias is not None:
             y += linear.bias
 
         def back(dy: Floats) -> Floats:
             self._hook(linear.name, x, dy)
-            return np.asarray(dy @ weight, np.float32)
+            return product(dy, weight, threads).astype(np.float32)
 
         return y, back
 

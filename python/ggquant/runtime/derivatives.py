@@ -1,6 +1,7 @@
 """Operations of the forward pass that know their derivative: each returns its result and a function for the way back.
 
-Everything is float32 in numpy. A function for the way back takes the gradient at the result and returns that at the
+Everything is float32: products and elementary functions are native, since numpy's depend on the machine, and the rest
+is numpy. A function for the way back takes the gradient at the result and returns that at the
 input (or at each of them). Formulas are checked against PyTorch's by golden gradients in the tests.
 """
 
@@ -12,6 +13,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ggquant.product import matmul
+from ggquant.runtime import ops
 from ggquant.runtime.ops import AttentionShape, Floats
 
 Back: TypeAlias = Callable[[Floats], Floats]
@@ -86,33 +89,30 @@ def attention(
 
     queries = grouped(q, shape.key_dim)
     keys, values = by_head(k, shape.kv_heads, shape.key_dim), by_head(v, shape.kv_heads, shape.value_dim)
-    scores = np.matmul(queries, keys.transpose(0, 1, 3, 2)) * np.float32(shape.scale)
+    scores = _products(queries, keys) * np.float32(shape.scale)
     slope: Floats | None = None
     if shape.soft_cap is not None:
-        bent = np.tanh(scores / np.float32(shape.soft_cap))
-        scores, slope = bent * np.float32(shape.soft_cap), 1 - np.square(bent)
+        ops.soft_cap_in_place(scores, shape.soft_cap, None)
+        slope = 1 - np.square(scores / np.float32(shape.soft_cap))
     at = np.arange(n)
     hidden = at[None, :] > at[:, None] if shape.causal else np.zeros((n, n), bool)
     if shape.window is not None:
         hidden |= at[None, :] <= at[:, None] - shape.window
     scores += np.tile(np.where(hidden, np.float32(-np.inf), np.float32(0)), (group, 1))
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
-    shares = scores
-    out = rows(np.matmul(shares, values), shape.heads, shape.value_dim)
+    shares = ops.softmax(scores)
+    out = rows(_products(shares, values.swapaxes(2, 3)), shape.heads, shape.value_dim)
 
     def back(dy: Floats) -> tuple[Floats, Floats, Floats]:
         above = grouped(dy, shape.value_dim)
-        d_values = np.matmul(shares.transpose(0, 1, 3, 2), above)
-        d_scores = np.matmul(above, values.transpose(0, 1, 3, 2))
+        d_values = _products(shares.swapaxes(2, 3), above.swapaxes(2, 3))
+        d_scores = _products(above, values)
         d_scores -= np.sum(d_scores * shares, axis=-1, keepdims=True)
         d_scores *= shares
         if slope is not None:
             d_scores *= slope
         d_scores *= np.float32(shape.scale)
-        d_queries = np.matmul(d_scores, keys)
-        d_keys = np.matmul(d_scores.transpose(0, 1, 3, 2), queries)
+        d_queries = _products(d_scores, keys.swapaxes(2, 3))
+        d_keys = _products(d_scores.swapaxes(2, 3), queries.swapaxes(2, 3))
         return (
             rows(d_queries, shape.heads, shape.key_dim),
             rows(d_keys, shape.kv_heads, shape.key_dim),
@@ -122,21 +122,29 @@ def attention(
     return out, back
 
 
+def _products(a: Floats, b: Floats) -> Floats:
+    """`a b^T` of the last two axes, for each pair of the first two."""
+    out = np.empty((*a.shape[:3], b.shape[2]), np.float32)
+    for at in np.ndindex(a.shape[:2]):
+        matmul(np.ascontiguousarray(b[at]), np.ascontiguousarray(a[at]), activations="float32", out=out[at])
+    return out
+
+
 def activation(x: Floats, kind: str) -> tuple[Floats, Floats]:
     """The activation of each value, and its derivative there."""
     if kind == "relu":
         return np.maximum(x, 0), (x > 0).astype(np.float32)
     if kind == "silu":
-        gate = 1 / (1 + np.exp(-x))
+        gate = ops.curve(x, "sigmoid")
         return np.asarray(x * gate, np.float32), np.asarray(gate * (1 + x * (1 - gate)), np.float32)
     if kind == "gelu_tanh":
         a, b = np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
-        t = np.tanh(a * (x + b * x * x * x))
-        slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * a * (1 + 3 * b * x * x)
-        return np.asarray(0.5 * x * (1 + t), np.float32), np.asarray(slope, np.float32)
+        # (1 + tanh u) / 2 = sigmoid(2u)
+        gate = ops.curve(2 * a * (x + b * x * x * x), "sigmoid")
+        slope = gate + 2 * x * gate * (1 - gate) * a * (1 + 3 * b * x * x)
+        return np.asarray(x * gate, np.float32), np.asarray(slope, np.float32)
     if kind == "gelu":
-        erf = np.vectorize(math.erf, otypes=[np.float32])
-        share = 0.5 * (1 + erf(x * np.float32(math.sqrt(0.5))))
-        density = np.exp(-0.5 * x * x) * np.float32(1 / math.sqrt(2 * math.pi))
+        share = ops.curve(x, "normal")
+        density = ops.curve(-0.5 * x * x, "exp") * np.float32(1 / math.sqrt(2 * math.pi))
         return np.asarray(x * share, np.float32), np.asarray(share + x * density, np.float32)
     raise ValueError(f"no derivative of the activation '{kind}'")

@@ -101,10 +101,17 @@ def negative_log_likelihood(
     return _native.negative_log_likelihood(_flat(logits), logits.shape[-1], wanted, threads)
 
 
-def softmax(x: Floats) -> Floats:
-    """Softmax over the last axis; for small arrays such as a router's."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    result: Floats = e / e.sum(axis=-1, keepdims=True)
+def softmax(x: Floats, threads: int | None = None) -> Floats:
+    """Softmax over the last axis."""
+    result = np.array(x, dtype=np.float32, order="C")
+    _native.softmax(result.reshape(-1), x.shape[-1], threads)
+    return result
+
+
+def curve(x: Floats, kind: str, threads: int | None = None) -> Floats:
+    """ "sigmoid", "normal" (the share of a normal distribution below x) or "exp" of each value."""
+    result = np.array(x, dtype=np.float32, order="C")
+    _native.curve(result.reshape(-1), kind, threads)
     return result
 
 

@@ -7,7 +7,7 @@
 
 use half::f16;
 
-use super::bits::{field, pack_pairs, pack_planes};
+use super::bits::{field, pack_pairs, pack_planes, splat, word};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -51,6 +51,22 @@ pub(crate) fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
     let lower = (packed[j % 8] >> (j / 8 * 4)) & 15;
     let upper = (packed[8 + j % 4] >> (j / 4 * 2)) & 3;
     i32::from(lower | (upper << 4)) - HALF_SCALE
+}
+
+/// All scales, eight bytes of a register at a time: one by one they take longer than the weights.
+#[inline(always)]
+fn unpack_scales(d: f16, packed: &[u8; 12]) -> [f32; 16] {
+    let [lower, upper] = [word(packed, 0), u64::from(u32::from_le_bytes([packed[8], packed[9], packed[10], packed[11]]))];
+    let pairs = |shift: u32| (upper >> shift) & 0x0303_0303;
+    let first = (lower & splat(15)) | (pairs(0) | pairs(2) << 32) << 4;
+    let second = ((lower >> 4) & splat(15)) | (pairs(4) | pairs(6) << 32) << 4;
+    let (d, mut codes, mut scales) = (d.to_f32(), [0; 16], [0.0; 16]);
+    codes[..8].copy_from_slice(&first.to_le_bytes());
+    codes[8..].copy_from_slice(&second.to_le_bytes());
+    for j in 0..16 {
+        scales[j] = d * (i32::from(codes[j]) - HALF_SCALE) as f32;
+    }
+    scales
 }
 
 /// Takes the codes anew with the scales as stored, and packs.
@@ -119,12 +135,12 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
 
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let d = block.d.to_f32();
+    let scales = unpack_scales(block.d, &block.scales);
     for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let lower = field(&block.qs[k / 4 * 32..], k % 4 * 2, 3);
         let upper = field(&block.hmask, k, 1);
         for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let scale = d * unpack_scale(&block.scales, 2 * k + h) as f32;
+            let scale = scales[2 * k + h];
             for i in 0..16 {
                 let code = lower[16 * h + i] | (upper[16 * h + i] << 2);
                 out[i] = scale * (i32::from(code) - HALF) as f32;
@@ -157,11 +173,7 @@ impl Signed for Q3_K {
 
     #[inline(always)]
     fn decode(scales: &Self::Scales) -> [f32; 16] {
-        let (d, mut decoded) = (scales.0.to_f32(), [0.0; 16]);
-        for j in 0..16 {
-            decoded[j] = d * unpack_scale(&scales.1, j) as f32;
-        }
-        decoded
+        unpack_scales(scales.0, &scales.1)
     }
 
     #[inline(always)]

@@ -5,12 +5,9 @@
 //! `w_j -= (w_i - q_i) / R_ii * R_ij` for every later column `j`. A group's scale and zero point follow from the range of its
 //! weights when its first column is reached.
 
-use faer::Side;
-use faer::linalg::solvers::Llt;
-use faer::mat::Mat;
-
 use crate::encode::{Run, check_finite};
 use crate::error::{At, Error, Result};
+use crate::linalg::{cholesky, solve_triangular};
 use crate::packed::rtn::ScaleType;
 
 /// Rows that are solved together, so that a row of the factor is read once for all of them.
@@ -64,7 +61,7 @@ pub fn solve(weights: &[f32], hessian: &[f64], len: usize, options: &Options, ru
     if options.act_order {
         order.sort_by(|&a, &b| diagonal(b).total_cmp(&diagonal(a)));
     }
-    let factor = inverse_factor(hessian, &order, options.damp)?;
+    let factor = inverse_factor(hessian, &order, options.damp, run)?;
     let groups = len.div_ceil(options.group_size);
     let rows = weights.len() / len;
     let mut out = Groups {
@@ -138,7 +135,7 @@ fn too_large(row: usize, group: usize) -> Error {
     Error::Unsupported { at: At::default(), what }
 }
 
-fn inverse_factor(hessian: &[f64], order: &[u32], damp: f64) -> Result<Vec<f64>> {
+fn inverse_factor(hessian: &[f64], order: &[u32], damp: f64, run: Run<'_>) -> Result<Vec<f64>> {
     let len = order.len();
     let at = |p: usize, q: usize| {
         let (i, j) = (order[p] as usize, order[q] as usize);
@@ -147,23 +144,24 @@ fn inverse_factor(hessian: &[f64], order: &[u32], damp: f64) -> Result<Vec<f64>>
     // A column that was never used counts one, as in the reference implementations.
     let diagonal = |p: usize| if at(p, p) == 0.0 { 1.0 } else { at(p, p) };
     let added = damp * (0..len).map(diagonal).sum::<f64>() / len as f64;
-    // H = M M^T with M upper triangular: the lower factor of the matrix turned around. Then R = M^-1.
-    let turned = Mat::from_fn(len, len, |p, q| {
-        let (p, q) = (len - 1 - p, len - 1 - q);
-        if p == q { diagonal(p) + added } else { at(p, q) }
-    });
-    let not_definite = || Error::Unsupported {
-        at: At::default(),
-        what: format!("the Hessian is not positive definite with {damp} of its mean diagonal added; raise the damping"),
-    };
-    let llt = Llt::new(turned.as_ref(), Side::Lower).map_err(|_| not_definite())?;
-    let lower = llt.L();
-    if !(0..len).all(|p| lower[(p, p)].is_finite() && lower[(p, p)] > 0.0) {
-        return Err(not_definite());
+    // H = M M^T with M upper triangular: the matrix turned around is R^T R, and M is R^T turned around.
+    let mut turned = vec![0.0; len * len];
+    for (p, row) in turned.chunks_exact_mut(len).enumerate() {
+        row[p] = diagonal(len - 1 - p) + added;
+        for (q, to) in row.iter_mut().enumerate().skip(p + 1) {
+            *to = at(len - 1 - p, len - 1 - q);
+        }
     }
-    let mut inverse = Mat::<f64>::identity(len, len);
-    faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower, inverse.as_mut(), faer::Par::Seq);
-    Ok((0..len * len).map(|i| inverse[(len - 1 - i / len, len - 1 - i % len)]).collect())
+    if !cholesky(&mut turned, len, run)? {
+        let what =
+            format!("the Hessian is not positive definite with {damp} of its mean diagonal added; raise the damping");
+        return Err(Error::Unsupported { at: At::default(), what });
+    }
+    let mut inverse = vec![0.0; len * len];
+    inverse.iter_mut().step_by(len + 1).for_each(|one| *one = 1.0);
+    solve_triangular(&turned, len, &mut inverse, run)?;
+    // Row by row this is R^-1. Turned around and transposed it is M^-1.
+    Ok((0..len * len).map(|i| inverse[(len - 1 - i % len) * len + len - 1 - i / len]).collect())
 }
 
 fn check(weights: &[f32], hessian: &[f64], len: usize, options: &Options) -> Result<()> {

@@ -16,7 +16,7 @@ mod int8;
 mod slab;
 mod tile;
 mod unpack;
-mod wide;
+pub(crate) mod wide;
 
 use crate::arch::{Isa, isa};
 use crate::block::Format;

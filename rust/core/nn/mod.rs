@@ -16,13 +16,13 @@ mod statistics;
 use crate::encode::Run;
 use crate::error::{At, Error, Result};
 
-pub use activation::{Activation, Gate, activate, gate, soft_cap};
+pub use activation::{Activation, Curve, Gate, activate, curve, gate, soft_cap};
 pub use attention::{Attention, attention};
 pub(crate) use function::exp;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{Pairing, Rotation, rotate};
 pub use rounding::{Half, round_to};
-pub use statistics::{column_squares, negative_log_likelihood};
+pub use statistics::{column_squares, negative_log_likelihood, softmax};
 pub(crate) use statistics::{log_sum, log_sum_generic};
 
 /// Floats that are worked on side by side: two registers of AVX2, one of AVX-512.

@@ -32,10 +32,13 @@ impl HessianFactor {
         act_order: bool,
         joint: bool,
         passes: u32,
+        threads: Option<usize>,
     ) -> PyResult<Self> {
         let hessian = hessian.as_slice()?;
         let options = Options { damp, act_order, joint, effort: Effort { rounds: 0, passes } };
-        let inner = detached(py, row_len < 512, |_| gptq::Factor::new(hessian, row_len, &options))?;
+        let inner = detached(py, row_len < 512, |interrupt| {
+            gptq::Factor::new(hessian, row_len, &options, Run { threads, interrupt: Some(interrupt) })
+        })?;
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -116,6 +116,38 @@ pub(crate) fn activate(
     detached(py, data.len() < SMALL, |interrupt| nn::activate(data, kind, Run { threads, interrupt: Some(interrupt) }))
 }
 
+/// Replaces each value by that of a curve: "sigmoid", "normal" or "exp".
+#[pyfunction]
+pub(crate) fn curve(
+    py: Python<'_>,
+    mut x: PyReadwriteArray1<'_, f32>,
+    kind: &str,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let kind = match kind {
+        "sigmoid" => nn::Curve::Sigmoid,
+        "normal" => nn::Curve::Normal,
+        "exp" => nn::Curve::Exponential,
+        other => return Err(PyValueError::new_err(format!("unknown curve '{other}'"))),
+    };
+    let data = x.as_slice_mut()?;
+    detached(py, data.len() < SMALL, |interrupt| nn::curve(data, kind, Run { threads, interrupt: Some(interrupt) }))
+}
+
+/// Replaces rows of `columns` values by their softmax.
+#[pyfunction]
+pub(crate) fn softmax(
+    py: Python<'_>,
+    mut x: PyReadwriteArray1<'_, f32>,
+    columns: usize,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let data = x.as_slice_mut()?;
+    detached(py, data.len() < SMALL, |interrupt| {
+        nn::softmax(data, columns, Run { threads, interrupt: Some(interrupt) })
+    })
+}
+
 /// Replaces each value of `gate` by its activation times the value of `up`; with `limit`, by gpt-oss's clamped product.
 #[pyfunction]
 pub(crate) fn gated(
