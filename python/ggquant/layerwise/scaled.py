@@ -105,7 +105,7 @@ def _moments(model: RunnableModel, layer: int, h: Floats, wanted: Sequence[Place
     def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
         if name in names and len(x):
             key = name, -1 if ids is None else int(ids[0])
-            moments.setdefault(key, Moments(x.shape[1], cross=False)).add(x)
+            moments.setdefault(key, Moments(x.shape[1], cross=False, threads=model.threads)).add(x)
 
     step = max(1, GROUP_TOKENS // h.shape[1])
     if layer < model.n_layer:

@@ -72,7 +72,7 @@ class LayerwiseOptions:
     damp: float = 0.03
     act_order: bool = True
     cross: float = 1.0
-    residual: float = 1.0
+    residual: float = 0.5
     sequential: bool = True
     awq: bool = False
     gptq: bool = True
@@ -117,17 +117,15 @@ class LayerwiseOptions:
         if method not in METHODS:
             raise UsageError(f"unknown method '{method}'; there are {', '.join(METHODS)}")
         if method == "awq":
-            return cls(effort=effort, awq=True, gptq=False)
-        strength = 0.0 if effort == "fast" else 1.0
+            return cls(effort=effort, residual=1.0, awq=True, gptq=False)
         best = effort == "best"
-        weights = 0.5 if best else 0.0
         return cls(
             effort=effort,
-            cross=strength,
-            residual=strength,
+            cross=0.0 if effort == "fast" else 1.0,
+            residual={"fast": 0.0, "normal": 0.5, "best": 1.0}[effort],
             awq=method == "awq+gptq",
             fisher=best,
-            token_weights=weights,
+            token_weights=0.5 if best else 0.0,
         )
 
 
