@@ -75,7 +75,7 @@ def export(
         bool | None,
         _method(
             "--sequential/--no-sequential",
-            help="Later modules see the quantized earlier ones [default: --sequential, with --hessians not].",
+            help="Later modules see the quantized earlier ones (the default, but not with --hessians).",
         ),
     ] = None,
     hessians: Annotated[

@@ -212,7 +212,7 @@ def quantize(
         _method(
             "--sequential/--no-sequential",
             help="Later layers see the quantized earlier ones, and make up for them "
-            "[default: --sequential, with --hessians not].",
+            "(the default, but not with --hessians).",
         ),
     ] = None,
     hessians: Annotated[

@@ -166,7 +166,11 @@ def quantize_by_gptq(
         def collecting(layer: int, name: str) -> None:
             if solving is not None:
                 spent = time.monotonic() - started
-                solving(LayerwiseProgress(layer, model.n_layer, f"Hessian of {name}", 0, len(formats), None, spent))
+                solving(
+                    LayerwiseProgress(
+                        layer, model.n_layer, f"Hessian of {name}" if layer >= 0 else name, 0, len(formats), None, spent
+                    )
+                )
 
         stored = stored_hessians(model, text, tokens, Path(hessians), resume=resume, progress=collecting)
     work = WorkFile(target, _fingerprint(model, text, tokens, formats, chosen), resume=resume)

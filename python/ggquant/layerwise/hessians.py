@@ -203,7 +203,7 @@ def collect_hessians(
         origin: what the Hessians are of.
         resume: keep finished layers when the run fails or is interrupted, and go on from those that an earlier one
             left. Their states are computed again, their Hessians are not.
-        progress: told the layer and its first weight.
+        progress: told the layer and its first weight; before the first, layer -1 and how much disk space it takes.
 
     Raises:
         UsageError: the disk has less room than the file needs.
@@ -219,6 +219,7 @@ def collect_hessians(
             file=str(path),
         )
     tell = progress or (lambda _layer, _name: None)
+    tell(-1, f"Hessians: up to {need / 1e9:.2f} GB of disk space, {free / 1e9:.2f} GB free")
     step = max(1, GROUP_TOKENS // tokens.shape[1])
     try:
         states = model.embed(tokens)
