@@ -26,7 +26,7 @@ from ggquant import _native
 from ggquant.evaluation.states import last_states, predictions, token_scores
 from ggquant.evaluation.windows import text_chunks
 from ggquant.layerwise.convert import quantize_by_gptq
-from ggquant.layerwise.solve import LayerwiseOptions, Method
+from ggquant.layerwise.options import LayerwiseOptions, Method
 from ggquant.methods.solver import Effort
 from ggquant.runtime import open_model
 

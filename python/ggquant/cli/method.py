@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ggquant.layerwise.convert import LayerwiseProgress, LayerwiseReport
+    from ggquant.layerwise.options import Method
     from ggquant.layerwise.report import FoldReport
-    from ggquant.layerwise.solve import Method
     from ggquant.methods.solver import Effort
     from ggquant.pipeline import ConversionReport
     from ggquant.policy import Options
@@ -56,7 +56,7 @@ def solve(
         UsageError: an unknown method or effort, or damping that is not a number of at least 0.
     """
     from ggquant.layerwise.convert import quantize_by_gptq
-    from ggquant.layerwise.solve import LayerwiseOptions
+    from ggquant.layerwise.options import LayerwiseOptions
     from ggquant.text_files import write_text
 
     if damp is not None and not 0 <= damp < float("inf"):

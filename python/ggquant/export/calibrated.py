@@ -21,9 +21,9 @@ from ggquant.export.scheme import Scheme
 from ggquant.export.solve import Grids, GroupPass, GroupStoring, SolvedGroups, converted_norm, norm_to_store
 from ggquant.layerwise.convert import LayerwiseProgress, calibration_tokens, stored_hessians
 from ggquant.layerwise.folds import places as scalable
+from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.scaled import changed_tensors, check_same, find_scales, scaled_model
-from ggquant.layerwise.solve import LayerwiseOptions
 from ggquant.methods.solver import IntegerGroups
 from ggquant.model import SourceTensor
 from ggquant.runtime import RunnableModel, open_model

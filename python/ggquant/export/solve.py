@@ -16,8 +16,9 @@ from ggquant.export.scheme import Scheme
 from ggquant.layerwise.hessians import HessianFile
 from ggquant.layerwise.inputs import Stage
 from ggquant.layerwise.moments import Moments
+from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import SolvedTensor, TensorReport
-from ggquant.layerwise.solve import LayerPass, LayerwiseOptions
+from ggquant.layerwise.solve import LayerPass
 from ggquant.methods.awq import Rounding, row_losses
 from ggquant.methods.solver import IntegerGroups, gptq_groups
 from ggquant.model import SourceTensor

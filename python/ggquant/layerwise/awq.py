@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.layerwise.folds import places
+from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import FoldReport, SolvedTensor, TensorReport
 from ggquant.layerwise.scaled import as_solved, changed_tensors, check_same, find_scales, of_solved, scaled_model
-from ggquant.layerwise.solve import LayerwiseOptions
 from ggquant.layerwise.work import WorkFile
 from ggquant.methods.awq import Rounding, row_losses
 from ggquant.methods.solver import FactoredHessian, solver_formats

@@ -19,8 +19,9 @@ from ggquant.imatrix import Imatrix
 from ggquant.layerwise.awq import fold_scales
 from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_model
 from ggquant.layerwise.needs import check_memory, memory_needs
+from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import FoldReport, TensorReport
-from ggquant.layerwise.solve import LayerwiseOptions, solve_model
+from ggquant.layerwise.solve import solve_model
 from ggquant.layerwise.work import WorkFile
 from ggquant.metadata import MetaValue
 from ggquant.pipeline import ConversionReport

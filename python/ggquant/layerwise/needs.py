@@ -11,7 +11,7 @@ from ggquant.runtime.memory import free_bytes, requirements
 from ggquant.runtime.model import RunnableModel
 
 if TYPE_CHECKING:
-    from ggquant.layerwise.solve import LayerwiseOptions
+    from ggquant.layerwise.options import LayerwiseOptions
 
 #: Inputs of a layer of the original model are kept while its weights are solved if they take no more bytes than this.
 KEPT_BYTES = 2 << 30
