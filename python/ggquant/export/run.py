@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ggquant import __version__
 from ggquant.bounded_json import read_object
 from ggquant.checkpoint_index import INDEX_NAME, StoredTensor, index_checkpoint, read_header
-from ggquant.errors import CheckpointError, FileError, UnsupportedError, UsageError
+from ggquant.errors import CheckpointError, UnsupportedError, UsageError
 from ggquant.export.calibrated import Calibration, ChangedTensor, ModulePass, SolvedModule
 from ggquant.export.description import quantization_config
 from ggquant.export.folder import Entry, Journal, ShardWriter, new_folder
@@ -28,6 +28,7 @@ from ggquant.export.modules import StoredWeights, fused_apart, nothing_to_quanti
 from ggquant.export.plan import Planned, entries_of, linear_of, plan_module
 from ggquant.export.scheme import ACT_ORDER, CALIBRATED, Layout, Method, Scheme, check, unserved
 from ggquant.export.solve import round_groups
+from ggquant.file_digest import add_file
 from ggquant.packed.checkpoint import quantization_of, unpacked
 from ggquant.progress import Progress
 
@@ -357,12 +358,7 @@ def _fingerprint(facts: Iterable[str], tokens: bytes, files: Iterable[str]) -> s
     """A digest of everything that an export depends on: arguments, text, and the contents of its source."""
     digest = hashlib.sha256("\0".join(facts).encode() + tokens)
     for path in files:
-        try:
-            with Path(path).open("rb") as file:
-                while piece := file.read(1 << 22):
-                    digest.update(piece)
-        except OSError as error:
-            raise FileError(f"{path}: {error.strerror}", file=path, errno=error.errno) from error
+        add_file(digest, path)
     return digest.hexdigest()[:16]
 
 

@@ -18,7 +18,7 @@ from ggquant.layerwise.inputs import Stage
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import SolvedTensor, TensorReport
-from ggquant.layerwise.solve import LayerPass
+from ggquant.layerwise.solve import LayerPass, PassState
 from ggquant.methods.awq import Rounding, row_losses
 from ggquant.methods.solver import IntegerGroups, gptq_groups
 from ggquant.model import SourceTensor
@@ -98,8 +98,8 @@ class GroupPass(LayerPass):
             solved += self._together(same, mean, moments.tokens, options.gptq)
         return solved
 
-    def _experts(self, stage: Stage, names: list[str], current: Block, state: object) -> list[SolvedTensor]:
-        moments = self._expert_moments(names[0], current, state)  # type: ignore[arg-type]
+    def _experts(self, stage: Stage, names: list[str], current: Block, state: PassState) -> list[SolvedTensor]:
+        moments = self._expert_moments(names[0], current, state)
         solved: list[SolvedTensor] = []
         parts: dict[str, list[SolvedGroups]] = {name: [] for name in names}
         weights = {name: self._weight(name, None) for name in names}

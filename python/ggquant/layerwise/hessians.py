@@ -24,9 +24,11 @@ import numpy.typing as npt
 
 from ggquant.calibration import CalibrationText
 from ggquant.errors import FileError, UsageError
+from ggquant.file_digest import add_file
 from ggquant.layerwise.inputs import Stage, stages
 from ggquant.layerwise.moments import Moments
 from ggquant.runtime.block import GROUP_TOKENS
+from ggquant.runtime.linear import Hook
 from ggquant.runtime.model import RunnableModel
 
 Floats = npt.NDArray[np.float32]
@@ -229,11 +231,7 @@ def collect_hessians(
             tell(layer, found[0].names[0] if found else "")
             done = part.has(stage.names[0] for stage in found)
             sums = {} if done else {stage.names[0]: _empty(model, stage) for stage in found}
-
-            def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
-                if name in sums and len(x):  # noqa: B023 - called before the next layer
-                    sums[name][0 if ids is None else int(ids[0])].add(x)  # noqa: B023
-
+            hook = _adding(sums)
             for start in range(0, len(tokens), step):
                 group = np.ascontiguousarray(states[start : start + step])
                 states[start : start + step] = block(group, hook)
@@ -255,6 +253,16 @@ def collect_hessians(
     return HessianFile(path, origin)
 
 
+def _adding(sums: Mapping[str, list[Moments]]) -> Hook:
+    """A hook that adds the inputs of weights to their moments, those of each expert apart."""
+
+    def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
+        if name in sums and len(x):
+            sums[name][0 if ids is None else int(ids[0])].add(x)
+
+    return hook
+
+
 def digest_of_model(model: RunnableModel) -> str:
     """A digest of a model: the contents of all files that it is read from, and its configuration.
 
@@ -266,12 +274,7 @@ def digest_of_model(model: RunnableModel) -> str:
     packed = [part for view in views if (own := view.packed) for part in (own.codes, own.scales, own.zeros, own.listed)]
     files = {*source.inputs, *(view.file for view in (*views, *packed) if view is not None and view.file)}
     for path in sorted(files):
-        try:
-            with Path(path).open("rb") as file:
-                while part := file.read(1 << 22):
-                    digest.update(part)
-        except OSError as error:
-            raise FileError(f"{path}: {error.strerror}", file=path, errno=error.errno) from error
+        add_file(digest, path)
     facts = {**source.metadata, **source.beyond_gguf}
     # General facts have the folder's name in them.
     told = sorted((key, repr(value)) for key, value in facts.items() if not key.startswith(("tokenizer.", "general.")))

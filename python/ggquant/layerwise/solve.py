@@ -40,7 +40,7 @@ _ENOUGH_TOKENS = 0.25
 
 
 @dataclass
-class _State:
+class PassState:
     """Hidden states of all chunks: of the model as it was, and as it is by now.
 
     `replaced` holds the solved weights of the current layer, `inputs` those of the original layer's weights by group of
@@ -114,7 +114,7 @@ class LayerPass:
                 self._fisher = collect_fisher(model, self._tokens, names, self._options.seed)
         # With stored Hessians nothing runs through the layers.
         original = model.embed(self._tokens[: 1 if self._stored is not None else None])
-        state = _State(original, original)
+        state = PassState(original, original)
         solves = self._options.gptq and embedding in self._formats and embedding not in self._options.rounded
         if solves and model.output_name != embedding:
             self._progress(-1, embedding)
@@ -132,7 +132,7 @@ class LayerPass:
             yield from self._layer(layer, state)
         yield from self._output(state)
 
-    def _layer(self, layer: int, state: _State) -> Iterator[SolvedTensor]:
+    def _layer(self, layer: int, state: PassState) -> Iterator[SolvedTensor]:
         model = self._model
         block = model.block(layer)
         state.replaced, state.inputs = {}, {}
@@ -182,7 +182,7 @@ class LayerPass:
                 kept[name].append(seen[name])
         return kept
 
-    def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> Moments:
+    def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: PassState) -> Moments:
         model, options = self._model, self._options
         if self._stored is not None:
             return self._from_file(names[0])[0]
@@ -236,12 +236,12 @@ class LayerPass:
         weights: Floats = (1 - np.float32(strength)) + np.float32(strength) * np.minimum(mean, np.float32(8))
         return weights
 
-    def _weight(self, name: str, state: _State | None) -> Floats:
+    def _weight(self, name: str, state: PassState | None) -> Floats:
         if state is not None and name in state.replaced:
             return state.replaced[name]
         return as_float32(read_tensor(self._model.tensor(name)))
 
-    def _output_of(self, name: str, state: _State | None, x: Floats) -> Floats:
+    def _output_of(self, name: str, state: PassState | None, x: Floats) -> Floats:
         return matmul(self._weight(name, state), x, activations="float32", threads=self._options.threads)
 
     def _solve(self, names: list[str], moments: Moments) -> list[SolvedTensor]:
@@ -302,7 +302,7 @@ class LayerPass:
         report = replace(one.report, rounded=before, weighted=before, solved=after, seconds=seconds)
         return SolvedTensor(one.name, solved, one.importance, report)
 
-    def _expert_moments(self, name: str, current: Block, state: _State) -> list[Moments]:
+    def _expert_moments(self, name: str, current: Block, state: PassState) -> list[Moments]:
         """Of each expert's own tokens."""
         if self._stored is not None:
             return self._from_file(name)
@@ -314,7 +314,7 @@ class LayerPass:
                 moments[expert].add(x)
         return moments
 
-    def _experts(self, stage: Stage, names: list[str], current: Block, state: _State) -> list[SolvedTensor]:
+    def _experts(self, stage: Stage, names: list[str], current: Block, state: PassState) -> list[SolvedTensor]:
         options = self._options
         moments = self._expert_moments(names[0], current, state)
         columns = self._model.tensor(names[0]).shape[-1]
@@ -348,7 +348,7 @@ class LayerPass:
             solved.append(_stacked(name, w.shape, parts))
         return solved
 
-    def _output(self, state: _State) -> Iterator[SolvedTensor]:
+    def _output(self, state: PassState) -> Iterator[SolvedTensor]:
         model = self._model
         name = model.output_name
         if name not in self._formats or not model.causal:
