@@ -8,16 +8,13 @@ use ggquant::linalg::{
 };
 use proptest::prelude::*;
 
+#[path = "common/noise.rs"]
+mod noise;
+
 /// Numbers of both signs and several magnitudes: the same on every machine.
 fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * [1.0, 30.0, 1e-3][(state % 3) as usize]
-        })
+    noise::bits(count, seed)
+        .map(|bits| ((bits >> 40) as f32 / (1 << 23) as f32 - 1.0) * [1.0, 30.0, 1e-3][(bits % 3) as usize])
         .collect()
 }
 

@@ -71,8 +71,9 @@ fn unpack_scales(d: f16, packed: &[u8; 12]) -> [f32; 16] {
 
 /// Takes the codes anew with the scales as stored, and packs.
 fn finish(x: &[f32; 256], mut codes: [[i8; 16]; 16], d: f16, scales: [u8; 12]) -> Block {
+    let decoded = unpack_scales(d, &scales);
     for (j, codes) in codes.iter_mut().enumerate() {
-        symmetric::recode(group(x, j), d.to_f32() * unpack_scale(&scales, j) as f32, HALF, codes);
+        symmetric::recode(group(x, j), decoded[j], HALF, codes);
     }
     pack(d, scales, &std::array::from_fn(|j| codes[j / 16][j % 16] as u8))
 }
@@ -220,9 +221,7 @@ impl ScalarCodes for Q3_K {
 
     fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
         let own = Block::read(block);
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.d.to_f32() * unpack_scale(&own.scales, j) as f32;
-        }
+        scale.copy_from_slice(&unpack_scales(own.d, &own.scales));
     }
 
     fn set_codes(block: &mut [u8], codes: &[u8]) {
