@@ -127,6 +127,11 @@ impl Run<'_> {
         self.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
+    /// Number of threads that work is spread over.
+    pub(crate) fn thread_count(&self) -> Result<usize> {
+        thread_count(self.threads)
+    }
+
     /// Runs `work` on every task, with its number and a scratch buffer that holds anything; on this thread if there is but
     /// one.
     pub(crate) fn for_each<T: Send>(
