@@ -47,16 +47,22 @@ pub(super) struct Window {
     pub(super) first: usize,
     /// Number of positions.
     pub(super) width: usize,
-    /// `U` within the window, row by row, zero on and below the diagonal.
-    pub(super) upper: Vec<f32>,
+    /// Column within the window at each position.
+    pub(super) columns: Vec<usize>,
     /// These rows of `U`, zero on and below the diagonal, from column `first` on.
     pub(super) spread: Panels,
     /// The Hessian of these columns when all later ones are free to make up for them.
     pub(super) schur: Square,
-    /// The damped Hessian within the window; `None` where no pass over the whole row is asked for.
-    pub(super) hessian: Option<Square>,
-    /// The damped Hessian's columns, all positions of rows; likewise empty.
-    pub(super) gather: Panels,
+    /// The damped Hessian of these columns; `None` where no pass over the whole row is asked for.
+    pub(super) hessian: Option<Columns>,
+}
+
+/// Some columns of the damped Hessian.
+pub(super) struct Columns {
+    /// Their own rows.
+    pub(super) own: Square,
+    /// All rows, by position.
+    pub(super) all: Panels,
 }
 
 /// A quadratic form of a window, by column: positions do not matter in it.
@@ -69,7 +75,7 @@ pub(super) struct Square {
 
 impl Square {
     fn new(width: usize, at: impl Fn(usize, usize) -> f32) -> Self {
-        let rows = square(width, at);
+        let rows: Vec<f32> = (0..width * width).map(|i| at(i / width, i % width)).collect();
         let panels = Panels::new(width, width, |i, j| rows[i * width + j]);
         Self { rows, panels }
     }
@@ -168,36 +174,32 @@ impl Factor {
             let column = |q: usize| (0..width).map(move |p| if q < p { 0.0 } else { entry(first + p, first + q) });
             let transposed: Vec<f64> = (0..width).flat_map(column).collect();
             let schur = square_of(&transposed, width)?;
-            // Position of each column of the window.
+            let columns: Vec<usize> = order[first..first + width].iter().map(|&i| i as usize - first).collect();
             let mut positions = [0; WINDOW];
-            for (position, &column) in order[first..first + width].iter().enumerate() {
-                positions[column as usize - first] = position;
+            for (position, &column) in columns.iter().enumerate() {
+                positions[column] = position;
             }
-            let damped = hessian.map(|hessian| {
-                move |i: usize, j: usize| {
-                    if i == j { diagonal[i] } else { 0.5 * (hessian[i * len + j] + hessian[j * len + i]) }
-                }
-            });
             *window = Some(Window {
                 first,
                 width,
-                upper: square(width, |p, q| unit(first + p, first + q)),
+                columns,
                 spread: Panels::new(width, len - first, |p, q| unit(first + p, first + q)),
                 schur: Square::new(width, |i, j| schur[positions[i] * width + positions[j]] as f32),
-                hessian: damped.map(|at| Square::new(width, |i, j| at(first + i, first + j))),
-                gather: damped
-                    .map_or(Panels::none(), |at| Panels::new(len, width, |p, j| at(order[p] as usize, first + j))),
+                hessian: hessian.map(|hessian| {
+                    let damped = |i: usize, j: usize| {
+                        if i == j { diagonal[i] } else { 0.5 * (hessian[i * len + j] + hessian[j * len + i]) }
+                    };
+                    Columns {
+                        own: Square::new(width, |i, j| damped(first + i, first + j)),
+                        all: Panels::new(len, width, |p, j| damped(order[p] as usize, first + j)),
+                    }
+                }),
             });
             Ok(())
         })?;
         self.windows = windows.into_iter().flatten().collect();
         Ok(())
     }
-}
-
-/// `width` rows and columns of `at(row, column)`, row by row.
-fn square(width: usize, at: impl Fn(usize, usize) -> f32) -> Vec<f32> {
-    (0..width * width).map(|i| at(i / width, i % width)).collect()
 }
 
 /// A dead column without damping still needs a positive diagonal.

@@ -24,8 +24,6 @@ pub(super) struct Place<'a> {
     pub(super) form: &'a Square,
     /// Reciprocals of the diagonal.
     inverse: [f32; WINDOW],
-    /// Column within the window at each position.
-    pub(super) columns: [u16; WINDOW],
     /// Weights of a sub-block.
     pub(super) sub: usize,
     /// For each sub-block the sum of its rows of the quadratic form; empty where there are no minima.
@@ -35,29 +33,15 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn new<F: Form>(isa: Isa, order: &[u32], first: usize, form: &'a Square) -> Self {
-        let (width, dense) = (order.len(), Dense::of(isa));
-        let mut columns = [0; WINDOW];
-        for (to, &column) in columns.iter_mut().zip(order) {
-            *to = (column as usize - first) as u16;
-        }
+    pub(super) fn new<F: Form>(isa: Isa, width: usize, form: &'a Square) -> Self {
+        let dense = Dense::of(isa);
         let mut inverse = [0.0; WINDOW];
         for (column, to) in inverse[..width].iter_mut().enumerate() {
             *to = 1.0 / form.rows[column * width + column];
         }
         let (tiles, wanted) = (Tiles::of(isa), wanted_on::<F>(isa));
-        let mut own = Self {
-            dense,
-            tiles,
-            wanted,
-            width,
-            form,
-            inverse,
-            columns,
-            sub: F::SUB,
-            sums: Vec::new(),
-            squares: Vec::new(),
-        };
+        let mut own =
+            Self { dense, tiles, wanted, width, form, inverse, sub: F::SUB, sums: Vec::new(), squares: Vec::new() };
         if F::MINS != Factors::Absent {
             own.sums = vec![0.0; own.subs() * width];
             for (j, sum) in own.sums.chunks_exact_mut(width).enumerate() {
@@ -105,7 +89,7 @@ pub(super) fn improve<F: Form>(place: &Place<'_>, parts: &mut [Parts], gradients
         let mut left = Vec::with_capacity(moving.len());
         for ((number, row), moved) in moving.into_iter().enumerate().zip(moved) {
             let gradient = &mut gradients[row * width..][..width];
-            if refit::<F>(place, &mut parts[row], gradient, slopes.of(place, number)) || moved {
+            if refit::<F>(place, &mut parts[row], gradient, &|j| slopes.of(place, number, j)) || moved {
                 left.push(row);
             }
         }

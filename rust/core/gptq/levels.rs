@@ -3,25 +3,20 @@
 use super::factor::Window;
 use super::form::{Form, GROUP, Parts, Quad};
 use super::improve::Place;
-use crate::linalg::{MAX_TILE, Sums, Tiles};
+use crate::linalg::{MAX_TILE, Sums};
 use crate::matmul::wide::LANES;
 
-/// Adds to the sums of positions after `i` of a panel what a number there gives them; `upper` is its row from the panel on.
+/// Adds to the sums of a panel's later positions what a number gives them, by its row of `U`, which is zero up to itself.
 #[inline(always)]
-pub(super) fn add_later(sums: &mut [f32; LANES], i: usize, number: f32, upper: &[f32]) {
-    // All of the panel: the row is zero up to its diagonal.
-    let upper: &[f32; LANES] = upper.first_chunk().expect("windows are whole panels");
-    if i + 1 < LANES {
-        for (sum, &factor) in sums.iter_mut().zip(upper) {
-            *sum += number * factor;
-        }
+pub(super) fn add_later(sums: &mut [f32; LANES], number: f32, row: &[f32; LANES]) {
+    for (sum, &factor) in sums.iter_mut().zip(row) {
+        *sum += number * factor;
     }
 }
 
 /// Chooses levels position by position, each making up for the errors before it, in as many rows as a tile has at most.
 /// `residuals` gets targets less stored values, by column.
 pub(super) fn solve_levels<F: Form>(
-    tiles: Tiles,
     place: &Place<'_>,
     window: &Window,
     parts: &mut [Parts],
@@ -29,17 +24,18 @@ pub(super) fn solve_levels<F: Form>(
     residuals: &mut [f32],
     pivots: &[f32],
 ) {
-    let (width, height) = (place.width, tiles.height);
+    let (width, tiles) = (window.width, place.tiles);
+    let height = tiles.height;
     // Residuals so far, row beside row, as products want them.
     let mut side = vec![0.0; height * width];
     let mut quad: Quad = [[0.0; GROUP]; GROUP];
     for first in (0..width).step_by(LANES) {
         let mut sums: Sums = [[0.0; LANES]; MAX_TILE];
-        tiles.sum_up(&side[..first * height], window.spread.panel(first / LANES, first), &mut sums);
+        let upper = window.spread.panel(first / LANES);
+        tiles.sum_up(&side[..first * height], &upper[..first], &mut sums);
         for i in 0..LANES {
             let position = first + i;
-            let column = usize::from(place.columns[position]);
-            let upper = &window.upper[position * width + first..];
+            let column = window.columns[position];
             if F::JOINT && i % GROUP == 0 {
                 quad = group_form(window, position, pivots);
             }
@@ -57,7 +53,7 @@ pub(super) fn solve_levels<F: Form>(
                 let residual = targets[0] - (scale * parts.levels[column] - min);
                 residuals[row * width + column] = residual;
                 side[position * height + row] = residual;
-                add_later(carried, i, residual, upper);
+                add_later(carried, residual, &upper[position]);
             }
         }
     }
@@ -66,7 +62,7 @@ pub(super) fn solve_levels<F: Form>(
 /// `U` of a group, one on its diagonal.
 fn unit(window: &Window, start: usize, i: usize, j: usize) -> f32 {
     match i.cmp(&j) {
-        std::cmp::Ordering::Less => window.upper[(start + i) * window.width + start + j],
+        std::cmp::Ordering::Less => window.spread.panel(start / LANES)[start + i][start % LANES + j],
         std::cmp::Ordering::Equal => 1.0,
         std::cmp::Ordering::Greater => 0.0,
     }
@@ -95,7 +91,7 @@ fn choose_group<F: Form>(
     carried: &[f32],
     quad: &Quad,
 ) {
-    let column = usize::from(place.columns[start]);
+    let column = window.columns[start];
     let scale = parts.scales.value(F::SCALES, column / F::SUB);
     if scale == 0.0 {
         return;

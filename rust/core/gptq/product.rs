@@ -27,18 +27,13 @@ impl Panels {
         Self { data, depth, width }
     }
 
-    /// The first `rows` rows of a panel.
-    pub(super) fn panel(&self, number: usize, rows: usize) -> &[[f32; LANES]] {
-        &self.data[number * self.depth..][..rows]
-    }
-
-    /// Nothing at all.
-    pub(super) const fn none() -> Self {
-        Self { data: Vec::new(), depth: 0, width: 0 }
+    /// All rows of a panel.
+    pub(super) fn panel(&self, number: usize) -> &[[f32; LANES]] {
+        &self.data[number * self.depth..][..self.depth]
     }
 }
 
-/// Rows of a product's left factor, as many side by side as a tile is high; zeros fill the last.
+/// Rows of a product's left factor, as many side by side as a tile is high; what fills the last does not matter.
 #[derive(Default)]
 pub(super) struct Sides {
     data: Vec<f32>,
@@ -73,7 +68,7 @@ pub(super) struct Part {
 pub(super) fn add_product(tiles: Tiles, y: &mut [f32], width: usize, x: &Sides, panels: &Panels, part: Part) {
     let mut sums: Sums = [[0.0; LANES]; MAX_TILE];
     for column in (0..width.min(panels.width - part.left)).step_by(LANES) {
-        let panel = &panels.data[(part.left + column) / LANES * panels.depth + part.top..][..x.depth];
+        let panel = &panels.panel((part.left + column) / LANES)[part.top..][..x.depth];
         let rows = y.chunks_mut(tiles.height * width);
         for (left, rows) in x.data.chunks_exact(tiles.height * x.depth).zip(rows) {
             tiles.sum_up(left, panel, &mut sums);

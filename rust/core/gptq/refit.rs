@@ -10,39 +10,34 @@ const REFIT_SWEEPS: usize = 6;
 /// Factors of a window, at most: scales and minima.
 const MAX_FACTORS: usize = 2 * MAX_SUBS;
 
-/// What gradients lose per unit of each scale, for some rows: a stretch of `subs` times `width` for each.
+/// What gradients lose per unit of each scale, sub-block by sub-block, for some rows.
 #[derive(Default)]
 pub(super) struct Slopes {
     data: Vec<f32>,
+    rows: usize,
     levels: Vec<f32>,
     sides: Sides,
-    sums: Vec<f32>,
 }
 
 impl Slopes {
     pub(super) fn fill(&mut self, place: &Place<'_>, parts: &[Parts], rows: &[usize]) {
-        let (width, subs) = (place.width, place.subs());
-        self.data.resize(rows.len() * subs * width, 0.0);
-        for j in 0..subs {
+        self.rows = rows.len();
+        self.data.clear();
+        self.data.resize(place.subs() * self.rows * place.width, 0.0);
+        for (j, slopes) in self.data.chunks_exact_mut(self.rows * place.width).enumerate() {
             self.levels.clear();
             for &row in rows {
                 self.levels.extend_from_slice(&parts[row].levels[place.of(j)]);
             }
             self.sides.lay_out(place.tiles, &self.levels, place.sub);
-            self.sums.clear();
-            self.sums.resize(rows.len() * width, 0.0);
             let part = Part { top: j * place.sub, left: 0 };
-            add_product(place.tiles, &mut self.sums, width, &self.sides, &place.form.panels, part);
-            for (to, sums) in self.data.chunks_exact_mut(subs * width).zip(self.sums.chunks_exact(width)) {
-                to[j * width..][..width].copy_from_slice(sums);
-            }
+            add_product(place.tiles, slopes, place.width, &self.sides, &place.form.panels, part);
         }
     }
 
-    /// Those of one of the rows, sub-block by sub-block.
-    pub(super) fn of(&self, place: &Place<'_>, number: usize) -> &[f32] {
-        let each = place.subs() * place.width;
-        &self.data[number * each..][..each]
+    /// Those of a sub-block's scale in one of the rows.
+    pub(super) fn of(&self, place: &Place<'_>, number: usize, sub: usize) -> &[f32] {
+        &self.data[(sub * self.rows + number) * place.width..][..place.width]
     }
 }
 
@@ -89,7 +84,14 @@ impl Quadratic {
 }
 
 /// Descends over scales and minima as they are stored. Tells whether any changed.
-pub(super) fn refit<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32], slopes: &[f32]) -> bool {
+///
+/// `slopes` are those of each sub-block's scale.
+pub(super) fn refit<'a, F: Form>(
+    place: &Place<'_>,
+    parts: &mut Parts,
+    gradient: &mut [f32],
+    slopes: &dyn Fn(usize) -> &'a [f32],
+) -> bool {
     let (width, subs, dot) = (place.width, place.subs(), place.dense.dot);
     let with_mins = F::MINS != Factors::Absent;
     let mut quadratic = Quadratic {
@@ -97,12 +99,11 @@ pub(super) fn refit<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mu
         pull: [0.0; MAX_FACTORS],
         curvature: [[0.0; MAX_FACTORS]; MAX_FACTORS],
     };
-    let slopes_of = |j: usize| &slopes[j * width..][..width];
     for i in 0..subs {
         let levels = &parts.levels[place.of(i)];
         quadratic.pull[i] = dot(levels, &gradient[place.of(i)]);
         for j in 0..=i {
-            quadratic.curvature[i][j] = dot(levels, &slopes_of(j)[place.of(i)]);
+            quadratic.curvature[i][j] = dot(levels, &slopes(j)[place.of(i)]);
             quadratic.curvature[j][i] = quadratic.curvature[i][j];
         }
         if with_mins {
@@ -130,7 +131,7 @@ pub(super) fn refit<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mu
     if changed {
         for j in 0..subs {
             let scale = parts.scales.value(F::SCALES, j) - scales.value(F::SCALES, j);
-            (place.dense.add_scaled)(gradient, -scale, slopes_of(j));
+            (place.dense.add_scaled)(gradient, -scale, slopes(j));
             if with_mins {
                 let min = parts.mins.value(F::MINS, j) - mins.value(F::MINS, j);
                 (place.dense.add_scaled)(gradient, min, &place.sums[j * width..][..width]);

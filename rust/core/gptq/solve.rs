@@ -87,7 +87,7 @@ pub(super) fn solve_tile<F: Form>(
             if stopped() {
                 return None;
             }
-            tile.revisit::<F>(number, window, &mut solved)?;
+            tile.revisit::<F>(number, window, &mut solved);
         }
     }
     let row_bytes = out.len() / rows;
@@ -128,10 +128,9 @@ impl Tile<'_> {
     fn forward<F: Form>(&mut self, number: usize, window: &Window) {
         let (factor, tiles) = (self.task.factor, self.task.tiles);
         let (first, width, height) = (window.first, window.width, tiles.height);
-        let order = &factor.order[first..first + width];
-        let place = Place::new::<F>(self.task.isa, order, first, &window.schur);
+        let place = Place::new::<F>(self.task.isa, width, &window.schur);
         let targets = self.targets(window);
-        let fitted = self.fit(window, &targets, &place);
+        let fitted = self.fit(window, &targets);
         let blocks = width / self.block_len;
         let row_bytes = blocks * self.block_bytes;
         let mut parts = vec![Parts::ZERO; 2 * height];
@@ -153,13 +152,13 @@ impl Tile<'_> {
                 }
                 let residuals = &mut nearest_residuals[row * width..][..width];
                 for (position, &target) in targets[row * width..][..width].iter().enumerate() {
-                    let column = usize::from(place.columns[position]);
+                    let column = window.columns[position];
                     residuals[column] = target - stored::<F>(parts, column);
                 }
             }
             solved.clone_from_slice(nearest);
             let pivots = &factor.pivots[first..];
-            solve_levels::<F>(tiles, &place, window, solved, targets, solved_residuals, pivots);
+            solve_levels::<F>(&place, window, solved, targets, solved_residuals, pivots);
             sides.lay_out(tiles, residuals, width);
             gradients.fill(0.0);
             add_product(tiles, gradients, width, &sides, &window.schur.panels, Part { top: 0, left: 0 });
@@ -174,23 +173,20 @@ impl Tile<'_> {
             }
             let (parts, gradients) = (&mut parts[rows..], &mut gradients[rows * width..]);
             improve::<F>(&place, parts, gradients, self.task.effort.rounds);
-            for (row, parts) in parts.iter().enumerate() {
-                self.take_errors::<F>(window, from + row, &place, parts);
-                self.parts.push(parts.clone());
-            }
+            self.parts.extend_from_slice(parts);
         }
-        self.lay_out(number, window);
+        self.take_errors::<F>(number, window);
     }
 
-    /// Improves a window once more, with the errors of all others as they are by now. `None` if there is no Hessian for it.
-    fn revisit<F: Form>(&mut self, number: usize, window: &Window, losses: &mut [f64]) -> Option<()> {
-        let (factor, width) = (self.task.factor, window.width);
-        let order = &factor.order[window.first..window.first + width];
-        let place = Place::new::<F>(self.task.isa, order, window.first, window.hessian.as_ref()?);
+    /// Improves a window once more, with the errors of all others as they are by now.
+    fn revisit<F: Form>(&mut self, number: usize, window: &Window, losses: &mut [f64]) {
+        let width = window.width;
+        let hessian = window.hessian.as_ref().expect("passes are refused where there is none");
+        let place = Place::new::<F>(self.task.isa, width, &hessian.own);
         let mut gradients = vec![0.0; self.rows * width];
-        for (sides, other) in self.sides.iter().zip(&factor.windows) {
+        for (sides, other) in self.sides.iter().zip(&self.task.factor.windows) {
             let part = Part { top: other.first, left: 0 };
-            add_product(self.task.tiles, &mut gradients, width, sides, &window.gather, part);
+            add_product(self.task.tiles, &mut gradients, width, sides, &hessian.all, part);
         }
         let before = (self.errors[self.range(window)].to_vec(), gradients.clone());
         let height = self.task.tiles.height;
@@ -198,27 +194,24 @@ impl Tile<'_> {
         for (parts, gradients) in own.chunks_mut(height).zip(gradients.chunks_mut(height * width)) {
             improve::<F>(&place, parts, gradients, self.task.effort.rounds);
         }
+        self.take_errors::<F>(number, window);
         for row in 0..self.rows {
-            let parts = self.parts[number * self.rows + row].clone();
-            self.take_errors::<F>(window, row, &place, &parts);
             // (e + d)^T H (e + d) - e^T H e = d^T (g + g'), with g = H e before and g' = H (e + d) after.
             let (errors, row) = (&self.errors[self.row(window, row)], row * width..(row + 1) * width);
             let (old, first, last) = (&before.0[row.clone()], &before.1[row.clone()], &gradients[row.clone()]);
             for (position, (&error, &old)) in errors.iter().zip(old).enumerate() {
-                let column = usize::from(place.columns[position]);
+                let column = window.columns[position];
                 let slope = f64::from(first[column]) + f64::from(last[column]);
                 losses[row.start / width] += f64::from(error - old) * slope;
             }
         }
-        self.lay_out(number, window);
-        Some(())
     }
 
     /// Adds to `carried` of all later windows what the errors of this one ask of them.
     fn spread(&mut self, number: usize, window: &Window) {
         for later in &self.task.factor.windows[number + 1..] {
             let part = Part { top: 0, left: later.first - window.first };
-            let carried = later.first * self.rows..(later.first + later.width) * self.rows;
+            let carried = self.range(later);
             let sides = &self.sides[number];
             add_product(self.task.tiles, &mut self.carried[carried], later.width, sides, &window.spread, part);
         }
@@ -244,14 +237,15 @@ impl Tile<'_> {
             let rows = tiles.height.min(self.rows - first_row);
             for first in (0..width).step_by(LANES) {
                 let mut sums: Sums = [[0.0; LANES]; MAX_TILE];
-                tiles.sum_up(&side[..first * tiles.height], window.spread.panel(first / LANES, first), &mut sums);
+                let upper = window.spread.panel(first / LANES);
+                tiles.sum_up(&side[..first * tiles.height], &upper[..first], &mut sums);
                 for (row, sums) in sums[..rows].iter_mut().enumerate() {
                     let at = (first_row + row) * width + first;
                     for i in 0..LANES {
                         let delta = carried[at + i] - sums[i];
                         side[(first + i) * tiles.height + row] = delta;
                         targets[at + i] = weights[at + i] + delta;
-                        add_later(sums, i, delta, &window.upper[(first + i) * width + first..]);
+                        add_later(sums, delta, &upper[first + i]);
                     }
                 }
             }
@@ -260,12 +254,12 @@ impl Tile<'_> {
     }
 
     /// Blocks as the format's own encoder makes them of the targets.
-    fn fit(&self, window: &Window, targets: &[f32], place: &Place<'_>) -> Vec<u8> {
+    fn fit(&self, window: &Window, targets: &[f32]) -> Vec<u8> {
         let (first, width) = (window.first, window.width);
         let mut x = vec![0.0; targets.len()];
         let mut importance = [0.0; WINDOW];
         for position in 0..width {
-            let column = usize::from(place.columns[position]);
+            let column = window.columns[position];
             importance[column] = match self.task.importance {
                 Some(given) => given[first + column],
                 None => self.task.factor.pivots[first + position],
@@ -279,11 +273,15 @@ impl Tile<'_> {
         bytes
     }
 
-    fn take_errors<F: Form>(&mut self, window: &Window, row: usize, place: &Place<'_>, parts: &Parts) {
-        let own = self.row(window, row);
-        for (position, at) in own.enumerate() {
-            self.errors[at] = self.weights[at] - stored::<F>(parts, place.columns[position].into());
+    /// The errors of a window, as its weights are stored by now.
+    fn take_errors<F: Form>(&mut self, number: usize, window: &Window) {
+        for row in 0..self.rows {
+            let parts = &self.parts[number * self.rows + row];
+            for (at, &column) in self.row(window, row).zip(&window.columns) {
+                self.errors[at] = self.weights[at] - stored::<F>(parts, column);
+            }
         }
+        self.lay_out(number, window);
     }
 
     /// `e^T H e` of each row of errors.
