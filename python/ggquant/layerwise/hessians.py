@@ -25,10 +25,10 @@ import numpy.typing as npt
 from ggquant.calibration import CalibrationText
 from ggquant.errors import FileError, UsageError
 from ggquant.file_digest import add_file
-from ggquant.layerwise.inputs import Stage, stages
+from ggquant.layerwise.inputs import Input, Stage, seen_through, stages
 from ggquant.layerwise.moments import Moments
+from ggquant.runtime import Block
 from ggquant.runtime.block import GROUP_TOKENS
-from ggquant.runtime.linear import Hook
 from ggquant.runtime.model import RunnableModel
 
 Floats = npt.NDArray[np.float32]
@@ -231,10 +231,7 @@ def collect_hessians(
             tell(layer, found[0].names[0] if found else "")
             done = part.has(stage.names[0] for stage in found)
             sums = {} if done else {stage.names[0]: _empty(model, stage) for stage in found}
-            hook = _adding(sums)
-            for start in range(0, len(tokens), step):
-                group = np.ascontiguousarray(states[start : start + step])
-                states[start : start + step] = block(group, hook)
+            _collect(model, block, states, sums, step)
             for stage in found:
                 if not done:
                     part.add(stage, sums.pop(stage.names[0]))
@@ -253,14 +250,18 @@ def collect_hessians(
     return HessianFile(path, origin)
 
 
-def _adding(sums: Mapping[str, list[Moments]]) -> Hook:
-    """A hook that adds the inputs of weights to their moments, those of each expert apart."""
+def _collect(model: RunnableModel, block: Block, states: Floats, sums: Mapping[str, list[Moments]], step: int) -> None:
+    """Takes all chunks through a layer, and adds the inputs of its weights to their moments."""
 
-    def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
-        if name in sums and len(x):
-            sums[name][0 if ids is None else int(ids[0])].add(x)
+    def run(start: int) -> list[Input]:
+        part = states[start : start + step]
+        return seen_through(block, part, sums, out=part)
 
-    return hook
+    def add(seen: list[Input]) -> None:
+        for one in seen:
+            sums[one.name][max(one.expert, 0)].add(one.x)
+
+    model.side_by_side(run, range(0, len(states), step), add)
 
 
 def digest_of_model(model: RunnableModel) -> str:

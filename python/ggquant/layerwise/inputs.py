@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -75,13 +76,40 @@ def inputs_of(block: Block, h: Floats, wanted: tuple[str, ...]) -> dict[str, Flo
     return seen
 
 
-def expert_inputs(block: Block, h: Floats, name: str) -> list[tuple[int, Floats]]:
-    """Inputs of a stack of experts for one group of chunks: (expert, [tokens, K]) for each expert that has tokens."""
-    seen: list[tuple[int, Floats]] = []
+@dataclass(frozen=True)
+class Input:
+    """What went into a weight.
 
-    def hook(given: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
-        if given == name and ids is not None and len(ids):
-            seen.append((int(ids[0]), x))
+    Attributes:
+        name: of the weight.
+        expert: whose it is; -1 for a weight without experts.
+        x: [tokens, K].
+    """
 
-    block(h, hook)
+    name: str
+    expert: int
+    x: Floats
+
+
+def seen_through(block: Block, h: Floats, names: Container[str], out: Floats | None = None) -> list[Input]:
+    """Runs one group of chunks through a layer.
+
+    Args:
+        block: the layer.
+        h: [n_chunks, n_ctx, hidden].
+        names: the weights whose inputs are wanted.
+        out: where the layer's result goes, if it is needed; possibly `h` itself.
+
+    Returns:
+        The inputs in the order in which they came, without those of experts that have no tokens.
+    """
+    seen: list[Input] = []
+
+    def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
+        if name in names and len(x):
+            # A layer that begins without a norm reads the states themselves, which its result may replace.
+            kept = x.copy() if out is not None and np.may_share_memory(x, out) else x
+            seen.append(Input(name, -1 if ids is None else int(ids[0]), kept))
+
+    block(h, hook, out=out)
     return seen
