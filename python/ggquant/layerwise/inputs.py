@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ggquant.model import SourceTensor
 from ggquant.runtime import Block
 
 Floats = npt.NDArray[np.float32]
@@ -25,6 +26,25 @@ class Stage:
 
     names: tuple[str, ...]
     experts: bool
+
+
+#: Roles whose weights read the same input, as far as names tell.
+_SHARED = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"), ("ffn_gate_exps", "ffn_up_exps"))
+
+
+def likely_stages(tensors: Iterable[SourceTensor]) -> list[tuple[str, ...]]:
+    """Names of a layer's matrices, or of others, with those together that read the same input.
+
+    This is what their roles tell before anything has run; `stages` finds out how it is.
+    """
+    found: dict[str, list[str]] = {}
+    for tensor in tensors:
+        role = tensor.name.removesuffix(".weight").rpartition(".")[2]
+        if len(tensor.shape) >= 2 and tensor.name.endswith(".weight"):
+            group = next((group[0] for group in _SHARED if role in group), role)
+            found.setdefault(group, []).append(tensor.name)
+    # A layer begins with its attention.
+    return [tuple(names) for _, names in sorted(found.items(), key=lambda one: not one[0].startswith("attn_q"))]
 
 
 class _EnoughError(Exception):

@@ -64,6 +64,7 @@ def solve_model(
     progress: Callable[[int, str], object] | None = None,
     earlier: Mapping[str, SolvedTensor] | None = None,
     hessians: HessianFile | None = None,
+    gradients: Callable[[int, int], object] | None = None,
 ) -> Iterator[SolvedTensor]:
     """Solves the weights of a model, in the order of the forward pass.
 
@@ -76,13 +77,14 @@ def solve_model(
         earlier: what an earlier run solved, with the same arguments; given back in its place.
         hessians: Hessians to solve with, of the model as it was, so that nothing has to run; see
             `LayerwiseOptions.with_file`.
+        gradients: told how many chunks have gone forward and back, and how many there are.
 
     Raises:
         NonFiniteError: activations overflow.
         UnsupportedError: a Hessian that no damping makes usable.
     """
     tell = progress or (lambda _layer, _name: None)
-    yield from LayerPass(model, tokens, formats, options, tell, earlier or {}, hessians).run()
+    yield from LayerPass(model, tokens, formats, options, tell, earlier or {}, hessians, gradients).run()
 
 
 class LayerPass:
@@ -97,10 +99,11 @@ class LayerPass:
         progress: Callable[[int, str], object],
         earlier: Mapping[str, SolvedTensor],
         hessians: HessianFile | None = None,
+        gradients: Callable[[int, int], object] | None = None,
     ) -> None:
         self._model, self._tokens, self._formats = model, tokens, formats
         self._options, self._progress, self._earlier = options, progress, earlier
-        self._stored = hessians
+        self._stored, self._gradients = hessians, gradients
         self._step = max(1, GROUP_TOKENS // tokens.shape[1])
         plain = not any((half.out_norm or half.sum_norm) for half in (model.graph.attention, model.graph.feed_forward))
         self._fisher: dict[str, Fisher] = {}
@@ -114,8 +117,7 @@ class LayerPass:
         if self._options.fisher and self._options.gptq:
             names = {name for name in self._formats if name not in self._earlier}
             if names:
-                self._progress(-1, "gradients")
-                self._fisher = collect_fisher(model, self._tokens, names, self._options.seed)
+                self._fisher = collect_fisher(model, self._tokens, names, self._options.seed, self._gradients)
         # With stored Hessians nothing runs through the layers.
         original = model.embed(self._tokens[: 1 if self._stored is not None else None])
         state = PassState(original, original)
