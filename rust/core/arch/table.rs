@@ -84,12 +84,13 @@ macro_rules! kernels {
         #[cfg(target_arch = "x86_64")]
         table! {
             /// Kernels for AVX2.
-            avx2, super::avx2::F32, "avx2,f16c": $($kernels)+
+            avx2, super::avx2::F32, "avx2,f16c,bmi1,bmi2,lzcnt,popcnt": $($kernels)+
         }
         #[cfg(target_arch = "x86_64")]
         table! {
             /// Kernels for AVX-512.
-            avx512, super::avx512::F32, "avx512f,avx512bw,avx512dq,avx512vl,f16c": $($kernels)+
+            avx512, super::avx512::F32,
+            "avx512f,avx512bw,avx512dq,avx512vl,f16c,bmi1,bmi2,lzcnt,popcnt": $($kernels)+
         }
     };
 }

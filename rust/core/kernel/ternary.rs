@@ -187,7 +187,7 @@ fn points<F: F32Lanes, const W: usize>(
                     let values = if splits.down[k % 2] >> lane & 1 == 1 { down } else { up };
                     let (x, weight) = (head(&blocks[b][at..]), head(&weight_blocks[b][at..]));
                     let target = Target { x, weight, values };
-                    nearest::<F, 8>(list, &target, scales[lane], 0.0).word
+                    nearest::<F, 8>(list, &target, scales[lane])
                 }
             };
             found.words[k][lane] = i32::from(word);

@@ -5,10 +5,14 @@
 //! word itself.
 //!
 //! - [`nearest`]: the best of some points under a scale;
-//! - [`candidates`]: the points of a sub-block under a row of scales, and the best scale.
+//! - [`lines`]: where it stays the best while the scale changes;
+//! - [`candidates`]: the points of a sub-block under a row of scales;
+//! - [`scores`]: which of these scales may be the best.
 
 pub(crate) mod candidates;
+pub(crate) mod lines;
 pub(crate) mod nearest;
+pub(crate) mod scores;
 
 use std::sync::LazyLock;
 
@@ -85,8 +89,16 @@ pub(crate) struct List<'n> {
     pub(crate) count: usize,
 }
 
-/// An entry of a codebook's table: the number of neighbours in the lower half and the chunk at which they start in the
-/// upper; for points of the codebook 0 and their word.
+/// The first two chunks of a list; the second one may belong to another list.
+#[derive(Clone, Copy)]
+pub(crate) struct Few<'n> {
+    pub(crate) words: &'n [[u16; CHUNK]; 2],
+    /// How many neighbours there are.
+    pub(crate) count: usize,
+}
+
+/// An entry of a codebook's table. From the lowest bit: the number of neighbours (12 bits), their number in steps (see
+/// [`Slot::length`], 4 bits), and the chunk at which they start; for points of the codebook 0, 0 and their word.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot(u32);
 
@@ -94,7 +106,13 @@ impl Slot {
     /// How many neighbours there are; 0 for a point of the codebook.
     #[inline(always)]
     pub(crate) fn count(self) -> usize {
-        (self.0 & 0xffff) as usize
+        (self.0 & 0xfff) as usize
+    }
+
+    /// 0 for up to 8 neighbours, 1 for up to 16, 2 for up to 32, 3 for more.
+    #[inline(always)]
+    pub(crate) fn length(self) -> usize {
+        (self.0 >> 12 & 3) as usize
     }
 
     /// The word of a point of the codebook.
@@ -131,10 +149,14 @@ impl<const N: usize> Neighbours<N> {
                         let index = |i: usize| *indices.get(i).unwrap_or(&list[list.len() - 1]);
                         all.words.push(std::array::from_fn(|i| pack(grid.point(index(i)))));
                     }
-                    Slot(start << 16 | list.len() as u32)
+                    let length = [8, 16, 32].iter().filter(|&&most| list.len() > most).count() as u32;
+                    assert!(start < 1 << 16 && list.len() < 1 << 12, "codebooks are as they are");
+                    Slot(start << 16 | length << 12 | list.len() as u32)
                 }
             });
         }
+        // The last list may be read as two chunks.
+        all.words.push([0; CHUNK]);
         all
     }
 
@@ -149,6 +171,12 @@ impl<const N: usize> Neighbours<N> {
     pub(crate) fn list(&self, slot: Slot) -> List<'_> {
         let chunks = &self.words[usize::from(slot.word())..][..slot.count().div_ceil(CHUNK)];
         List { words: chunks, count: slot.count() }
+    }
+
+    /// The same for at most 32 neighbours.
+    #[inline(always)]
+    pub(crate) fn few(&self, slot: Slot) -> Few<'_> {
+        Few { words: crate::lanes::head(&self.words[usize::from(slot.word())..]), count: slot.count() }
     }
 
     /// Looks up a rounded vector.
