@@ -3,6 +3,7 @@
 # make test        all tests and lints
 # make bench       weights encoded and multiplied a second, by format and instruction set
 # make test-torch  tests of training with PyTorch (installs it once, several gigabytes)
+# make test-owners read exports with the packages that own their layouts (installs them once, into the same place)
 # make test-peers  compare with llama.cpp's own library (compiles it once, several minutes)
 #
 # Needs Rust, Python >= 3.10 and a C compiler. Everything else goes into .venv, .venv-torch and .venv-peers here.
@@ -20,11 +21,11 @@ WHEELS := target/wheels
 SOURCES := $(shell find python rust -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml) \
 	Cargo.toml Cargo.lock pyproject.toml README.md LICENSE
 
-.PHONY: help demo build quick test lint test-rust test-python test-torch test-peers bench clean
+.PHONY: help demo build quick test lint test-rust test-python test-torch test-owners test-peers bench clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,8s/^# //p' Makefile
+	@sed -n '1,9s/^# //p' Makefile
 
 # --- building -----------------------------------------------------------------------------------------------------
 
@@ -108,6 +109,19 @@ bench:
 
 test-torch: .venv-torch/.installed
 	$(TORCH)/pytest tests/torch
+
+# Of autoawq, one module is used; the package as a whole does not import beside a current transformers.
+.venv-torch/.owners: .venv-torch/.installed
+	$(TORCH)/python -m pip install --quiet --upgrade setuptools wheel packaging
+	BUILD_CUDA_EXT=0 $(TORCH)/python -m pip install --quiet --no-build-isolation \
+		'gptqmodel==7.7.0' 'compressed-tensors==0.20.1'
+	$(TORCH)/python -m pip download --quiet --no-deps --no-build-isolation --no-binary autoawq \
+		--dest .venv-torch/owners 'autoawq==0.2.9'
+	tar -xzf .venv-torch/owners/autoawq-0.2.9.tar.gz -C .venv-torch/owners
+	touch $@
+
+test-owners: .venv-torch/.owners
+	TORCHDYNAMO_DISABLE=1 $(TORCH)/python tests/owners/read_back.py --autoawq .venv-torch/owners/autoawq-0.2.9
 
 # --- llama.cpp ----------------------------------------------------------------------------------------------------
 

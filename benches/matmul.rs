@@ -8,7 +8,7 @@ use ggquant::matmul::{Activations, Matrix, matmul_on};
 
 const ROWS: usize = 512;
 const COLS: usize = 4096;
-const BATCHES: [usize; 4] = [1, 4, 32, 512];
+const BATCHES: [usize; 5] = [1, 2, 4, 32, 512];
 const ONE_THREAD: Run<'static> = Run { threads: Some(1), interrupt: None };
 
 /// Bell-shaped numbers.

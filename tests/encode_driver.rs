@@ -101,6 +101,74 @@ fn the_first_bad_weight_is_named_at_any_number_of_threads() {
     assert!(matches!(error, Error::NonFinite { row: 200, column: 3, .. }));
 }
 
+/// Formats of which each weight is looked at once.
+const PLAIN: [Format; 10] = [
+    Format::Q4_0,
+    Format::Q4_1,
+    Format::Q5_0,
+    Format::Q5_1,
+    Format::Q8_0,
+    Format::Q2_0,
+    Format::TQ1_0,
+    Format::TQ2_0,
+    Format::MXFP4,
+    Format::NVFP4,
+];
+
+#[test]
+fn plain_formats_read_floats_of_any_kind() {
+    for format in PLAIN {
+        // An odd number of blocks; a few of them of equal magnitudes, zeros, or very small.
+        let mut x = weights(3 * 5 * 256);
+        x[..32].iter_mut().enumerate().for_each(|(i, v)| *v = if i % 2 == 0 { 1.5 } else { -1.5 });
+        x[300..700].fill(0.0);
+        x[1000..1100].iter_mut().for_each(|v| *v *= 1e-38);
+        let brain: Vec<bf16> = x.iter().map(|v| bf16::from_f32(*v)).collect();
+        let narrow: Vec<f16> = x.iter().map(|v| f16::from_f32(*v)).collect();
+        for (weights, wide) in [
+            (Weights::BF16(&brain), brain.iter().map(|v| v.to_f32()).collect::<Vec<_>>()),
+            (Weights::F16(&narrow), narrow.iter().map(|v| v.to_f32()).collect()),
+            (Weights::F32(&x), x.clone()),
+        ] {
+            let row_bytes = format.info().row_bytes(5 * 256).unwrap();
+            let mut expected = vec![0; 3 * row_bytes];
+            for (row, out) in wide.chunks(5 * 256).zip(expected.chunks_mut(row_bytes)) {
+                (format.reference().encode_row)(row, None, out);
+            }
+            let mut got = vec![0x5a; expected.len()];
+            ggquant::encode::encode(format, weights, 5 * 256, None, &mut got, threads(1)).unwrap();
+            assert!(got == expected, "{format}");
+        }
+    }
+}
+
+#[test]
+fn plain_formats_notice_what_is_not_finite_anywhere() {
+    for format in PLAIN {
+        for at in [0, 1, 31, 32, 100, 255, 256, 511] {
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                // Also among zeros, whose scale is 0.
+                for mut x in [weights(512), vec![0.0; 512]] {
+                    x[at] = bad;
+                    let brain: Vec<bf16> = x.iter().map(|v| bf16::from_f32(*v)).collect();
+                    let narrow: Vec<f16> = x.iter().map(|v| f16::from_f32(*v)).collect();
+                    for weights in [Weights::F32(&x), Weights::BF16(&brain), Weights::F16(&narrow)] {
+                        let mut out = vec![0; format.info().row_bytes(512).unwrap()];
+                        let error =
+                            ggquant::encode::encode(format, weights, 512, None, &mut out, threads(1)).unwrap_err();
+                        assert!(matches!(error, Error::NonFinite { row: 0, column, .. } if column == at), "{format}");
+                    }
+                }
+            }
+        }
+        // The largest finite weights are no error, even where their range overflows.
+        let mut x = weights(512);
+        (x[3], x[9]) = (f32::MAX, -f32::MAX);
+        let mut out = vec![0; format.info().row_bytes(512).unwrap()];
+        ggquant::encode::encode(format, Weights::F32(&x), 512, None, &mut out, threads(1)).unwrap();
+    }
+}
+
 #[test]
 fn importances_are_checked() {
     let x = weights(4 * ROW);

@@ -4,17 +4,12 @@ use ggquant::encode::Run;
 use ggquant::nn::{self, Activation, Attention, Gate, Pairing, Rotation};
 use proptest::prelude::*;
 
+#[path = "common/noise.rs"]
+mod noise;
+
 /// Values as a generator gives them: the same on every machine.
 fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1 << 22) as f32 - 2.0
-        })
-        .collect()
+    noise::bits(count, seed).map(|bits| (bits >> 40) as f32 / (1 << 22) as f32 - 2.0).collect()
 }
 
 fn threads(count: usize) -> Run<'static> {

@@ -8,47 +8,16 @@ A layer has 268 million bf16 weights, 537 MB. The tokenizer is taken from anothe
 from __future__ import annotations
 
 import argparse
-import json
 import resource
-import shutil
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-from math import prod
 from pathlib import Path
 
-HIDDEN, INNER = 4096, 16384
+from synthetic import Llama, write_llama
 
-
-def write(folder: Path, tokenizer: Path, layers: int) -> int:
-    """Writes the checkpoint; returns the bytes that its weights seem to have."""
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer / name, folder)
-    config = json.loads((tokenizer / "config.json").read_text())
-    vocab = config["vocab_size"]
-    config |= {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": layers, "head_dim": 128}
-    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False}
-    (folder / "config.json").write_text(json.dumps(config))
-    shapes = {"model.embed_tokens": (vocab, HIDDEN), "lm_head": (vocab, HIDDEN), "model.norm": (HIDDEN,)}
-    for layer in range(layers):
-        at = f"model.layers.{layer}"
-        shapes |= {f"{at}.self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"}
-        shapes |= {f"{at}.mlp.{name}_proj": (INNER, HIDDEN) for name in ("gate", "up")}
-        shapes[f"{at}.mlp.down_proj"] = (HIDDEN, INNER)
-        shapes |= {f"{at}.{name}": (HIDDEN,) for name in ("input_layernorm", "post_attention_layernorm")}
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        end = offset + 2 * prod(shape)
-        header[f"{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)
-    return offset
+SIZE = Llama(hidden=4096, inner=16384, heads=32, kv_heads=32, head_dim=128)
 
 
 def main() -> None:
@@ -63,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
-        weights = write(folder, args.tokenizer, args.layers)
+        weights = write_llama(folder, args.tokenizer, SIZE, args.layers)
         command = [sys.executable, "-m", "ggquant", "imatrix", str(folder), args.text, "-o", f"{scratch}/i.gguf"]
         command += ["--chunks", str(args.chunks), "-c", str(args.context), "--memory", args.memory, "--pre", "gpt-2"]
         start = time.perf_counter()

@@ -3,7 +3,7 @@
     python benches/python/imatrix_vs_llama_cpp.py LLAMA_IMATRIX MODEL.gguf TEXT [--chunks 8] [--rounds 3]
 
 Both sides read the same file and write the same statistics; times are wall and CPU time of the process, least of the
-rounds, and the ratio is that of CPU times.
+rounds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ggquant import isa
 from ggquant.calibration import read_statistics
 
 
@@ -52,8 +53,9 @@ def compare(args: argparse.Namespace) -> None:
         for name, pairs in times.items():
             wall, cpu = min(p[0] for p in pairs), min(p[1] for p in pairs)
             print(f"| {name} | {wall:.2f} | {cpu:.2f} | {tokens / cpu:.0f} |")
-        ratio = min(p[1] for p in times["llama-imatrix"]) / min(p[1] for p in times["ggquant"])
-        print(f"\nratio {ratio:.2f}; {tokens} tokens; largest difference of a tensor {worst:.1e}")
+        wall, cpu = (min(p[i] for p in times["llama-imatrix"]) / min(p[i] for p in times["ggquant"]) for i in range(2))
+        print(f"\nratio of wall times {wall:.2f}, of CPU times {cpu:.2f}")
+        print(f"{tokens} tokens; largest difference of a tensor {worst:.1e}; instruction set {isa()}")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ggquant.files import Finding, merge, split, verify
     from ggquant.imatrix import Imatrix, load_imatrix
     from ggquant.methods.awq import awq_scales
+    from ggquant.methods.clip import awq_clip
     from ggquant.methods.solver import gptq
     from ggquant.pipeline import ConversionReport, convert, plan
     from ggquant.planned import Plan, PlannedTensor
@@ -72,6 +73,7 @@ _LAZY = {
     "RunnableModel": "runtime.model",
     "collect_imatrix": "calibration.collect",
     "convert": "pipeline",
+    "awq_clip": "methods.clip",
     "awq_scales": "methods.awq",
     "gptq": "methods.solver",
     "load_imatrix": "imatrix",
@@ -117,6 +119,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "__version__",
+    "awq_clip",
     "awq_scales",
     "collect_imatrix",
     "compare",

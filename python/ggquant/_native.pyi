@@ -15,12 +15,16 @@ __all__ = [
     "HessianFactor",
     "__version__",
     "activate",
+    "add_gram",
+    "add_products",
     "attention",
     "block_codes",
     "block_grid",
     "checkpoint_tensors",
+    "cholesky",
     "column_squares",
     "convert_models",
+    "curve",
     "decode",
     "difference",
     "encode",
@@ -33,6 +37,7 @@ __all__ = [
     "matmul",
     "matmul_id",
     "merge_file",
+    "mirror",
     "negative_log_likelihood",
     "pack_codes",
     "pack_logits",
@@ -41,10 +46,13 @@ __all__ = [
     "read_packed",
     "rms_norm",
     "rope",
+    "round_to",
     "round_to_nearest",
     "scalar_formats",
     "score_logits",
     "soft_cap",
+    "softmax",
+    "solve_factored",
     "split_file",
     "verify_file",
     "with_codes",
@@ -62,13 +70,40 @@ def encode(
     imatrix: npt.NDArray[np.float32] | None,
     rows_per_expert: int,
     threads: int | None,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]: ...
-def decode(format: str, data: npt.NDArray[np.uint8], row_len: int, threads: int | None) -> npt.NDArray[np.float32]: ...
+def decode(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    row_len: int,
+    threads: int | None,
+    out: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]: ...
 def scalar_formats() -> list[str]: ...
 def block_grid(
     format: str, data: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int]: ...
 def with_codes(format: str, data: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
+def add_gram(
+    x: npt.NDArray[np.float32],
+    weighted: npt.NDArray[np.float32] | None,
+    columns: int,
+    out: npt.NDArray[np.float64],
+    threads: int | None,
+) -> None: ...
+def add_products(
+    x: npt.NDArray[np.float32],
+    x_columns: int,
+    y: npt.NDArray[np.float32],
+    y_columns: int,
+    out: npt.NDArray[np.float64],
+    threads: int | None,
+) -> None: ...
+def mirror(square: npt.NDArray[np.float64], len: int) -> None: ...
+def cholesky(a: npt.NDArray[np.float64], len: int, threads: int | None) -> bool: ...
+def solve_factored(
+    factor: npt.NDArray[np.float64], len: int, b: npt.NDArray[np.float64], both: bool, threads: int | None
+) -> None: ...
 def matmul(
     format: str,
     data: npt.NDArray[np.uint8],
@@ -159,7 +194,14 @@ def convert_models(
 @final
 class HessianFactor:
     def __new__(
-        cls, hessian: npt.NDArray[np.float32], row_len: int, damp: float, act_order: bool, joint: bool, passes: int
+        cls,
+        hessian: npt.NDArray[np.float32],
+        row_len: int,
+        damp: float,
+        act_order: bool,
+        joint: bool,
+        passes: int,
+        threads: int | None,
     ) -> HessianFactor: ...
     @property
     def damp(self) -> float: ...
@@ -185,6 +227,8 @@ def gptq_groups(
     symmetric: bool,
     act_order: bool,
     damp: float,
+    scale_type: str,
+    least_zero: int,
     threads: int | None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]: ...
 def rms_norm(
@@ -224,13 +268,16 @@ def attention(
     threads: int | None,
 ) -> npt.NDArray[np.float32]: ...
 def activate(x: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
+def curve(x: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
+def softmax(x: npt.NDArray[np.float32], columns: int, threads: int | None) -> None: ...
 def gated(gate: npt.NDArray[np.float32], up: npt.NDArray[np.float32], kind: str, threads: int | None) -> None: ...
 def soft_cap(x: npt.NDArray[np.float32], cap: float, threads: int | None) -> None: ...
+def round_to(x: npt.NDArray[np.float32], kind: str, out: npt.NDArray[np.float32], threads: int | None) -> None: ...
 def column_squares(x: npt.NDArray[np.float32], columns: int, threads: int | None) -> npt.NDArray[np.float64]: ...
 def negative_log_likelihood(
     logits: npt.NDArray[np.float32], columns: int, targets: npt.NDArray[np.uint32], threads: int | None
 ) -> npt.NDArray[np.float64]: ...
-def read_packed(part: Any, threads: int | None) -> npt.NDArray[np.float32]: ...
+def read_packed(part: Any, out: npt.NDArray[np.float32], threads: int | None) -> None: ...
 def packed_codes(
     part: Any, threads: int | None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]: ...
@@ -244,6 +291,7 @@ def round_to_nearest(
     group_len: int,
     symmetric: bool,
     scale_type: str,
+    least_zero: int,
     threads: int | None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]: ...
 def block_codes(

@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 from ggquant.metadata import MetaValue
 
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -63,6 +65,8 @@ class PackedMatrix:
         zero_less_one: what is stored is one less than the zero point (the first version of the GPTQ format).
         group_len: neighbouring inputs that share a scale; the last group may be shorter.
         listed: the group of each input, where those of a group are no neighbours (act-order).
+        row_order, column_order: which stored output, or input, stands in the place of each, where they change places:
+            32-bit little-endian numbers.
     """
 
     scheme: str
@@ -79,11 +83,37 @@ class PackedMatrix:
     zero_less_one: bool = False
     group_len: int = 0
     listed: View | None = None
+    row_order: bytes | None = None
+    column_order: bytes | None = None
 
     @property
     def groups(self) -> int:
         """Groups of a row."""
         return self.scales.shape[1]
+
+    @property
+    def label(self) -> str:
+        """In two words: `GPTQ 4-bit`."""
+        return f"{self.scheme} {self.bits}-bit" if self.coding != "float" else f"{self.scheme} {self.codes.dtype}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        parts = (self.codes, self.scales, self.zeros, self.listed)
+        return sum(view.elements * _ITEM_BYTES.get(view.dtype, 1) for view in parts if view is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """What a matrix is multiplied with when it is run: little-endian float32, none where all are 1.
+
+    Attributes:
+        rows: one for each row; of a stack of matrices, one for each row of each.
+        columns: one for each column; of a stack, one for each column of each, or the same for all.
+    """
+
+    rows: bytes | None = None
+    columns: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +130,7 @@ class SourceTensor:
             `("mxfp4_repack", 0.0)` stands alone: views are [packed codes, scales], both U8, and become MXFP4
             blocks.
         inline: little-endian data of `dtype` supplied here, for small computed tensors.
+        factors: for models that are run and not stored: its values are multiplied with these, and are float32 then.
     """
 
     name: str
@@ -108,11 +139,24 @@ class SourceTensor:
     views: tuple[View, ...] = ()
     ops: tuple[tuple[str, float], ...] = ()
     inline: bytes | None = None
+    factors: Factors | None = None
 
     @property
     def elements(self) -> int:
         """How many values the tensor has."""
         return prod(self.shape)
+
+    @property
+    def label(self) -> str:
+        """How it is stored: its type, or what packed weights are called."""
+        packed = self.views[0].packed if self.views else None
+        return self.dtype if packed is None else packed.label
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """Bytes of packed weights with their scales; None for others."""
+        parts = [view.packed.nbytes for view in self.views if view.packed is not None]
+        return sum(parts) if parts else None
 
 
 MetaDict: TypeAlias = dict[str, MetaValue]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
+from ggquant import _native
 from ggquant.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from ggquant.metadata import NativeEntry
@@ -38,6 +41,8 @@ class NativePacked:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     start: int
+    row_order: bytes | None
+    column_order: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +96,14 @@ def native_tensor(
         lattice: "auto" gives blocks that are on the format's own grid their codes back, "only" allows no others.
 
     Raises:
-        UnsupportedError: a computed tensor in another type than its own, or one that is packed in part.
+        UnsupportedError: a computed tensor in another type than its own, one that is packed in part, or one with
+            factors.
     """
     packed = [native_packed(view) for view in source.views if view.packed is not None]
     if packed and len(packed) != len(source.views):
         raise UnsupportedError(f"tensor '{source.name}' is made of packed and other weights", tensor=source.name)
+    if source.factors is not None:
+        raise UnsupportedError(f"tensor '{source.name}' has factors, with which it can only be run", tensor=source.name)
     if source.inline is not None and decision.format != source.dtype:
         raise UnsupportedError(
             f"tensor '{source.name}' is computed, and is stored as {source.dtype} only", tensor=source.name
@@ -114,6 +122,19 @@ def native_tensor(
         rows_per_expert=source.shape[-2] if len(source.shape) > 1 else 1,
         lattice=lattice,
     )
+
+
+def packed_values(view: View, threads: int | None) -> npt.NDArray[np.float32]:
+    """The values of a walk over a packed matrix, flat, in the order of the walk.
+
+    Raises:
+        ValueError: the view is not of one.
+        FileError, MalformedFileError: the file cannot be read, or has become shorter.
+    """
+    # numpy asks for large pages; handing out small ones takes longer than unpacking does.
+    values = np.empty(math.prod(view.shape), np.float32)
+    _native.read_packed(native_packed(view), values, threads)
+    return values
 
 
 def native_packed(view: View) -> NativePacked:
@@ -142,6 +163,8 @@ def native_packed(view: View) -> NativePacked:
         shape=view.shape,
         strides=view.strides,
         start=view.start,
+        row_order=part.row_order,
+        column_order=part.column_order,
     )
 
 

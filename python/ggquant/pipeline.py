@@ -20,7 +20,8 @@ from ggquant.manifest import manifest as describe
 from ggquant.manifest import manifest_path, write_manifest
 from ggquant.metadata import Metadata, MetaValue, to_native
 from ggquant.native_plan import NativeModel, NativeTensor, native_tensor, ready_tensor
-from ggquant.packed.transcode import TARGETS, transcoding
+from ggquant.packed.act_order import folds
+from ggquant.packed.transcode import ON_GRID, transcoding
 from ggquant.planned import Plan, PlannedTensor
 from ggquant.policy import (
     Category,
@@ -289,6 +290,8 @@ def _prepare(
     tensors = _by_shard(model, src) if options.keep_split else model.tensors
     facts = ModelFacts.from_metadata(model.metadata, [t.name for t in tensors], arch=model.arch)
     headers = [(t.name, t.shape, t.dtype) for t in tensors]
+    if matrix is not None:
+        _check_names(matrix, {t.name for t in model.tensors}, str(src))
     names: Collection[str] | bool = matrix.entries if matrix is not None else False
     decisions = choose(facts, headers, chosen, imatrix=names, options=options)
     decisions = apply_recipe(decisions, recipe, chosen)
@@ -299,10 +302,16 @@ def _prepare(
         raise _refusal(obstacles, str(src))
     said += [obstacle.message for obstacle in obstacles]
     sources = {t.name: t for t in model.tensors}
+    scattered = {} if ready else _fold_act_order(model, sources, decisions, options)
     planned, native = [], []
     for decision in decisions:
         source = sources[decision.source]
-        kept = transcoding(source, decision.format, encode=options.encoder == "ordinary")
+        kept = transcoding(
+            source,
+            decision.format,
+            encode=options.encoder == "ordinary",
+            scattered=scattered.get(decision.source, ""),
+        )
         keeps_codes = kept is not None and kept.keeps_codes
         lattice = {"auto": "auto", "lattice": "only"}.get(options.encoder, "off")
         importance = None if keeps_codes else _importance(matrix, decision, said)
@@ -324,7 +333,7 @@ def _prepare(
         if view is not None:
             native.append(ready_tensor(view, decision))
         else:
-            searched = lattice if decision.format in TARGETS and decision.format != source.dtype else "off"
+            searched = lattice if decision.format in ON_GRID and decision.format != source.dtype else "off"
             native.append(native_tensor(source, decision, importance, keeps_codes=keeps_codes, lattice=searched))
     metadata = _output_metadata(model, chosen, options, matrix)
     return _Job(
@@ -335,6 +344,21 @@ def _prepare(
         model.inputs,
         matrix.file if matrix is not None else None,
     )
+
+
+def _fold_act_order(
+    model: Model, sources: dict[str, SourceTensor], decisions: Sequence[Decision], options: Options
+) -> dict[str, str]:
+    """Puts inputs in act-order back together in `sources` where that keeps codes; says why it cannot be for others."""
+    if options.encoder == "ordinary":
+        return {}
+    found, reasons = folds(model)
+    formats = {decision.source: decision.format for decision in decisions}
+    for name, fold in found.items():
+        kept = transcoding(fold.matrix, formats[name]) if name in formats else None
+        if kept is not None and kept.keeps_codes:
+            sources |= {name: fold.matrix, **fold.before}
+    return reasons
 
 
 def _by_shard(model: Model, src: Source) -> list[SourceTensor]:
@@ -379,6 +403,18 @@ def _refusal(obstacles: list[Refusal], src: str) -> Error:
     others = f" (and {len(obstacles) - 1} more tensors)" if len(obstacles) > 1 else ""
     kind = {Obstacle.IMATRIX: ImatrixError, Obstacle.SOURCE: UnsupportedError}.get(first.kind, UsageError)
     return kind(f"{src}: {first.message}{others}", file=src, tensor=first.tensor)
+
+
+def _check_names(matrix: Imatrix, names: Collection[str], src: str) -> None:
+    """A matrix may have tensors that a model lacks (an output, where that is tied), but not for the most part."""
+    foreign = [name for name in matrix.entries if name not in names]
+    if foreign and 2 * len(foreign) >= len(matrix.entries):
+        raise ImatrixError(
+            f"importance matrix has {len(foreign)} of {len(matrix.entries)} tensors, such as '{foreign[0]}', that are "
+            f"not in {src}; it was made for another model",
+            file=matrix.file,
+            tensor=foreign[0],
+        )
 
 
 def _importance(matrix: Imatrix | None, decision: Decision, warnings: list[str]) -> npt.NDArray[np.float32] | None:

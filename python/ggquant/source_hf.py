@@ -71,7 +71,7 @@ def describe_model(family: Family, config: Config, stored: dict[str, StoredTenso
     """
     for prepare in family.prepare:
         prepare(config)
-    warnings: list[str] = []
+    warnings = list(family.contradictions(config))
     tensors = build_tensors(family, config, stored, warnings)
     packed = any(tensor.dtype == PACKED for tensor in tensors)
     config.values["file_type"] = _PACKED_FILE_TYPE if packed else _FILE_TYPES[intermediate_type(stored)]

@@ -174,7 +174,12 @@ class Transposed:
 
 
 def quantize(
-    w: npt.ArrayLike, format: str, imatrix: npt.ArrayLike | None = None, threads: int | None = None
+    w: npt.ArrayLike,
+    format: str,
+    imatrix: npt.ArrayLike | None = None,
+    threads: int | None = None,
+    *,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> QuantizedTensor:
     """Encodes weights, with the bytes that ggml's x86-64 build gives.
 
@@ -185,11 +190,14 @@ def quantize(
         imatrix: importance of each column, shape `[K]`; or `[E, K]` for `w` of shape `[E, rows, K]`, one row an expert.
             Non-negative and finite.
         threads: number of threads, by default one per core. It does not change the result.
+        out: uint8, contiguous and writable, as many bytes as `w` takes in `format`: where the blocks go, by default a
+            new array. If encoding fails, what it holds is left open.
 
     Raises:
         UsageError: unknown format.
-        DTypeError: `w` is not one of the three float types.
-        ShapeError: K is not a multiple of the block length.
+        DTypeError: `w` is not one of the three float types, or `out` is not uint8.
+        ShapeError: K is not a multiple of the block length, or `out` has another size or is not contiguous and
+            writable.
         NonFiniteError: a weight is NaN or infinite; the message gives row and column.
         ImatrixError: the format needs an importance matrix, or it has the wrong shape or unusable values.
     """
@@ -212,8 +220,10 @@ def quantize(
     importance, rows_per_expert = _as_importance(imatrix, array.shape, rows)
     workers = _threads(threads)
     if not flat.size:
-        return QuantizedTensor(np.empty(0, np.uint8), info.name, array.shape)
-    data = _native.encode(info.name, flat, dtype, row_len, importance, rows_per_expert, workers)
+        return QuantizedTensor(np.empty(0, np.uint8) if out is None else out, info.name, array.shape)
+    row_bytes = info.row_bytes(row_len)
+    target = None if out is None or row_bytes is None else _as_target(out, np.uint8, rows * row_bytes)
+    data = _native.encode(info.name, flat, dtype, row_len, importance, rows_per_expert, workers, target)
     return QuantizedTensor(data, info.name, array.shape)
 
 
@@ -224,6 +234,7 @@ def dequantize(
     *,
     dtype: npt.DTypeLike = "float32",
     threads: int | None = None,
+    out: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[Any]:
     """Decodes encoded data.
 
@@ -233,21 +244,38 @@ def dequantize(
         shape: shape of the weights, `[..., K]`.
         dtype: `"float32"` (exact), `"float16"` or `"bfloat16"` (rounded to nearest even).
         threads: number of threads, by default one per core.
+        out: float32, contiguous and writable, as many weights as `shape` has: where they go if `dtype` is float32, by
+            default a new array.
 
     Returns:
-        A new array of `shape` and `dtype`.
+        `out`, or a new array, of `shape` and `dtype`.
 
     Raises:
-        UsageError, ShapeError, DTypeError: as for `QuantizedTensor`.
+        UsageError, ShapeError, DTypeError: as for `QuantizedTensor`, and if `out` does not fit.
     """
     target = _float_dtype(dtype)
+    if out is not None and target != np.float32:
+        raise DTypeError(f"out takes float32, and {target} was asked for")
     tensor = QuantizedTensor(data, format, shape)
     flat = np.ascontiguousarray(tensor.data).reshape(-1)
     workers = _threads(threads)
+    into = None if out is None else _as_target(out, np.float32, _product(tensor.shape))
     if not flat.size:
-        return np.empty(tensor.shape, target)
-    out = _native.decode(tensor.format, flat, tensor.shape[-1], workers).reshape(tensor.shape)
-    return out if target == np.float32 else out.astype(target)
+        return np.empty(tensor.shape, target) if out is None else out.reshape(tensor.shape)
+    weights = _native.decode(tensor.format, flat, tensor.shape[-1], workers, into).reshape(tensor.shape)
+    return weights if target == np.float32 else weights.astype(target)
+
+
+def _as_target(out: npt.NDArray[Any], dtype: npt.DTypeLike, size: int) -> npt.NDArray[Any]:
+    """The caller's array, flat and without a copy, so that what is written shows there."""
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise DTypeError(f"out must be a numpy array of {np.dtype(dtype)}")
+    if out.size != size:
+        raise ShapeError(f"out has {out.size} elements, and {size} are written")
+    flags = out.flags
+    if not (flags.c_contiguous and flags.writeable and flags.aligned):
+        raise ShapeError("out must be contiguous, aligned and writable")
+    return out.reshape(-1)
 
 
 def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -11,6 +11,7 @@
 //! - [`checkpoint`]: safetensors shards;
 //! - [`nn`]: what a transformer does between its matrix products;
 //! - [`stats`]: what quantization cost, in logits and in weights;
+//! - [`linalg`]: sums of products, the same on every machine;
 //! - [`matmul`]: products of activations with weights that stay in their blocks;
 //! - [`packed`]: codes of GPTQ, AWQ and compressed-tensors checkpoints;
 //! - [`convert`]: plan -> stream -> encode -> positioned write.
@@ -26,10 +27,12 @@ pub mod gptq;
 pub mod imatrix;
 mod kernel;
 mod lanes;
+pub mod linalg;
 pub mod matmul;
 pub mod nn;
 pub mod packed;
 pub mod reference;
+mod scratch;
 pub mod stats;
 
 pub use block::{BlockFormat, Format, FormatInfo, ImatrixUse};

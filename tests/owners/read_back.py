@@ -3,8 +3,9 @@
     python tests/owners/read_back.py --autoawq TREE
 
 In an environment with ggquant, torch, gptqmodel and compressed-tensors; `--autoawq` is the unpacked source
-distribution, of which one module is used. Exports the bundled model in every layout and compares the weights of all
-modules, bit for bit. Exits with 1 if any differs.
+distribution, of which one module is used. Exports the bundled model in every layout, by rounding and (in act-order) by
+GPTQ, and compares the weights of all modules, bit for bit. Exits with 1 if any differs. With TORCHDYNAMO_DISABLE=1
+gptqmodel reads without compiling first, which takes it minutes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 from ggquant.checkpoint_index import index_checkpoint
+from ggquant.export.calibrated import Calibration
 from ggquant.export.modules import StoredWeights
 from ggquant.export.run import export_checkpoint
 from ggquant.export.scheme import Scheme
@@ -43,6 +45,12 @@ CASES = [
     ("compressed-tensors", Scheme(4, 64, False)),
     ("compressed-tensors", Scheme(3, 64, False)),
     ("compressed-tensors", Scheme(8, -1, True)),
+]
+
+#: Solved by GPTQ, with groups that are not made of neighbours.
+ACT_ORDER = [
+    ("gptq", Scheme(4, 64, True)),
+    ("gptq_v2", Scheme(3, 128, False)),
 ]
 
 Parts = dict[str, torch.Tensor]
@@ -93,10 +101,12 @@ def main() -> None:
     parser.add_argument("--autoawq", type=Path, required=True)
     readers = {"awq": awq(parser.parse_args().autoawq), "compressed-tensors": compressed}
     failed = 0
-    for layout, scheme in CASES:
+    solved = Calibration(chunks=2, context=64, act_order=True)
+    for layout, scheme, how in [(*case, None) for case in CASES] + [(*case, solved) for case in ACT_ORDER]:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "out"
-            report = export_checkpoint(TINYLM, folder, layout, scheme=scheme)
+            method = None if how is None else "gptq"
+            report = export_checkpoint(TINYLM, folder, layout, scheme=scheme, method=method, calibration=how)
             values = json.loads((folder / "config.json").read_text())
             quantization = quantization_of(values, folder / "config.json")
             assert quantization is not None
@@ -111,7 +121,8 @@ def main() -> None:
                 mine = torch.from_numpy(StoredWeights(stored).values(0, stored.shape[0], None)).to(theirs.dtype)
                 same = np.array_equal(mine.view(torch.uint8).numpy(), theirs.detach().view(torch.uint8).numpy())
                 differing += not same
-        print(f"{layout} {scheme}: {len(report.modules)} modules, {differing} differ")
+        order = ", in act-order" if how is not None else ""
+        print(f"{layout}, {scheme.label}{order}: {len(report.modules)} modules, {differing} differ")
         failed += differing
     sys.exit(1 if failed else 0)
 

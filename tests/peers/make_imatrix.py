@@ -3,7 +3,8 @@
     python tests/peers/make_imatrix.py LLAMA_CPP_TREE LLAMA_IMATRIX
 
 Needs torch, transformers and sentencepiece. Models are converted by the tree's own converter to float32, and run with a
-float32 cache and without flash attention, so that nothing is rounded on the way.
+float32 cache and without flash attention, so that nothing is rounded on the way; one is converted to bfloat16 as well,
+and run with the program's defaults, which round.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ DATA = ROOT / "tests" / "data" / "imatrix"
 EXACT = ("-fa", "off", "-ctk", "f32", "-ctv", "f32", "-t", "2")
 
 
-def convert(folder: Path, file: Path, pre: str) -> Path:
+def convert(folder: Path, file: Path, pre: str, kind: str = "f32") -> Path:
     import convert_hf_to_gguf
     from conversion import base
 
     base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
-    sys.argv = ["convert", str(folder), "--outtype", "f32", "--outfile", str(file)]
+    sys.argv = ["convert", str(folder), "--outtype", kind, "--outfile", str(file)]
     convert_hf_to_gguf.main()
     return file
 
@@ -56,24 +57,28 @@ def main() -> None:
     args = parser.parse_args()
     sys.path[:0] = [str(args.tree), str(args.tree / "gguf-py")]
     os.environ["HF_HUB_OFFLINE"] = "1"
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
+    with tempfile.TemporaryDirectory() as place:
+        scratch = Path(place)
         shutil.copy(DATA / "text.txt", scratch)
         record = {}
         tinylm = convert(ROOT / "tests/data/tinylm", scratch / "tinylm.gguf", "gpt-2").name
-        mixtral = convert(write(RUNTIME_CASES["mixtral"], scratch), scratch / "mixtral.gguf", "default").name
+        folder = write(RUNTIME_CASES["mixtral"], scratch)
+        mixtral = convert(folder, scratch / "mixtral.gguf", "default").name
+        rounded = convert(folder, scratch / "mixtral-bf16.gguf", "default", "bf16").name
         common = ("-f", "text.txt", *EXACT)
         log = run(args.program, scratch, "-m", tinylm, *common, "-c", "128", "--process-output", "-o", "tinylm.imatrix")
         record["tinylm"] = perplexities(log)
         log = run(args.program, scratch, "-m", mixtral, *common, "-c", "64", "--chunks", "5", "-o", "mixtral.imatrix")
         record["mixtral"] = perplexities(log)
+        run(args.program, scratch, "-m", rounded, "-f", "text.txt", "-t", "2", "-c", "64", "--chunks", "5", "-o",
+            "mixtral-bf16.imatrix")  # fmt: skip
         run(args.program, scratch, "-m", mixtral, "--in-file", "mixtral.imatrix", "--in-file", "mixtral.imatrix",
             "--output-format", "dat", "-o", "merged.dat")  # fmt: skip
         shown = run(args.program, scratch, "-m", mixtral, "--in-file", "mixtral.imatrix", "--show-statistics")
         rows = [line.split("\t") for line in shown.splitlines() if line.count("\t") >= 3]
         assert rows, shown
         record["statistics"] = [[cell.split(" I ")[-1].strip() for cell in row] for row in rows]
-        for name in ("tinylm.imatrix", "mixtral.imatrix", "merged.dat"):
+        for name in ("tinylm.imatrix", "mixtral.imatrix", "mixtral-bf16.imatrix", "merged.dat"):
             shutil.copy(scratch / name, DATA / name)
         (DATA / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 

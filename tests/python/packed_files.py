@@ -10,10 +10,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ggquant import _native
 from ggquant.checkpoint_index import StoredTensor, read_header
 from ggquant.model import View
-from ggquant.native_plan import native_packed
+from ggquant.native_plan import packed_values
 from ggquant.packed.checkpoint import Quantization, unpacked
 from ggquant.sources import contiguous_strides
 
@@ -63,4 +62,4 @@ def read(tensor: StoredTensor) -> npt.NDArray[np.float32]:
     """The values of packed weights."""
     strides = contiguous_strides(tensor.shape)
     view = View(tensor.file, tensor.offset, tensor.dtype, tensor.shape, strides, packed=tensor.packed)
-    return _native.read_packed(native_packed(view), 1).reshape(tensor.shape)
+    return packed_values(view, 1).reshape(tensor.shape)

@@ -70,3 +70,14 @@ def tokens(name: str) -> npt.NDArray[np.int64]:
     vocab = RUNTIME_CASES[name].config["vocab_size"]
     raw = np.random.PCG64(len(name)).random_raw(CHUNKS * TOKENS)
     return ((raw >> np.uint64(20)) % np.uint64(min(vocab, 264))).astype(np.int64).reshape(CHUNKS, TOKENS)
+
+
+#: Cases that have a way back: neither experts nor sinks, and logits.
+GRADIENT_CASES = tuple(
+    name for name in RUNTIME_CASES if name not in ("mixtral", "qwen3moe", "qwen3moe_fused", "gpt_oss", "bert")
+)
+
+
+def slopes(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Factors of the logits [chunks, tokens, vocabulary] in the function that gradients are taken of."""
+    return np.cos(np.arange(np.prod(shape), dtype=np.float64)).reshape(shape).astype(np.float32)

@@ -63,6 +63,29 @@ def test_plain_floats_are_numpys(format_: str) -> None:
     assert np.array_equal(q.dequantize(), w.astype(kind).astype(np.float32))
 
 
+def test_arrays_of_the_callers_are_filled_in_place() -> None:
+    w = rows(4, 256)
+    q = gg.quantize(w, "Q4_K")
+    blocks = np.full((4, q.data.shape[1]), 90, np.uint8)
+    into = gg.quantize(w, "Q4_K", out=blocks)
+    assert into == q
+    assert np.shares_memory(into.data, blocks)
+    weights = np.empty_like(w)
+    assert np.shares_memory(gg.dequantize(blocks, "Q4_K", w.shape, out=weights), weights)
+    assert np.array_equal(weights, q.dequantize())
+    for wrong in (blocks[:, :-1], blocks[:-1], blocks[:, ::-1]):
+        with pytest.raises(gg.ShapeError, match="out"):
+            gg.quantize(w, "Q4_K", out=wrong)
+    with pytest.raises(gg.DTypeError, match="uint8"):
+        gg.quantize(w, "Q4_K", out=weights)
+    with pytest.raises(gg.DTypeError, match="float32"):
+        gg.dequantize(blocks, "Q4_K", w.shape, dtype="float16", out=weights)
+    frozen = weights.copy()
+    frozen.flags.writeable = False
+    with pytest.raises(gg.ShapeError, match="writable"):
+        gg.dequantize(blocks, "Q4_K", w.shape, out=frozen)
+
+
 @pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 @pytest.mark.parametrize("format_", ["Q4_K", "Q8_0", "IQ4_XS", "F32", "F16", "BF16"])
 def test_half_precision_input_means_its_float32_values(kind: npt.DTypeLike, format_: str) -> None:

@@ -57,6 +57,13 @@ def test_missing_expert(tmp_path: Path) -> None:
         opened(write(case, tmp_path))
 
 
+def test_a_router_that_llama_cpp_would_take_for_another_is_warned_of(tmp_path: Path) -> None:
+    folder = write(CASES["qwen3moe"], tmp_path)
+    assert not [text for text in open_checkpoint(folder, None).warnings if "norm_topk_prob" in text]
+    edit_config(folder, norm_topk_prob=False)
+    assert [text for text in open_checkpoint(folder, None).warnings if "norm_topk_prob is false" in text]
+
+
 def test_extra_tensor(tmp_path: Path) -> None:
     case = with_shapes(lambda shapes: shapes.update({"model.layers.0.self_attn.surprise.weight": (4, 4)}))
     with pytest.raises(CheckpointError, match=r"qwen3 models have no tensor .*surprise"):

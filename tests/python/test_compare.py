@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import ggquant as gg
-from ggquant.cli import app
+from ggquant.cli import COMMANDS, command_line
 from ggquant.evaluation import rows
 from ggquant.model import SourceTensor, View
 from ggquant.sources import load_model
@@ -19,7 +19,7 @@ TINYLM, TEXT = DATA / "tinylm", DATA / "evaluation" / "text.txt"
 
 
 def run(*words: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, words)))
+    return CliRunner().invoke(command_line(COMMANDS), list(map(str, words)))
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,13 @@ def test_a_damaged_imatrix(content: bytes, tmp_path: Path) -> None:
     assert_refused(quantize(TINYLM, tmp_path, "Q4_0", "--imatrix", path), 1, path)
 
 
+def test_an_imatrix_of_tensors_that_the_model_lacks(tmp_path: Path) -> None:
+    # As of a mixture of experts with rows of the same length: its attention would fit.
+    names = [f"blk.0.{name}.weight" for name in ("attn_q", "attn_k", "ffn_up_exps", "ffn_gate_inp")]
+    with pytest.raises(gg.ImatrixError, match=r"2 of 4 tensors, such as 'blk.0.ffn_up_exps.weight'.*another model"):
+        gg.convert(TINYLM, tmp_path / "o.gguf", "Q4_0", imatrix={name: np.ones(256, np.float32) for name in names})
+
+
 def test_an_imatrix_of_another_model(tmp_path: Path) -> None:
     path = tmp_path / "other.gguf"
     metadata = {

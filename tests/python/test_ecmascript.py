@@ -93,7 +93,11 @@ def test_any_text_is_translated_or_refused(pattern: str) -> None:
     re.compile(translated)
 
 
-@given(st.text(st.characters(min_codepoint=32, exclude_characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ"), max_size=20))
+# Tensor names are UTF-8, which has no lone surrogates.
+PLAIN = st.characters(min_codepoint=32, codec="utf-8", exclude_characters="ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+@given(st.text(PLAIN, max_size=20))
 def test_escaped_text_finds_itself(text: str) -> None:
     escaped = "".join(c if c.isalnum() or c in " _" or ord(c) > 127 else "\\" + c for c in text)
     assert found(escaped, f"x{text}y")

@@ -85,3 +85,18 @@ def test_weights_that_are_on_no_grid(tmp_path: Path) -> None:
     assert not (tmp_path / "only.gguf").exists()
     with pytest.raises(gg.UsageError, match="--encoder best"):
         gg.Options(encoder="best")
+
+
+@pytest.mark.parametrize("variant", ["Q4_K_M", "Q2_K", "IQ4_XS"])
+def test_mixtures_of_k_quants_are_found_again(tmp_path: Path, variant: str) -> None:
+    made = gg.open(gg.convert(TINYLM, tmp_path / "made.gguf", variant, pre="gpt-2").path)
+    with gg.GGUFWriter(tmp_path / "full.gguf", made.metadata) as writer:
+        for name, tensor in made.tensors.items():
+            writer.add(name, tensor.dequantize("bfloat16" if len(tensor.shape) == 2 else "float32", threads=1))
+    options = gg.Options(encoder="lattice")
+    again = gg.convert(tmp_path / "full.gguf", tmp_path / "again.gguf", variant, options=options)
+    assert len(again.on_grid) > 40
+    assert {t.format for t in again.tensors} == {t.format for t in made.tensors.values()}
+    wanted, found = (_values(path, "bfloat16") for path in (tmp_path / "full.gguf", again.path))
+    for name in wanted:
+        assert np.array_equal(wanted[name], found[name]), name

@@ -57,16 +57,16 @@ def test_int8_is_ggmls_product_up_to_the_order_of_additions(format: str) -> None
         x, blocks, theirs = golden["x"], golden[f"{format}/w"], golden[f"{format}/y"]
     w = gg.QuantizedTensor(blocks, format, (len(blocks), x.shape[1]))
     bound = order_bound(format, w.dequantize(), x)
-    for batch in (x, np.concatenate([x, x])):  # one of each kernel's size
+    for batch in (x[:1], x[:3], x, np.concatenate([x, x])):  # one of each kernel's size
         ours = w.matmul(batch)[: len(x)]
-        assert (np.abs(ours - theirs) <= bound).all()
+        assert (np.abs(ours - theirs[: len(ours)]) <= bound[: len(ours)]).all()
     # The bound is far below what rounding activations does, so it tells a wrong integer from another order.
     exact = x.astype(np.float64) @ w.dequantize().astype(np.float64).T
     assert np.abs(theirs - exact)[:2].max() > 5 * bound[:2].max()
 
 
 @pytest.mark.parametrize("format", [f.name for f in STORED])
-@pytest.mark.parametrize("n", [1, 7, 9, 33])
+@pytest.mark.parametrize("n", [1, 3, 7, 9, 33])
 def test_float32_is_close_to_float64(format: str, n: int) -> None:
     info = next(f for f in STORED if f.name == format)
     w = quantized(format, 19, 2 * columns(info))

@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ggquant as gg
+import tiny_checkpoints
+from family_cases import CASES
 from ggquant import _native
 from ggquant.checkpoint_index import read_header
+from ggquant.cli.checkpoint import inspect_checkpoint
 from ggquant.export.folder import Entry, ShardWriter
 from ggquant.export.layouts import Codes, parts
 from ggquant.export.modules import StoredWeights
@@ -65,7 +68,7 @@ def test_codes_scales_and_zero_points_come_back(
     rows, columns = codes.codes.shape
     assert not obstacle(layout, scheme, rows, columns)
     act_order = codes.listed is not None
-    tensors = parts(layout, scheme, rows, columns, dtype, act_order=act_order, threads=1)
+    tensors = parts(layout, scheme, rows, columns, dtype, threads=1)
     folder = tmp_path_factory.mktemp("module")
     writer = ShardWriter(folder, [Entry(f"{MODULE}.{p.end}", p.dtype, p.shape) for p in tensors], 1 << 40)
     for part in tensors:
@@ -101,7 +104,7 @@ def test_rounding_to_nearest(bits: int, group: int, symmetric: bool, seed: int) 
     """No weight is further from its value than half a step, but for what the stored scale is off."""
     random = np.random.default_rng(seed)
     x = (random.standard_normal((5, 80)) * 10.0 ** random.integers(-6, 3)).astype(np.float32)
-    codes, scales, zeros = _native.round_to_nearest(x.reshape(-1), 80, bits, group, symmetric, "F16", 1)
+    codes, scales, zeros = _native.round_to_nearest(x.reshape(-1), 80, bits, group, symmetric, "F16", 0, 1)
     groups = np.arange(80) // group
     per_row = scales.reshape(5, -1)[:, groups].astype(np.float64)
     back = (codes.reshape(5, 80).astype(np.float64) - zeros.reshape(5, -1)[:, groups]) * per_row
@@ -116,10 +119,10 @@ def test_rounding_to_nearest(bits: int, group: int, symmetric: bool, seed: int) 
 def test_groups_that_halves_cannot_scale_are_refused() -> None:
     x = np.full(32, 1e7, np.float32)
     with pytest.raises(gg.UnsupportedError, match="row 0, group 0: the scale is too large"):
-        _native.round_to_nearest(x, 32, 4, 32, True, "F16", 1)
-    assert _native.round_to_nearest(x, 32, 4, 32, True, "BF16", 1)[1][0] > 1e6
+        _native.round_to_nearest(x, 32, 4, 32, True, "F16", 0, 1)
+    assert _native.round_to_nearest(x, 32, 4, 32, True, "BF16", 0, 1)[1][0] > 1e6
     tiny = np.full(32, 1e-12, np.float32)
-    codes, scales, zeros = _native.round_to_nearest(tiny, 32, 4, 32, True, "F16", 1)
+    codes, scales, zeros = _native.round_to_nearest(tiny, 32, 4, 32, True, "F16", 0, 1)
     assert scales[0] == np.float32(2.0**-24)
     assert (codes == zeros[0]).all()
 
@@ -164,8 +167,10 @@ def test_exact_in_gguf_files(tmp_path: Path, to: Layout, scheme: Scheme, format:
     ("to", "scheme", "format"),
     [
         ("gptq", Scheme(4, 32, True), "Q4_0"),
-        ("gptq_v2", Scheme(4, 32, False), "Q4_1"),
-        ("compressed-tensors", Scheme(8, 32, True), "Q8_0"),
+        ("gptq_v2", Scheme(4, 64, False), "Q4_1"),
+        ("gptq", Scheme(8, 128, True), "Q8_0"),
+        ("compressed-tensors", Scheme(4, 128, True), "Q4_0"),
+        ("compressed-tensors", Scheme(8, -1, True), "Q8_0"),
     ],
 )
 def test_there_and_back_keeps_every_code(tmp_path: Path, to: Layout, scheme: Scheme, format: str) -> None:
@@ -210,6 +215,43 @@ def test_folders_are_complete(tmp_path: Path) -> None:
     assert config["quantization_config"] == json.loads((out / "quantize_config.json").read_text())
     assert config["hidden_size"] == 256
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_inspect_and_compare_say_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _export(tmp_path / "out", "gptq_v2", Scheme(3, 128, False))
+    inspect_checkpoint(tmp_path / "out", tensors=True, metadata=False, json_output=True)
+    facts = {t["name"]: t for t in json.loads(capsys.readouterr().out)["tensors"]}
+    found = facts["model.layers.0.mlp.down_proj.weight"]
+    assert found["shape"] == [256, 768]
+    assert (found["format"], found["group_size"], found["grid"]) == ("GPTQ 3-bit", 128, "asym")
+    parts = {name: part for name, part in _weights(tmp_path / "out").items() if "layers.0.mlp.down_proj." in name}
+    assert found["bytes"] == sum(part.nbytes for name, part in parts.items() if not name.endswith("g_idx"))
+    (made,) = (t for t in gg.compare(TINYLM, tmp_path / "out").tensors if t.name == "blk.0.ffn_down.weight")
+    assert made.formats == ("BF16", "GPTQ 3-bit")
+    assert made.bits_per_weight == 3 + (16 + 3) / 128
+
+
+def test_a_head_that_shares_the_embedding_is_ignored(tmp_path: Path) -> None:
+    source = tiny_checkpoints.write(CASES["llama"], tmp_path)
+    _export(tmp_path / "out", "compressed-tensors", Scheme(4, 32, True), source)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert config["ignore"] == ["lm_head"]
+
+
+@pytest.mark.parametrize(
+    ("to", "scheme", "text"),
+    [
+        ("gptq", Scheme(4, 64, True), ""),
+        ("gptq", Scheme(3, 64, True), "of symmetric codes it takes those of 4 and 8 bits alone"),
+        ("gptq_v2", Scheme(4, 64, False), "--to awq or compressed-tensors"),
+        ("awq", Scheme(4, 256, False), "groups of 32, 64 and 128"),
+        ("compressed-tensors", Scheme(4, 64, False), ""),
+    ],
+)
+def test_what_servers_do_not_load_is_said(tmp_path: Path, to: Layout, scheme: Scheme, text: str) -> None:
+    warnings = _export(tmp_path / "out", to, scheme).warnings
+    assert len(warnings) == bool(text)
+    assert all(text in warning and "vLLM may not load 42 modules" in warning for warning in warnings)
 
 
 def test_nothing_is_left_after_a_failure(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 import ggquant as gg
-from ggquant import _native
 from ggquant.checkpoint_index import read_header
 from ggquant.model import View
-from ggquant.native_plan import native_packed
+from ggquant.native_plan import packed_values
 from packed_files import CASES, FOLDER, MODULE, array, config, read, weight
 
 
@@ -44,7 +43,7 @@ def test_any_walk_over_rows(case: str) -> None:
         4 * columns,
         packed=tensor.packed,
     )
-    found = _native.read_packed(native_packed(view), 2).reshape(-1, columns)
+    found = packed_values(view, 2).reshape(-1, columns)
     wanted = whole[4 : 4 + 2 * half].reshape(2, half, columns).swapaxes(0, 1).reshape(-1, columns)
     assert np.array_equal(found, wanted)
 
@@ -56,10 +55,10 @@ def test_columns_cannot_be_taken_apart() -> None:
     rows, columns = tensor.shape
     transposed = View(tensor.file, tensor.offset, "F32", (columns, rows), (1, columns), packed=tensor.packed)
     with pytest.raises(gg.UnsupportedError, match="whole rows"):
-        _native.read_packed(native_packed(transposed), 1)
+        packed_values(transposed, 1)
     too_far = View(tensor.file, tensor.offset, "F32", (rows, columns), (columns, 1), columns, packed=tensor.packed)
     with pytest.raises(gg.ShapeError, match="leaves 64 rows"):
-        _native.read_packed(native_packed(too_far), 1)
+        packed_values(too_far, 1)
 
 
 @pytest.mark.parametrize(("case", "claim"), [("gptq-4-sym", "gptq_v2"), ("gptq-3-sym-v2", "gptq")])

@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ggquant as gg
 from ggquant import runtime
+from ggquant.model import SourceTensor, View
+from ggquant.runtime import weights
+from ggquant.runtime.linear import Arithmetic
 from runtime_cases import ROWS, RUNTIME_CASES, tokens
 from tiny_checkpoints import write
 
@@ -163,3 +169,41 @@ def test_a_file_cut_short_is_an_error_that_names_the_tensor(tmp_path: Path) -> N
     weights.write_bytes(weights.read_bytes()[:20000])
     with pytest.raises(gg.MalformedFileError, match=r"tensor '.*' ends beyond the end of the file"):
         model.block(1)
+
+
+def test_activations_are_rounded_to_the_type_of_the_weights(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    x = (rng.standard_normal((9, 64)) * 10.0 ** rng.integers(-9, 6, (9, 64))).astype(np.float32)
+    how = Arithmetic("int8")
+    for dtype in (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)):
+        weight = rng.standard_normal((5, 64)).astype(dtype)
+        with np.errstate(over="ignore"):
+            wanted = x.astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(how.input(weight, x), wanted)
+        assert how.input(weight, x) is how.input(weight[:2], x)
+    for weight in (
+        rng.standard_normal((5, 64), np.float32),
+        gg.quantize(rng.standard_normal((5, 64), np.float32), "Q8_0"),
+    ):
+        assert how.input(weight, x) is x
+    assert Arithmetic("float32").input(weight.dequantize().astype(np.float16), x) is x
+
+
+@given(
+    rows=st.integers(1, 60), columns=st.integers(1, 40), wanted=st.lists(st.integers(0, 59), max_size=80),
+    gap=st.integers(0, 300), piece=st.integers(1, 3000),
+)  # fmt: skip
+@settings(deadline=None)
+def test_rows_are_read_whatever_lies_between_them(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, columns: int, wanted: list[int], gap: int, piece: int
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "data"
+    values = np.random.default_rng(rows * columns).standard_normal((rows, columns)).astype(np.float32)
+    path.write_bytes(b"before" + values.tobytes())
+    view = View(str(path), 6, "F32", values.shape, (columns, 1))
+    tensor = SourceTensor("w", values.shape, "F32", (view,))
+    ids = np.array([row % rows for row in wanted], np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "_GAP", gap)
+        patch.setattr(weights, "_PIECE", piece)
+        assert np.array_equal(weights.read_rows(tensor, ids), values[ids])

@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 import ggquant as gg
-from ggquant.cli import app
+from ggquant.cli import COMMANDS, command_line
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = json.loads((DATA / "options" / "digests.json").read_text("utf-8"))
 
 
 def run(*words: object) -> Any:
-    return CliRunner().invoke(app, ["quantize", *map(str, words)])
+    return CliRunner().invoke(command_line(COMMANDS), ["quantize", *map(str, words)])
 
 
 @pytest.fixture(scope="session")

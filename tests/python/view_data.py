@@ -9,9 +9,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ggquant import _native
 from ggquant.model import SourceTensor, View
-from ggquant.native_plan import native_packed
+from ggquant.native_plan import packed_values
 
 _TYPES = {
     "F32": np.float32,
@@ -53,5 +52,5 @@ def tensor_data(tensor: SourceTensor) -> bytes:
 def _values(view: View) -> npt.NDArray[np.float32]:
     """The values of a view, flat; packed ones as the native reader unpacks them."""
     if view.packed is not None:
-        return _native.read_packed(native_packed(view), 1)
+        return packed_values(view, 1)
     return walk(view).astype(np.float32).reshape(-1)

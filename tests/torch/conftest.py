@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+
+from ggquant import qat
 
 TINYLM = Path(__file__).parents[1] / "data" / "tinylm"
 
@@ -25,7 +28,14 @@ CONFIGS: dict[str, Any] = {
         vocab_size=4096, n_embd=256, n_layer=2, n_head=4, n_positions=128, **_TOKENS
     ),
     "qwen3moe": lambda: transformers.Qwen3MoeConfig(
-        **_SIZES, **_LAYERS, **_TOKENS, head_dim=64, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=256
+        **_SIZES,
+        **_LAYERS,
+        **_TOKENS,
+        head_dim=64,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=256,
+        norm_topk_prob=True,
     ),
     "mixtral": lambda: transformers.MixtralConfig(**_SIZES, **_LAYERS, **_TOKENS, num_local_experts=4),
     "gpt-oss": lambda: transformers.GptOssConfig(
@@ -52,6 +62,40 @@ def save(model: torch.nn.Module, folder: Path) -> Path:
 def tokens(*shape: int, seed: int = 1) -> torch.Tensor:
     """Random token ids."""
     return torch.randint(0, 4096, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def resumes_bit_for_bit(
+    build: Callable[[], tuple[torch.nn.Module, torch.optim.Optimizer]], steps: int, file: Path
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Trains, saves halfway to `file`, and asserts that a new model goes on from there with the very losses.
+
+    Returns:
+        The resumed model after all steps, and its saved quantized state.
+    """
+
+    def run(model: torch.nn.Module, optimizer: torch.optim.Optimizer, first: int) -> list[float]:
+        model.train()
+        losses = []
+        for step in range(first, first + steps):
+            ids = tokens(1, 16, seed=step)
+            loss = model(ids, labels=ids).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    model, optimizer = build()
+    run(model, optimizer, 0)
+    torch.save([model.state_dict(), optimizer.state_dict(), qat.quantized_state(model)], file)
+    wanted = run(model, optimizer, steps)
+    again, fresh = build()
+    weights, moments, quantized = torch.load(file)
+    again.load_state_dict(weights)
+    fresh.load_state_dict(moments)
+    qat.restore_quantized_state(again, quantized)
+    assert run(again, fresh, steps) == wanted
+    return again, quantized
 
 
 @pytest.fixture

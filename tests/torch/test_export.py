@@ -72,6 +72,20 @@ def test_the_file_decodes_to_the_weights_of_the_last_evaluation(family: str, tmp
     torch.testing.assert_close(evaluate(model, ids), seen, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "qwen3moe"])
+def test_the_file_has_the_logits_of_the_last_evaluation(family: str, tmp_path: Path, tokenizer: Path) -> None:
+    """Weights are the same bit for bit; what is left is the order of sums in two float32 forward passes."""
+    model = make(family)
+    qat.prepare(model, "Q2_K", scale_refresh=2)
+    train(model, 3, lr=1e-2)  # far enough for logits that differ between tokens
+    ids = tokens(2, 24)
+    seen = evaluate(model, ids).numpy()
+    path = qat.export_gguf(model, tokenizer, tmp_path / "out.gguf", pre="gpt-2")
+    runnable = gg.open_model(path)
+    found = runnable.logits(runnable.forward(ids.numpy())).reshape(seen.shape)
+    assert np.abs(found - seen).max() <= 1e-4 * np.abs(seen).max()
+
+
 def _original(model: torch.nn.Module, name: str) -> torch.nn.Parameter:
     return originals(model)[name]
 
@@ -141,9 +155,21 @@ def test_frozen_scales_are_what_is_written(tiny: torch.nn.Module, tmp_path: Path
     assert not np.array_equal(written[:, 16:], first[:, 16:])
 
 
-@pytest.mark.parametrize("family", ["llama-tied", "gpt2", "mixtral", "gpt-oss"])
-def test_a_training_starts_at_the_codes_of_a_file(family: str, tmp_path: Path) -> None:
-    model = make(family)
+@pytest.mark.parametrize(
+    ("family", "dtype", "margin"),
+    [
+        ("llama-tied", torch.float32, 0.02),
+        ("llama-tied", torch.float32, 1),
+        ("llama", torch.bfloat16, 0.02),
+        ("gpt2", torch.float32, 0.02),
+        ("mixtral", torch.float32, 0.02),
+        ("gpt-oss", torch.float32, 0.02),
+    ],
+)
+def test_a_training_starts_at_the_codes_of_a_file(
+    family: str, dtype: torch.dtype, margin: float, tmp_path: Path
+) -> None:
+    model = make(family).to(dtype)
     folder = save(model, tmp_path / "model")
     # Other codes than the model's own search finds: those of other importances.
     other = {t.name: np.linspace(4, 0.1, t.shape[-1]) for t in gg.plan(folder, "Q4_K_S", pre="gpt-2").tensors}
@@ -153,13 +179,15 @@ def test_a_training_starts_at_the_codes_of_a_file(family: str, tmp_path: Path) -
     solved = gg.open(tmp_path / "solved.gguf")
     with pytest.raises(gg.UsageError, match="give the file's own variant"):
         qat.ptq_then_qat(make(family), tmp_path / "solved.gguf", "Q8_0")
-    qat.ptq_then_qat(model, tmp_path / "solved.gguf", "Q4_K_S")
+    with pytest.raises(gg.UsageError, match="margin 0"):
+        qat.ptq_then_qat(make(family), tmp_path / "solved.gguf", "Q4_K_S", margin=0)
+    qat.ptq_then_qat(model, tmp_path / "solved.gguf", "Q4_K_S", margin=margin)
     evaluate(model, tokens(1, 8))
     file = gg.open(qat.export_gguf(model, folder, tmp_path / "first.gguf", pre="gpt-2"))
     for name, tensor in solved.tensors.items():
         if tensor.format not in ("F32", "F16", "BF16"):
             assert np.array_equal(tensor.dequantize(), file.tensors[name].dequantize()), name
-    train(model, 2)
+    train(model, 3, lr=1e-2)  # a code apart, from values in the middle of theirs
     evaluate(model, tokens(1, 8))
     moved = gg.open(qat.export_gguf(model, folder, tmp_path / "second.gguf", pre="gpt-2"))
     name = next(name for name, t in moved.tensors.items() if t.format == "Q4_K")

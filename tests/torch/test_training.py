@@ -12,7 +12,7 @@ import transformers
 from torch.nn import functional
 
 import ggquant as gg
-from conftest import make, tokens
+from conftest import CONFIGS, make, resumes_bit_for_bit, tokens
 from ggquant import qat
 from ggquant.qat import fake, kept
 
@@ -218,26 +218,7 @@ def test_training_resumes_bit_for_bit(tmp_path: Path) -> None:
         qat.prepare(model, "Q3_K_S", scale_refresh=4)
         return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
 
-    def run(model: torch.nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> list[float]:
-        losses = []
-        for step in range(first, last):
-            loss = loss_of(model, tokens(1, 16, seed=step))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        return losses
-
-    model, optimizer = build()
-    run(model, optimizer, 0, 6)
-    torch.save([model.state_dict(), optimizer.state_dict(), qat.quantized_state(model)], tmp_path / "state.pt")
-    wanted = run(model, optimizer, 6, 12)
-    again, fresh = build()
-    weights, moments, scales = torch.load(tmp_path / "state.pt")
-    again.load_state_dict(weights)
-    fresh.load_state_dict(moments)
-    qat.restore_quantized_state(again, scales)
-    assert run(again, fresh, 6, 12) == wanted
+    _, scales = resumes_bit_for_bit(build, steps=6, file=tmp_path / "state.pt")
     other = make("gpt2")
     qat.prepare(other, "Q3_K_S")
     with pytest.raises(gg.UsageError, match="other weights"):
@@ -349,6 +330,14 @@ def test_wrong_use_is_refused(tiny: torch.nn.Module) -> None:
         original(up_proj(tiny))[0, 0] = torch.nan
     with pytest.raises(gg.NonFiniteError, match=r"mlp\.up_proj\.weight.*diverged"):
         loss_of(tiny, tokens(1, 8))
+
+
+def test_experts_that_a_file_would_weigh_otherwise_are_refused() -> None:
+    config = CONFIGS["qwen3moe"]()
+    config.norm_topk_prob = False
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with pytest.raises(gg.UnsupportedError, match="Qwen3MoeForCausalLM: norm_topk_prob is false"):
+        qat.prepare(model, "Q4_0")
 
 
 def test_a_format_that_does_not_fit_is_refused() -> None:

@@ -61,6 +61,10 @@ def _always(config: Config) -> bool:
     return True
 
 
+def _none(config: Config) -> Iterable[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Rename:
     """A regular expression and its replacement for checkpoint names, where `when` holds."""
@@ -92,6 +96,8 @@ class Family:
         packed: `quant_method`s in config.json whose weights the rules can take as they are.
         graph: the forward pass.
         beyond_gguf: facts for the forward pass that GGUF does not store, see `ggquant.architectures.beyond_gguf`.
+        contradictions: sentences on what this model's hyperparameters ask for and llama.cpp, which knows the family's
+            GGUF files only, does otherwise; none for most models. A conversion warns, a training is refused.
     """
 
     name: str
@@ -111,6 +117,7 @@ class Family:
     packed: tuple[str, ...] = ()
     graph: Graph = field(default_factory=Graph)
     beyond_gguf: tuple[Entry, ...] = ()
+    contradictions: Callable[[Config], Iterable[str]] = _none
 
 
 def module(

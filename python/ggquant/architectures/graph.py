@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -19,6 +20,52 @@ class Half:
     norm: str = ""
     out_norm: str = ""
     sum_norm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Where scales of columns can be taken up: a layer computes the same when the columns of all `readers` are scaled,
+    and what makes their input is scaled by the reciprocals.
+
+    Attributes:
+        readers: all matrices that may read the input; a layer has some of them.
+        makers: what makes it: a half's norm, "attention" or "feed_forward"; or matrices, of which a layer has one,
+            whose last rows make it.
+        through: what lies between maker and readers: "nothing", "heads" (attention, whose heads of values may be
+            shared), or "gate" (an activation of one matrix times the maker's output, or of that output alone).
+    """
+
+    readers: tuple[str, ...]
+    makers: tuple[str, ...]
+    through: Literal["nothing", "heads", "gate"] = "nothing"
+
+
+#: Of layers whose halves read one norm each.
+FOLDS = (
+    Fold(("attn_q", "attn_k", "attn_v", "attn_qkv"), ("attention",)),
+    Fold(("attn_output",), ("attn_v", "attn_qkv"), "heads"),
+    Fold(("ffn_gate_inp", "ffn_gate", "ffn_up", "ffn_gate_exps", "ffn_up_exps"), ("feed_forward",)),
+    Fold(("ffn_down",), ("ffn_up",), "gate"),
+    Fold(("ffn_down_exps",), ("ffn_up_exps",), "gate"),
+)
+
+#: By activation: whether factors above 0 pass a product with the activated gate, and the activation where it is alone.
+PASSED = {
+    "silu": (True, False),
+    "gelu": (True, False),
+    "gelu_tanh": (True, False),
+    "relu": (True, True),
+    "swiglu_oai": (False, False),
+}
+
+
+def _feeds() -> Mapping[str, tuple[str, ...]]:
+    return {
+        "ffn_down": ("ffn_gate", "ffn_up"),
+        "ffn_down_exps": ("ffn_gate_exps", "ffn_up_exps"),
+        "ffn_down_shexp": ("ffn_gate_shexp", "ffn_up_shexp"),
+        "attn_output": ("attn_v", "attn_qkv"),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +89,10 @@ class Graph:
         scale_embedding: whether embeddings are multiplied by the root of their width.
         deep_scale_layers: number of layers of the size whose attention scale follows from the hidden size over the
             number of heads instead of from the head's width; 0 where no size does.
+        feeds: for matrices of a layer, the matrices whose outputs are their inputs, output by output, but for an
+            activation or a product of two of them (or, behind attention, within each head): those whose inputs can
+            change places if these outputs do. Everything else reads the residual stream.
+        folds: where scales of columns can be taken up.
     """
 
     attention: Half = Half("attn_norm")
@@ -57,3 +108,5 @@ class Graph:
     sliding_rope: bool = False
     scale_embedding: bool = False
     deep_scale_layers: int = 0
+    feeds: Mapping[str, tuple[str, ...]] = field(default_factory=_feeds)
+    folds: tuple[Fold, ...] = FOLDS

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ggquant.architectures import beyond_gguf, rope
+from ggquant.architectures.config import Config
 from ggquant.architectures.decoder import (
     BLOCK,
     DIMS,
@@ -21,6 +24,18 @@ from ggquant.architectures.steps import part
 _EXPERT = f"{LAYER}.mlp.experts.{{xid}}"
 _FUSED_DOWN = f"{LAYER}.mlp.experts.down_proj"
 _FUSED_GATE_UP = f"{LAYER}.mlp.experts.gate_up_proj"
+#: What transformers assumes where config.json does not say.
+_NORMALIZES = False
+
+
+def _unnormalized(config: Config) -> Iterable[str]:
+    """llama.cpp always normalizes for this architecture, and GGUF has no key for it that it would read."""
+    if not config.values.get("norm_topk_prob", _NORMALIZES):
+        yield (
+            "norm_topk_prob is false: the model does not make the weights of the chosen experts sum to 1, and "
+            "llama.cpp does so with every qwen3moe file; it will compute other logits than the checkpoint"
+        )
+
 
 FAMILY = Family(
     name="qwen3moe",
@@ -67,5 +82,6 @@ FAMILY = Family(
     },
     prepare=(fill_kv_heads, rope.standardize()),
     ignore=UNUSED,
-    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.windows, beyond_gguf.router_normalizes(False)),
+    beyond_gguf=(*beyond_gguf.COMMON, beyond_gguf.windows, beyond_gguf.router_normalizes(_NORMALIZES)),
+    contradictions=_unnormalized,
 )

@@ -27,6 +27,11 @@ class Chunks:
         return len(self.inputs)
 
 
+def enough(n_ctx: int, chunks: int | None, first: int = 0) -> int | None:
+    """Tokens that `cut` needs to see, at most; None for all."""
+    return None if chunks is None else (first + max(chunks, 2) + 1) * n_ctx
+
+
 def cut(
     ids: Sequence[int] | npt.NDArray[np.integer],
     n_ctx: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, gcd, sqrt
 from pathlib import Path
@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant import __version__
-from ggquant.calibration.chunks import Chunks, cut
+from ggquant.calibration.chunks import Chunks, cut, enough
 from ggquant.calibration.collector import Collector
 from ggquant.calibration.report import Gaps, find_gaps
 from ggquant.calibration.state import RunState
 from ggquant.calibration.statistics import FileFormat, Statistics, merged, write_statistics
 from ggquant.calibration.texts import CalibrationText, default_text, read_texts
-from ggquant.errors import UsageError
+from ggquant.errors import FileError, UsageError
 from ggquant.runtime import open_model, ops
-from ggquant.runtime.block import GROUP_TOKENS
+from ggquant.runtime.block import GROUP_TOKENS, Block
 from ggquant.runtime.hidden import allocate
 from ggquant.runtime.memory import Requirements, requirements
 from ggquant.tokenizing import Tokenizer
@@ -183,6 +183,8 @@ class Run:
         self._output = Path(output) if output is not None else None
         if self._output is not None and self._output.exists() and not overwrite:
             raise UsageError(f"{self._output}: exists already; --overwrite replaces it", file=str(self._output))
+        if self._output is not None and not self._output.parent.is_dir():
+            raise FileError(f"{self._output}: the folder does not exist", file=str(self._output))
         if self._output is None and (settings.output_frequency or settings.save_frequency):
             raise UsageError("without an output there is nothing to write every so many chunks")
         self._settings = settings
@@ -261,38 +263,65 @@ class Run:
             for at in range(0, len(chunks), step):
                 h[at : at + step] = model.embed(chunks.inputs[at : at + step])
         for layer in range(done, model.n_layer):
-            collector = Collector(Statistics(settings.n_ctx), shapes, model.threads)
             block = model.block(layer)
             if block.experts is not None:
                 block.experts.all_for_hook = settings.all_experts
-            for at in range(0, len(chunks), step):
-                block(h[at : at + step], collector, out=room[at : at + step])
-                report.advance(layer, chunks.inputs[at : at + step].size)
+            statistics = self._through(block, h, room, step, shapes, report)
             del block
-            total.merge(collector.statistics)
+            total.merge(statistics)
             if state is not None:
-                state.finish_layer(collector.statistics)
-                h, room = room, h
-        collector = Collector(Statistics(settings.n_ctx), shapes, model.threads)
-        losses = self._after_layers(h, chunks, collector, report) if self._uses_output else np.zeros((len(chunks), 0))
-        total.merge(collector.statistics)
+                h, room = state.finish_layer(statistics)
+        statistics = Statistics(settings.n_ctx)
+        losses = np.zeros((len(chunks), 0))
+        if self._uses_output:
+            losses = self._after_layers(h, chunks, statistics, shapes, report)
+        total.merge(statistics)
         if state is not None:
-            state.finish_pass(collector.statistics, losses)
+            state.finish_pass(statistics, losses)
         return losses
 
+    def _through(
+        self, block: Block, h: Floats, out: Floats, step: int, shapes: Mapping[str, tuple[int, ...]], report: _Reporter
+    ) -> Statistics:
+        """All chunks through a layer, `step` at a time. What each such part adds is summed in their order."""
+        n_ctx = self._settings.n_ctx
+        layer = Statistics(n_ctx)
+
+        def run(at: int) -> tuple[Statistics, int]:
+            collector = Collector(Statistics(n_ctx), shapes, self.model.threads)
+            part = h[at : at + step]
+            block(part, collector, out=out[at : at + step])
+            return collector.statistics, len(part) * n_ctx
+
+        def add(part: tuple[Statistics, int]) -> None:
+            layer.merge(part[0])
+            report.advance(block.layer, part[1])
+
+        self.model.side_by_side(run, range(0, len(h), step), add)
+        return layer
+
     def _after_layers(
-        self, h: Floats, chunks: Chunks, collector: Collector, report: _Reporter
+        self, h: Floats, chunks: Chunks, total: Statistics, shapes: Mapping[str, tuple[int, ...]], report: _Reporter
     ) -> npt.NDArray[np.float64]:
         """Logits, chunk by chunk: losses of the tokens in the second half of each, which have enough context."""
         n_ctx = self._settings.n_ctx
         covers_output = self._settings.process_output and self.model.output_name == "output.weight"
         first = 0 if covers_output else n_ctx // 2
-        losses = []
-        for states, tokens in zip(h, chunks.tokens, strict=True):
-            logits = self.model.logits(states[first:], collector if covers_output else None)
+        losses: list[npt.NDArray[np.float64]] = []
+
+        def run(chunk: int) -> tuple[npt.NDArray[np.float64], Statistics]:
+            collector = Collector(Statistics(n_ctx), shapes, self.model.threads)
+            logits = self.model.logits(h[chunk, first:], collector if covers_output else None)
             predicted = logits[n_ctx // 2 - first : n_ctx - 1 - first]
-            losses.append(ops.negative_log_likelihood(predicted, tokens[n_ctx // 2 + 1 :], self.model.threads))
+            targets = chunks.tokens[chunk, n_ctx // 2 + 1 :]
+            return ops.negative_log_likelihood(predicted, targets, self.model.threads), collector.statistics
+
+        def add(made: tuple[npt.NDArray[np.float64], Statistics]) -> None:
+            losses.append(made[0])
+            total.merge(made[1])
             report.advance(self.model.n_layer, n_ctx)
+
+        self.model.side_by_side(run, range(len(h)), add)
         return np.stack(losses)
 
     @property
@@ -309,7 +338,9 @@ class Run:
         settings = self._settings
         tokenizer = Tokenizer(self.model.metadata, self.model.path)
         special = settings.parse_special or self.text.has_special
-        ids = np.asarray(tokenizer.encode(self.text.text, add_special=True, parse_special=special), dtype=np.int64)
+        limit = enough(settings.n_ctx, settings.chunks, settings.first_chunk)
+        encoded = tokenizer.encode(self.text.text, add_special=True, parse_special=special, limit=limit)
+        ids = np.asarray(encoded, dtype=np.int64)
         if ids.size and int(ids.max()) >= self.model.n_vocab:
             raise UsageError(
                 f"{self.model.path}: the tokenizer gives token {int(ids.max())}, but the model's vocabulary has "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ggquant.calibration.statistics import Entry, Statistics
 from ggquant.errors import Error, FileError
 from ggquant.gguf import GGUFWriter
 from ggquant.gguf import open as open_gguf
-from ggquant.runtime.hidden import reserve
+from ggquant.runtime.hidden import KeptStates
 from ggquant.runtime.ops import Floats
 from ggquant.whole_file import replaced
 
@@ -24,12 +23,9 @@ from ggquant.whole_file import replaced
 class RunState:
     """A hidden folder beside the output: hidden states of the current pass, and the statistics of every finished layer.
 
-    Two files of hidden states take turns, so that those of the last whole layer are there whatever happens.
-
     Attributes:
         folder: where it is.
         passes: number of finished passes over the model.
-        layers: number of finished layers in the pass after those.
     """
 
     def __init__(self, output: Path, facts: Any) -> None:
@@ -48,55 +44,42 @@ class RunState:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise FileError(f"{self.folder}: {error.strerror}", file=str(self.folder), errno=error.errno) from error
-        self.passes, self.layers, self._checksum = 0, 0, 0
-        self._hidden: list[Floats] = []
+        self.passes = layers = checksum = 0
         try:
             stored = json.loads((self.folder / "position.json").read_text("utf-8"))
-            self.passes, self.layers, self._checksum = (int(stored[k]) for k in ("passes", "layers", "checksum"))
+            self.passes, layers, checksum = (int(stored[k]) for k in ("passes", "layers", "checksum"))
         except (OSError, ValueError, KeyError, TypeError):
-            self.passes = self.layers = 0
+            self.passes = layers = checksum = 0
+        self._kept = KeptStates(self.folder, layers, checksum)
+
+    @property
+    def layers(self) -> int:
+        """Number of finished layers in the pass after the finished ones."""
+        return self._kept.layers
 
     def hidden(self, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
         """The hidden states after the finished layers, and room for the next ones.
 
         Where there are none, or they are not what was stored, the pass begins anew: `layers` is then 0.
         """
-        found = [self._map(number, shape) for number in (0, 1)]
-        self._hidden = found
-        if self.layers and zlib.crc32(found[self.layers % 2].data) != self._checksum:
-            self.layers = 0
-        return found[self.layers % 2], found[(self.layers + 1) % 2]
+        return self._kept.open(shape)
 
-    def _map(self, number: int, shape: tuple[int, ...]) -> Floats:
-        path = self.folder / f"hidden-{number}"
-        nbytes = 4 * int(np.prod(shape))
-        try:
-            with path.open("r+b" if path.exists() else "w+b") as file:
-                if path.stat().st_size != nbytes:
-                    file.truncate(0)
-                    reserve(file.fileno(), nbytes)
-                return np.memmap(file, np.float32, "r+", shape=shape)
-        except OSError as error:
-            raise FileError(
-                f"{path}: no room for {nbytes} bytes of hidden states: {error.strerror}",
-                file=str(path),
-                errno=error.errno,
-            ) from error
+    def finish_layer(self, statistics: Statistics) -> tuple[Floats, Floats]:
+        """Records that a layer is done, with the statistics that it gave.
 
-    def finish_layer(self, statistics: Statistics) -> None:
-        """Records that a layer is done, with the statistics that it gave. Its hidden states are the room's."""
+        Returns:
+            Its hidden states, which are in the room, and the next room.
+        """
         self._store(f"layer-{self.passes}-{self.layers}", statistics, None)
-        self.layers += 1
-        states = self._hidden[self.layers % 2]
-        if isinstance(states, np.memmap):
-            states.flush()
-        self._checksum = zlib.crc32(states.data)
+        states = self._kept.advance()
         self._write_position()
+        return states
 
     def finish_pass(self, statistics: Statistics, losses: npt.NDArray[np.float64]) -> None:
         """Records that all layers of a pass are done, with what came after them."""
         self._store(f"pass-{self.passes}", statistics, losses)
-        self.passes, self.layers, self._checksum = self.passes + 1, 0, 0
+        self.passes += 1
+        self._kept.restart()
         self._write_position()
 
     def layer(self, pass_number: int, layer: int) -> Statistics:
@@ -109,11 +92,11 @@ class RunState:
 
     def remove(self) -> None:
         """Takes everything away."""
-        self._hidden = []
+        self._kept = KeptStates(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_position(self) -> None:
-        position = {"passes": self.passes, "layers": self.layers, "checksum": self._checksum}
+        position = {"passes": self.passes, "layers": self.layers, "checksum": self._kept.checksum}
         with replaced(self.folder / "position.json") as file:
             file.write(json.dumps(position).encode())
 

@@ -53,6 +53,14 @@ def evaluate(
     ] = None,
     threads: Annotated[int | None, typer.Option("-t", "--threads", metavar="N", help="Number of threads.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file of logits.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep what is done when interrupted, in a hidden folder here, and go on from what an earlier "
+            "--resume run left.",
+        ),
+    ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")
     ] = False,
@@ -79,6 +87,7 @@ def evaluate(
             threads=threads,
             memory=None if memory is None else memory * 1_000_000,
             overwrite=overwrite,
+            resume=Path() if resume else None,
             progress=progress,
         )
     if json_output:

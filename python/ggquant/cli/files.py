@@ -18,6 +18,9 @@ from ggquant.errors import UsageError
 if TYPE_CHECKING:
     from ggquant.gguf import GGUFFile
 
+_FileOrFolder = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A GGUF file (of a split model, any shard), or a checkpoint's folder.")
+]
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF file; of a split model, any shard.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
@@ -25,16 +28,21 @@ _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no 
 
 
 def inspect(
-    file: _File,
+    file: _FileOrFolder,
     tensors: Annotated[bool, typer.Option("--tensors", help="Only the tensors.")] = False,
     metadata: Annotated[bool, typer.Option("--metadata", help="Only the metadata.")] = False,
     json_output: _Json = False,
 ) -> None:
-    """Show a file's metadata and tensors, reading headers only."""
+    """Show a file's metadata and tensors, reading headers only; of a checkpoint, how its matrices are packed."""
     import ggquant as gg
 
-    opened = gg.open(file)
     both = tensors == metadata
+    if file.is_dir() or file.suffix == ".safetensors":
+        from ggquant.cli.checkpoint import inspect_checkpoint
+
+        inspect_checkpoint(file, tensors=tensors or both, metadata=metadata or both, json_output=json_output)
+        return
+    opened = gg.open(file)
     if json_output:
         print(json.dumps(_facts(opened, tensors=tensors or both, metadata=metadata or both), allow_nan=False))
         return

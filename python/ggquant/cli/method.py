@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 from ggquant.cli import render
 from ggquant.cli.progress import conversion_progress
@@ -18,11 +18,14 @@ from ggquant.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rich.table import Table
+
     from ggquant.layerwise.convert import LayerwiseProgress, LayerwiseReport
+    from ggquant.layerwise.options import Method
+    from ggquant.layerwise.report import FoldReport
+    from ggquant.methods.solver import Effort
     from ggquant.pipeline import ConversionReport
     from ggquant.policy import Options
-
-METHODS = ("gptq", "awq", "awq+gptq")
 
 
 def solve(
@@ -36,6 +39,8 @@ def solve(
     context: int,
     effort: str,
     damp: float | None,
+    sequential: bool | None,
+    hessians: Path | None,
     seed: int | None,
     options: Options,
     pre: str | None,
@@ -51,21 +56,16 @@ def solve(
         UsageError: an unknown method or effort, or damping that is not a number of at least 0.
     """
     from ggquant.layerwise.convert import quantize_by_gptq
-    from ggquant.layerwise.solve import LayerwiseOptions
-    from ggquant.methods.solver import Effort
+    from ggquant.layerwise.options import LayerwiseOptions
     from ggquant.text_files import write_text
 
-    if method not in METHODS:
-        raise UsageError(f"unknown method '{method}'; there are {', '.join(METHODS)}")
-    if effort not in get_args(Effort):
-        raise UsageError(f"unknown effort '{effort}'; there are {', '.join(get_args(Effort))}")
     if damp is not None and not 0 <= damp < float("inf"):
         raise UsageError(f"--damp {damp}: a number of at least 0 is needed")
-    how = LayerwiseOptions.of(cast("Effort", effort))
-    how = replace(how, awq="awq" in method, gptq="gptq" in method)
+    how = LayerwiseOptions.of(cast("Effort", effort), cast("Method", method))
     if damp is not None:
         how = replace(how, damp=damp)
-    with _pass_progress(quiet=quiet) as solving, conversion_progress(quiet=quiet) as writing:
+    how = replace(how, sequential=is_sequential(sequential, hessians))
+    with pass_progress(quiet=quiet) as solving, conversion_progress(quiet=quiet) as writing:
         report = quantize_by_gptq(
             source,
             destination,
@@ -75,6 +75,7 @@ def solve(
             chunks=chunks,
             context=context,
             seed=seed,
+            hessians=hessians,
             options=options,
             pre=pre,
             threads=threads,
@@ -90,8 +91,22 @@ def solve(
     return report.conversion
 
 
+def is_sequential(asked: bool | None, hessians: Path | None) -> bool:
+    """Whether later layers see the quantized earlier ones: by default, but not with a file of Hessians.
+
+    Raises:
+        UsageError: asked for together with a file.
+    """
+    if asked and hessians is not None:
+        raise UsageError(
+            "--sequential cannot be used together with --hessians, a file of which has those of the full-precision "
+            "model; leave one of them out"
+        )
+    return hessians is None if asked is None else asked
+
+
 @contextmanager
-def _pass_progress(*, quiet: bool) -> Iterator[Callable[[LayerwiseProgress], None] | None]:
+def pass_progress(*, quiet: bool) -> Iterator[Callable[[LayerwiseProgress], None] | None]:
     """Shows where the pass is: rewriting one line on a terminal, a line for each layer elsewhere."""
     if quiet:
         yield None
@@ -131,4 +146,21 @@ def _show(report: LayerwiseReport) -> None:
         )  # fmt: skip
     out = render.console()
     out.print(table)
+    if report.folds:
+        out.print(_folds(report.folds))
     out.print(f"{report.tokens} calibration tokens, {report.seconds:.0f} s", highlight=False)
+
+
+def _folds(folds: Sequence[FoldReport]) -> Table:
+    """A table of AWQ's scales: where they are, what they are good for, and why there are none."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("scaled", "taken up by", "exponents", "before", "after", "note"):
+        table.add_column(name, justify="right" if name in ("before", "after") else "left")
+    for fold in folds:
+        exponents = "" if fold.exponents is None else "{:g}, {:g}".format(*fold.exponents)
+        losses = (f"{fold.before:.4g}", f"{fold.after:.4g}") if fold.maker else ("", "")
+        readers = ", ".join(printable(name) for name in fold.readers)
+        table.add_row(readers, printable(fold.maker), exponents, *losses, printable(fold.note))
+    return table

@@ -195,14 +195,38 @@ def quantize(
     ] = None,
     context: Annotated[int, _method("--context", "-c", help="Tokens in a chunk.", metavar="N", min=2)] = 512,
     effort: Annotated[
-        str, _method("--effort", help="fast, normal or best: how long to look for better codes.", metavar="NAME")
+        str,
+        _method(
+            "--effort",
+            help="fast, normal or best: how long to look for better codes. `best` takes gradients of the model's "
+            "predictions, which models with experts, and encoders, do not have.",
+            metavar="NAME",
+        ),
     ] = "normal",
     damp: Annotated[
         float | None,
         _method("--damp", help="Added to the diagonal of Hessians, relative to its mean.", metavar="X"),
     ] = None,
+    sequential: Annotated[
+        bool | None,
+        _method(
+            "--sequential/--no-sequential",
+            help="Later layers see the quantized earlier ones, and make up for them "
+            "(the default, but not with --hessians).",
+        ),
+    ] = None,
+    hessians: Annotated[
+        Path | None,
+        _method(
+            "--hessians",
+            help="Solve with the Hessians in this file, those of the full-precision model; collect them first where it "
+            "is not there. Not with --effort best.",
+            metavar="FILE",
+        ),
+    ] = None,
     seed: Annotated[
-        int | None, _method("--seed", help="Choose the chunks at random, reproducibly.", metavar="N")
+        int | None,
+        _method("--seed", help="Choose the chunks at random, reproducibly, and the labels for gradients.", metavar="N"),
     ] = None,
     report_file: Annotated[
         Path | None, _method("--report", help="Write what became of each tensor, as JSON.", metavar="FILE")
@@ -270,6 +294,8 @@ def quantize(
             context=context,
             effort=effort,
             damp=damp,
+            sequential=sequential,
+            hessians=hessians,
             seed=seed,
             options=options,
             pre=pre,
@@ -430,12 +456,18 @@ def _show_report(report: ConversionReport, *, json_output: bool, quiet: bool) ->
 
 
 def _print_on_grid(report: ConversionReport) -> None:
-    """The share of blocks whose weights were values of the format."""
-    if not report.on_grid:
-        return
-    blocks = {t.name: render.count(t.shape) // 32 for t in report.tensors}
-    searched, found = sum(blocks[name] for name in report.on_grid), sum(report.on_grid.values())
-    print(f"{100 * found / max(1, searched):.2f} % of {searched:,} blocks kept the codes of their own values")
+    """The share of blocks whose weights were values of the format, by format."""
+    from ggquant.registry import format_info
+
+    blocks: dict[str, tuple[int, int]] = {}
+    for tensor in report.tensors:
+        if (own := report.on_grid.get(tensor.name)) is not None:
+            found, searched = blocks.get(tensor.format, (0, 0))
+            block_len = format_info(tensor.format).block_len
+            blocks[tensor.format] = found + own, searched + render.count(tensor.shape) // block_len
+    for format, (found, searched) in blocks.items():
+        share = 100 * found / max(1, searched)
+        print(f"{share:.2f} % of {searched:,} blocks of {format} kept the codes of their own values")
 
 
 def _facts(made: Plan | ConversionReport) -> dict[str, Any]:

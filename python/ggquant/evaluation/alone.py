@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ggquant import _native
 from ggquant.errors import UsageError
-from ggquant.evaluation.states import first_scored, last_states, predictions
+from ggquant.evaluation.states import first_scored, last_states, predictions, token_scores
 from ggquant.evaluation.windows import open_predictor, text_chunks
 from ggquant.imatrix import Imatrix, load_imatrix
 from ggquant.overrides import TensorType
@@ -265,9 +265,8 @@ class _Study:
                 h = model.block(following)(h)
         total = 0.0
         for ids, state, packed in zip(self._tokens, h, self._packed, strict=True):
-            targets = np.ascontiguousarray(ids[first_scored(len(ids)) + 1 :], np.uint32)
-            scores = _native.score_logits(predictions(model, state), model.n_vocab, packed, targets, model.threads)
-            total += float(scores.reshape(-1, 5)[:, 2].mean())
+            scores = token_scores(predictions(model, state), ids, packed, model.threads)
+            total += float(scores[:, 2].mean())
         return total / len(self._tokens)
 
 

@@ -70,23 +70,26 @@ class LogitsFile:
         self.tokens = ids.reshape(self.n_chunk, self.n_ctx).astype(np.int64)
 
     def chunks(self) -> Iterator[npt.NDArray[np.uint16]]:
-        """The packed rows of each chunk, flat.
+        """The packed rows of every chunk, see `chunk`."""
+        return map(self.chunk, range(self.n_chunk))
+
+    def chunk(self, number: int) -> npt.NDArray[np.uint16]:
+        """The packed rows of a chunk, flat.
 
         Raises:
             FileError, MalformedFileError: the file cannot be read any more.
         """
         try:
             with self.path.open("rb") as file:
-                file.seek(_HEADER.size + 4 * self.n_ctx * self.n_chunk)
-                for _ in range(self.n_chunk):
-                    data = file.read(self._chunk_bytes)
-                    if len(data) < self._chunk_bytes:
-                        raise self._malformed("it has become shorter")
-                    yield np.frombuffer(data, "<u2").astype(np.uint16, copy=False)
+                file.seek(_HEADER.size + 4 * self.n_ctx * self.n_chunk + number * self._chunk_bytes)
+                data = file.read(self._chunk_bytes)
         except OSError as e:
             raise FileError(
                 f"{self.path}: cannot read the predictions: {e.strerror}", file=str(self.path), errno=e.errno
             ) from None
+        if len(data) < self._chunk_bytes:
+            raise self._malformed("it has become shorter")
+        return np.frombuffer(data, "<u2").astype(np.uint16, copy=False)
 
     @property
     def _chunk_bytes(self) -> int:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ggquant import _native
+from ggquant import __version__, _native
 from ggquant.calibration import Chunks, cut
 from ggquant.errors import NonFiniteError, UsageError
 from ggquant.evaluation.logits_file import LogitsFile, writing_logits
-from ggquant.evaluation.states import first_scored, last_states, predictions
-from ggquant.evaluation.summary import Evaluation, summarize, summarize_alone
+from ggquant.evaluation.state import EvaluationState
+from ggquant.evaluation.states import last_states, predictions, scored_tokens, token_scores
+from ggquant.evaluation.summary import Evaluation, Scores, summarize, summarize_alone
 from ggquant.evaluation.windows import bos_of, open_predictor, text_chunks
 from ggquant.runtime import RunnableModel
 from ggquant.runtime.memory import requirements
-from ggquant.runtime.ops import Floats, negative_log_likelihood
+from ggquant.runtime.ops import Floats
 
 if TYPE_CHECKING:
     import os
@@ -49,6 +52,7 @@ def evaluate(
     threads: int | None = None,
     memory: int | None = None,
     overwrite: bool = False,
+    resume: Source | None = None,
     progress: Report | None = None,
 ) -> Evaluation:
     """The perplexity of a model on a text, and how far its predictions are from a reference's.
@@ -69,6 +73,8 @@ def evaluate(
         threads: number of threads, by default one per core.
         memory: most bytes of memory to use; hidden states that do not fit go to a temporary file.
         overwrite: whether `save_logits` may be replaced.
+        resume: a folder in which to keep what is done, layer by layer and chunk by chunk, until the run ends well. A
+            later run with the same arguments goes on from there, with the same result.
         progress: called with work done, work in all, and what is being done.
 
     Raises:
@@ -96,24 +102,57 @@ def evaluate(
     models = [own, *([base] if base else [])]
     limits = [requirements(m, n_chunks, n_ctx, logits=True, budget=memory).hidden_limit // len(models) for m in models]
     steps = _Steps(models, cuts.inputs.size, progress)
+    state = None
+    if resume is not None:
+        state = EvaluationState(Path(resume), _facts(models, cuts, logits, activations))
+    kept, save = (state.kept, state.save) if state is not None else ({}, None)
     with ExitStack() as stack:
         writer = None
         if save_logits is not None:
             writer = stack.enter_context(writing_logits(save_logits, cuts.tokens, own.n_vocab, overwrite=overwrite))
-        expected = last_states(base, cuts.inputs, limits[-1], steps.add) if base is not None else None
-        states = last_states(own, cuts.inputs, limits[0], steps.add)
+        expected = None
+        if base is not None:
+            expected = last_states(base, cuts.inputs, limits[-1], steps.add, kept.get("base"), save)
+        states = last_states(own, cuts.inputs, limits[0], steps.add, kept.get("own"), save)
         packed = _packed(base, expected, stored, threads)
-        scores = []
-        for chunk, (ids, h) in enumerate(zip(cuts.tokens, states, strict=True)):
-            rows = predictions(own, h)
-            if writer is not None:
-                writer.add(_native.pack_logits(rows, own.n_vocab, threads))
-            scores.append(_score(rows, ids, next(packed, None), threads))
-            if not np.isfinite(scores[-1]).all():
-                raise NonFiniteError(f"{model}: its predictions for chunk {chunk} are not finite", file=str(model))
-            steps.add(_OUTPUT_LAYERS * len(models) * n_ctx, f"chunk {chunk + 1} of {n_chunks}")
-    summary = summarize_alone if base is None and stored is None else summarize
+        alone = base is None and stored is None
+        # Predictions are not kept: where they are to be written, all chunks are gone through again.
+        scores = [] if state is None or writer is not None else state.scores(_score_shape(n_ctx, alone=alone))
+        done = len(scores)
+        work = _OUTPUT_LAYERS * len(models) * n_ctx
+        steps.add(done * work, "taken over")
+
+        def judged(chunk: int) -> tuple[Scores, npt.NDArray[np.uint16] | None]:
+            rows = predictions(own, states[chunk])
+            written = _native.pack_logits(rows, own.n_vocab, threads) if writer is not None else None
+            return token_scores(rows, cuts.tokens[chunk], None if alone else packed(chunk), threads), written
+
+        def take(made: tuple[Scores, npt.NDArray[np.uint16] | None]) -> None:
+            score, written = made
+            if writer is not None and written is not None:
+                writer.add(written)
+            if not np.isfinite(score).all():
+                where = f"{model}: its predictions for chunk {len(scores)} are not finite"
+                raise NonFiniteError(where, file=str(model))
+            scores.append(score)
+            if state is not None and writer is None:
+                state.add_scores(score)
+            steps.add(work, f"chunk {len(scores)} of {n_chunks}")
+
+        own.side_by_side(judged, range(done, n_chunks), take)
+    if state is not None:
+        state.remove()
+    summary = summarize_alone if alone else summarize
     return summary(np.concatenate(scores), seconds=time.monotonic() - started, chunks=n_chunks, n_ctx=n_ctx)
+
+
+def _facts(models: list[RunnableModel], cuts: Chunks, logits: Source | None, activations: Activations) -> object:
+    """Everything that the results depend on."""
+    files = [sorted({view.file for tensor in model.source.tensors for view in tensor.views}) for model in models]
+    files.append([str(logits)] if logits is not None else [])
+    stats = [[(file, Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in own] for own in files]
+    digest = hashlib.sha256(cuts.inputs.tobytes() + cuts.tokens.tobytes()).hexdigest()
+    return [__version__, stats, digest, list(cuts.tokens.shape), activations]
 
 
 def _chunks(
@@ -139,23 +178,21 @@ def _chunks(
 
 def _packed(
     base: RunnableModel | None, states: Floats | None, stored: LogitsFile | None, threads: int | None
-) -> Iterator[npt.NDArray[np.uint16]]:
-    """The reference's predictions, chunk by chunk."""
-    if stored is not None:
-        yield from stored.chunks()
-    elif base is not None and states is not None:
-        for h in states:
-            yield _native.pack_logits(predictions(base, h), base.n_vocab, threads)
+) -> Callable[[int], npt.NDArray[np.uint16]]:
+    """The reference's predictions by number of the chunk."""
+
+    def packed(chunk: int) -> npt.NDArray[np.uint16]:
+        if stored is not None:
+            return stored.chunk(chunk)
+        if base is None or states is None:
+            raise UsageError("a reference is needed")
+        return _native.pack_logits(predictions(base, states[chunk]), base.n_vocab, threads)
+
+    return packed
 
 
-def _score(
-    rows: Floats, ids: npt.NDArray[np.int64], base: npt.NDArray[np.uint16] | None, threads: int | None
-) -> npt.NDArray[np.float64]:
-    targets = np.ascontiguousarray(ids[first_scored(len(ids)) + 1 :], np.uint32)
-    n_vocab = rows.size // len(targets)
-    if base is None:
-        return negative_log_likelihood(rows.reshape(-1, n_vocab), targets, threads)
-    return _native.score_logits(rows, n_vocab, base, targets, threads).reshape(-1, 5)
+def _score_shape(n_ctx: int, *, alone: bool) -> tuple[int, ...]:
+    return (scored_tokens(n_ctx),) if alone else (scored_tokens(n_ctx), 5)
 
 
 class _Steps:

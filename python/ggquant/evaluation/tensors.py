@@ -14,6 +14,7 @@ from ggquant import _native
 from ggquant.errors import CheckpointError, ImatrixError, ShapeError
 from ggquant.evaluation.rows import row_chunks
 from ggquant.imatrix import load_imatrix
+from ggquant.packed.act_order import as_in
 from ggquant.sources import load_model
 from ggquant.tensor_types import tensor_bytes
 
@@ -102,8 +103,9 @@ def compare(
         ShapeError, FileError, MalformedFileError, UnsupportedError: a tensor cannot be read.
     """
     matrix = load_imatrix(imatrix) if imatrix is not None else None
-    ours = {t.name: t for t in load_model(a).tensors}
-    theirs = {t.name: t for t in load_model(b).tensors}
+    models = [load_model(a), load_model(b)]
+    plain = [{t.name: t for t in model.tensors} for model in models]
+    ours, theirs = ({t.name: t for t in as_in(models[i], plain[1 - i])} for i in (0, 1))
     common = [name for name in ours if name in theirs]
     if not common:
         raise CheckpointError(f"{b}: none of its tensors is in {a}; these are different models", file=str(b))
@@ -154,8 +156,8 @@ def _difference(
     return TensorDifference(
         name=a.name,
         shape=a.shape,
-        formats=(a.dtype, b.dtype),
-        bits_per_weight=8 * tensor_bytes(b.shape, b.dtype) / max(prod(b.shape), 1),
+        formats=(a.label, b.label),
+        bits_per_weight=8 * (b.packed_bytes or tensor_bytes(b.shape, b.dtype)) / max(prod(b.shape), 1),
         weights=a.elements,
         norm=sqrt(aa),
         rmse=sqrt(dd / max(a.elements, 1)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggquant.calibration import Chunks, cut, read_texts
+from ggquant.calibration.chunks import enough
 from ggquant.errors import UnsupportedError, UsageError
 from ggquant.runtime import RunnableModel, open_model
 from ggquant.tokenizing import Tokenizer
@@ -56,10 +57,12 @@ def text_chunks(model: RunnableModel, text: Source | Sequence[Source], context: 
     if not read.text:
         raise UsageError(f"{name}: the text is empty")
     tokenizer = Tokenizer(model.metadata, model.path)
-    ids = np.asarray(tokenizer.encode(read.text, parse_special=read.has_special), np.int64)
+    encoded = tokenizer.encode(read.text, parse_special=read.has_special, limit=enough(context, chunks))
+    ids = np.asarray(encoded, np.int64)
     if int(ids.max(initial=0)) >= model.n_vocab:
         raise UsageError(
             f"{model.path}: the tokenizer gives token {ids.max()}, but the model's vocabulary has {model.n_vocab}; "
             "they do not belong together"
         )
-    return cut(ids, context, bos=bos_of(model), chunks=chunks, name=name)
+    bos = tokenizer.bos if tokenizer.add_bos else None
+    return cut(ids, context, bos=bos, chunks=chunks, name=name)

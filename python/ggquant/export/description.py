@@ -8,11 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ggquant._native import __version__
+from ggquant.export.modules import FUSED
 from ggquant.export.scheme import Layout, Scheme
 
 
 def quantization_config(
-    layout: Layout, schemes: Mapping[str, Scheme], kept: Sequence[str], *, act_order: bool, method: str
+    layout: Layout,
+    schemes: Mapping[str, Scheme],
+    kept: Sequence[str],
+    *,
+    act_order: bool,
+    method: str,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a loader must know.
 
@@ -21,11 +28,14 @@ def quantization_config(
         kept: the linear modules that are not.
         act_order: groups are not made of neighbours.
         method: how codes were found.
+        facts: further entries of `meta`.
     """
     common = Counter(schemes.values()).most_common(1)[0][0] if schemes else Scheme()
+    if not any(module.rpartition(".")[2] == "lm_head" for module in (*kept, *schemes)):
+        kept = [*kept, "lm_head"]  # A head that shares the embedding's weights has none in the files, but is a module.
     others = {module: scheme for module, scheme in schemes.items() if scheme != common}
     if layout == "compressed-tensors":
-        return _compressed(common, others, kept, act_order=act_order)
+        return _compressed(common, others, kept)
     if layout == "awq":
         return {
             "quant_method": "awq",
@@ -35,13 +45,13 @@ def quantization_config(
             "version": "gemm",
             "modules_to_not_convert": list(kept) or None,
         }
-    dynamic: dict[str, dict[str, Any]] = {f"-:^{re.escape(module)}$": {} for module in kept if "." in module}
-    for module, scheme in others.items():
-        dynamic[f"+:^{re.escape(module)}$"] = {
-            "bits": scheme.bits,
-            "group_size": scheme.group_size,
-            "sym": scheme.symmetric,
-        }
+    dynamic: dict[str, dict[str, Any]] = {
+        f"-:{pattern}": {} for pattern in _patterns([module for module in kept if "." in module])
+    }
+    for scheme in sorted(set(others.values()), key=repr):
+        facts_of = {"bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.symmetric}
+        own = [module for module, other in others.items() if other == scheme]
+        dynamic |= {f"+:{pattern}": facts_of for pattern in _patterns(own)}
     return {
         "quant_method": "gptq",
         "bits": common.bits,
@@ -52,18 +62,36 @@ def quantization_config(
         "checkpoint_format": layout,
         "pack_dtype": "int32",
         **({"dynamic": dynamic} if dynamic else {}),
-        "meta": {"quantizer": [f"ggquant:{__version__}"], "method": method},
+        "meta": {"quantizer": [f"ggquant:{__version__}"], "method": method, **(facts or {})},
     }
 
 
-def _compressed(
-    common: Scheme, others: Mapping[str, Scheme], kept: Sequence[str], *, act_order: bool
-) -> dict[str, Any]:
-    groups = {"group_0": _group(common, ["Linear"], act_order=act_order)}
+def _patterns(modules: Sequence[str]) -> list[str]:
+    """Regular expressions for modules, and for the larger ones that servers load them as.
+
+    vLLM asks for `qkv_proj` where q, k and v are loaded as one, and for `experts` as a whole.
+    """
+    siblings: dict[str, list[str]] = {}
+    for module in modules:
+        parent, _, end = module.rpartition(".")
+        experts = re.match(r"(.+\.experts)\.\d+\.", module)
+        siblings.setdefault(experts[1] if experts else parent, []).append("" if experts else end)
+    patterns = []
+    for parent, ends in siblings.items():
+        if ends[0] == "":
+            patterns.append(f"^{re.escape(parent)}(?:\\.|$)")
+            continue
+        fused = [name for name, parts in FUSED.items() if set(parts) <= set(ends)]
+        patterns.append(f"^{re.escape(parent)}\\.(?:{'|'.join(map(re.escape, [*ends, *fused]))})$")
+    return patterns
+
+
+def _compressed(common: Scheme, others: Mapping[str, Scheme], kept: Sequence[str]) -> dict[str, Any]:
+    groups = {"group_0": _group(common, ["Linear"])}
     for number, scheme in enumerate(sorted(set(others.values()), key=repr), 1):
         # Loaders take the first group that names a module before those that name its class.
         targets = [module for module, other in others.items() if other == scheme]
-        groups[f"group_{number}"] = _group(scheme, targets, act_order=act_order)
+        groups[f"group_{number}"] = _group(scheme, targets)
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -75,7 +103,7 @@ def _compressed(
     }
 
 
-def _group(scheme: Scheme, targets: list[str], *, act_order: bool) -> dict[str, Any]:
+def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
     by_row = scheme.group_size == -1
     return {
         "targets": targets,
@@ -87,7 +115,7 @@ def _group(scheme: Scheme, targets: list[str], *, act_order: bool) -> dict[str, 
             "group_size": None if by_row else scheme.group_size,
             "block_structure": None,
             "dynamic": False,
-            "actorder": "group" if act_order else None,
+            "actorder": None,
             "observer": "minmax",
             "observer_kwargs": {},
         },

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from ggquant import _native
 from ggquant.checkpoint_index import StoredTensor
-from ggquant.errors import CheckpointError, UnsupportedError
+from ggquant.errors import CheckpointError
 from ggquant.export.layouts import Codes
+from ggquant.export.places import by_place, places
 from ggquant.export.scheme import Scheme
 from ggquant.gguf import GGUFFile, Tensor
-from ggquant.model import SourceTensor, View
 from ggquant.sources import load_model
 
 #: Zero point and width of the codes of symmetric blocks; width of those with a minimum.
@@ -24,7 +24,6 @@ _SYMMETRIC = {"Q4_0": (8, 4), "Q5_0": (16, 5), "Q8_0": (128, 8)}
 _WITH_MINIMUM = {"Q4_1": 4, "Q5_1": 5}
 
 _BLOCK = 32
-_UNDONE = {"add", "mul"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class BlockWeights:
             out[segment.rows[inside] - first] = values[inside - low]
         return out
 
-    def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:
+    def codes(self, threads: int | None, scheme: Scheme | None = None) -> tuple[Scheme, Codes] | None:
         """The codes of the blocks, where all are of one format and their minima are multiples of their scales."""
         formats = {segment.tensor.format for segment in self.segments}
         format = next(iter(formats))
@@ -95,14 +94,57 @@ class BlockWeights:
             scales[segment.rows], minima[segment.rows] = d.reshape(-1, groups), m.reshape(-1, groups)
         if format in _SYMMETRIC:
             zero, bits = _SYMMETRIC[format]
-            return Scheme(bits, _BLOCK, True), Codes(codes, scales, np.full((rows, groups), zero, np.uint8))
-        bits = _WITH_MINIMUM[format]
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            zeros = np.nan_to_num(np.round(-minima / scales), nan=0.0, posinf=-1.0, neginf=-1.0)
-            exact = (zeros >= 0) & (zeros < 1 << bits) & ((-zeros * scales).astype(np.float16) == minima)
-        if not exact.all():
-            return None
-        return Scheme(bits, _BLOCK, False), Codes(codes, scales, zeros.astype(np.uint8))
+            made = Codes(codes, scales, np.full((rows, groups), zero, np.uint8))
+        else:
+            bits = _WITH_MINIMUM[format]
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                zeros = np.nan_to_num(np.round(-minima / scales), nan=0.0, posinf=-1.0, neginf=-1.0)
+                exact = (zeros >= 0) & (zeros < 1 << bits) & ((-zeros * scales).astype(np.float16) == minima)
+            if not exact.all():
+                return None
+            made = Codes(codes, scales, zeros.astype(np.uint8))
+        if scheme is not None:
+            found = _narrowed(made, scheme)
+            joined = None if found is None else _joined(found, scheme.group_len(columns))
+            return None if joined is None else (scheme, joined)
+        return _largest_groups(made, bits, format in _SYMMETRIC)
+
+
+def _narrowed(blocks: Codes, scheme: Scheme) -> Codes | None:
+    """The same weights as codes of a scheme's width and symmetry, if they are such."""
+    top = (1 << scheme.bits) - 1
+    middle = 1 << scheme.bits - 1
+    codes, zeros = blocks.codes, blocks.zeros
+    if not scheme.symmetric and codes.max() <= top and zeros.max() <= top:
+        return blocks
+    wide = codes.astype(np.int16) - np.repeat(zeros, _BLOCK, axis=1) + middle
+    if wide.min() < 0 or wide.max() > top:
+        return None
+    return Codes(wide.astype(np.uint8), blocks.scales, np.full_like(zeros, middle))
+
+
+def _joined(blocks: Codes, group_len: int) -> Codes | None:
+    """Blocks as groups of `group_len` inputs, the last of a row maybe shorter, if they may have been cut from them."""
+    width, rest = divmod(group_len, _BLOCK)
+    if rest:
+        return None
+    scales, zeros = blocks.scales[:, ::width], blocks.zeros[:, ::width]
+    group = np.arange(blocks.scales.shape[1]) // width
+    if not (np.array_equal(scales[:, group], blocks.scales) and np.array_equal(zeros[:, group], blocks.zeros)):
+        return None
+    return Codes(blocks.codes, np.ascontiguousarray(scales), np.ascontiguousarray(zeros))
+
+
+def _largest_groups(blocks: Codes, bits: int, symmetric: bool) -> tuple[Scheme, Codes]:
+    """Blocks as the largest groups that they may have been cut from: neighbours with the same scales throughout."""
+    columns = blocks.codes.shape[1]
+    whole = [(-1, columns)] + [(size, size) for size in (128, 64) if size < columns and columns % size == 0]
+    cut = [(size, size) for size in (128, 64) if size < columns and columns % size]
+    for size, length in [*whole, *cut]:
+        made = _joined(blocks, length)
+        if made is not None:
+            return Scheme(bits, size, symmetric), made
+    return Scheme(bits, _BLOCK, symmetric), blocks
 
 
 def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) -> dict[str, BlockWeights]:
@@ -118,7 +160,7 @@ def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) 
         UnsupportedError: a tensor that was changed in a way that cannot be undone.
     """
     file, model = GGUFFile(source), load_model(like)
-    places = {(tensor.file, tensor.offset): tensor for tensor in stored.values()}
+    known = by_place(stored)
     segments: dict[str, list[Segment]] = {}
     for tensor in model.tensors:
         found = file.tensors.get(tensor.name)
@@ -129,12 +171,8 @@ def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) 
             raise CheckpointError(
                 f"{source}: tensor {tensor.name} {have}, and {like} needs {tensor.shape}", tensor=tensor.name
             )
-        first = 0
-        for view in tensor.views:
-            target = places[(view.file, view.offset)]
-            rows = _rows(view, target, tensor)
-            segments.setdefault(target.name, []).append(Segment(found, first, rows, tensor.ops))
-            first += len(rows)
+        for place in places(tensor, known):
+            segments.setdefault(place.stored.name, []).append(Segment(found, place.first, place.rows, tensor.ops))
     made = {}
     for name, parts in segments.items():
         shape = stored[name].shape
@@ -144,22 +182,3 @@ def block_weights(source: Path, like: Path, stored: Mapping[str, StoredTensor]) 
             raise CheckpointError(f"{source}: only some rows of {name} are in the file", tensor=name)
         made[name] = BlockWeights(name, shape, tuple(parts))
     return made
-
-
-def _rows(view: View, target: StoredTensor, tensor: SourceTensor) -> npt.NDArray[np.int64]:
-    """The checkpoint's row of each row that a view walks."""
-    columns = target.shape[-1] if len(target.shape) > 1 else 1
-    dims, inner = list(zip(view.shape, view.strides, strict=True)), 1
-    while inner < columns and dims:
-        size, stride = dims.pop()
-        if size != 1 and stride != inner:
-            break
-        inner *= size
-    if inner != columns or any(op not in _UNDONE for op, _ in tensor.ops):
-        raise UnsupportedError(
-            f"tensor {tensor.name} was changed by the conversion in a way that cannot be undone", tensor=tensor.name
-        )
-    rows = np.full(1, view.start, np.int64)
-    for size, stride in dims:
-        rows = (rows[:, None] + np.arange(size) * stride).reshape(-1)
-    return rows // columns

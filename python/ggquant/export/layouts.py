@@ -58,9 +58,7 @@ def scale_type(layout: Layout, stored: str) -> str:
     return stored if layout == "compressed-tensors" else "F16"
 
 
-def parts(
-    layout: Layout, scheme: Scheme, rows: int, columns: int, scales: str, *, act_order: bool, threads: int | None
-) -> list[Part]:
+def parts(layout: Layout, scheme: Scheme, rows: int, columns: int, scales: str, *, threads: int | None) -> list[Part]:
     """The tensors of a module of `rows` outputs and `columns` inputs, with scales of type `scales`."""
     bits, groups = scheme.bits, scheme.groups(columns)
 
@@ -95,8 +93,6 @@ def parts(
         if not scheme.symmetric:
             shape = (words(rows), groups)
             made.append(Part("weight_zero_point", "I32", shape, lambda made: _turned(outputs(made, 0), groups)))
-        if act_order:
-            made.append(Part("weight_g_idx", "I32", (columns,), lambda made: _group_bytes(made, scheme, columns)))
         return made
     less = 1 if layout == "gptq" else 0
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from ggquant.errors import FileError, MalformedFileError, UnsupportedError
 from ggquant.export.layouts import Codes
 from ggquant.export.scheme import Scheme
 from ggquant.model import View
-from ggquant.native_plan import native_packed
+from ggquant.native_plan import native_packed, packed_values
 from ggquant.sources import contiguous_strides
 
 _FLOATS = ("F32", "F16", "BF16")
@@ -45,8 +45,11 @@ class Weights(Protocol):
     def values(self, first: int, last: int, threads: int | None) -> npt.NDArray[np.float32]:
         """Rows `first..last` as float32."""
 
-    def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:
-        """The codes that the weights are made of, if they are: nothing is rounded."""
+    def codes(self, threads: int | None, scheme: Scheme | None = None) -> tuple[Scheme, Codes] | None:
+        """The codes that the weights are made of, if they are: nothing is rounded.
+
+        With a scheme, in just that one; None where they are not of it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,43 @@ def split_names(tensors: Iterable[StoredTensor], skip: str | None) -> tuple[list
     return chosen, kept
 
 
+def nothing_to_quantize(tensors: Iterable[StoredTensor]) -> str:
+    """Why no module of these tensors can be quantized."""
+    inside = [tensor for tensor in tensors if _IN_LAYER.search(tensor.name) and len(tensor.shape) == 2]
+    other = next((tensor for tensor in inside if tensor.packed is None and tensor.dtype not in _FLOATS), None)
+    if other is not None:
+        return (
+            f"tensor {other.name} has {other.dtype} weights without scales; F32, F16 and BF16 weights can be quantized"
+        )
+    if inside:
+        return "all linear layers are to be kept as they are (--skip)"
+    return "there are no linear layers of a decoder ('layers.0.' and so on) in it"
+
+
+#: Modules that servers load as one matrix, which has one width and one size of groups.
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj"), "w13": ("w1", "w3")}
+
+
+def fused_apart(schemes: Mapping[str, Scheme], kept: Sequence[str]) -> list[str]:
+    """Warnings about modules that servers load as one matrix and that are not quantized alike."""
+    every: dict[str, Scheme | None] = {**dict.fromkeys(kept), **schemes}
+    apart = []
+    for module in every:
+        parent, _, end = module.rpartition(".")
+        for names in FUSED.values():
+            if end != names[0]:
+                continue
+            own = {name: every[f"{parent}.{name}"] for name in names if f"{parent}.{name}" in every}
+            if len(set(own.values())) > 1:
+                apart.append(f"{parent}.{{{','.join(own)}}}")
+    if not apart:
+        return []
+    more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
+    return [
+        f"{apart[0]}{more} are not quantized alike; servers such as vLLM load them as one matrix and will refuse them"
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class StoredWeights:
     """Weights of a checkpoint: floats, or packed."""
@@ -120,10 +160,10 @@ class StoredWeights:
         if tensor.packed is not None:
             columns = tensor.shape[-1]
             view = self._view((last - first, columns), first * columns)
-            return _native.read_packed(native_packed(view), threads).reshape(last - first, columns)
+            return packed_values(view, threads).reshape(last - first, columns)
         return float_rows(tensor, first, last)
 
-    def codes(self, threads: int | None) -> tuple[Scheme, Codes] | None:
+    def codes(self, threads: int | None, scheme: Scheme | None = None) -> tuple[Scheme, Codes] | None:
         """The codes of packed integers."""
         packed = self.tensor.packed
         if packed is None or packed.coding == "float" or packed.rows_per_scale != 1 or packed.bits == 1:
@@ -139,12 +179,18 @@ class StoredWeights:
             listed = np.fromfile(packed.listed.file, "<i4", columns, offset=packed.listed.offset)
             group_size = -(-columns // groups)
         made = Codes(codes.reshape(rows, columns), scales.reshape(rows, groups), zeros.reshape(rows, groups), listed)
-        return Scheme(packed.bits, group_size, symmetric), made
+        own = Scheme(packed.bits, group_size, symmetric)
+        return None if scheme is not None and not scheme.alike(own, columns) else (own, made)
 
     def _view(self, shape: tuple[int, int], start: int) -> View:
         tensor = self.tensor
         strides = contiguous_strides(shape)
         return View(tensor.file, tensor.offset, tensor.dtype, shape, strides, start, packed=tensor.packed)
+
+
+def vector_values(tensor: StoredTensor) -> npt.NDArray[np.float32]:
+    """A stored vector of floats, as float32."""
+    return float_rows(tensor, 0, 1).reshape(-1)
 
 
 def float_rows(tensor: StoredTensor, first: int, last: int) -> npt.NDArray[np.float32]:

@@ -14,16 +14,21 @@ import numpy as np
 
 from ggquant import __version__, pipeline
 from ggquant.calibration import CalibrationText, cut, default_text, read_texts
-from ggquant.errors import FileError, UnsupportedError
+from ggquant.errors import FileError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix
-from ggquant.layerwise.report import TensorReport
-from ggquant.layerwise.solve import LayerwiseOptions, solve_model
+from ggquant.layerwise.awq import fold_scales
+from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_model
+from ggquant.layerwise.needs import check_memory, memory_needs
+from ggquant.layerwise.options import LayerwiseOptions
+from ggquant.layerwise.report import FoldReport, TensorReport
+from ggquant.layerwise.solve import solve_model
 from ggquant.layerwise.work import WorkFile
 from ggquant.metadata import MetaValue
 from ggquant.pipeline import ConversionReport
 from ggquant.policy import Options
 from ggquant.progress import Progress
 from ggquant.runtime import RunnableModel, open_model
+from ggquant.runtime.backward import without_gradients
 from ggquant.tokenizing import Tokenizer
 
 Source = str | os.PathLike[str]
@@ -60,12 +65,14 @@ class LayerwiseReport:
     Attributes:
         conversion: of the file that was written.
         tensors: what solving each tensor gave, in the order of the pass.
+        folds: for AWQ, what scales are good for at each place, and why there are none at others.
         tokens: calibration tokens.
         seconds: duration.
     """
 
     conversion: ConversionReport
     tensors: list[TensorReport]
+    folds: list[FoldReport]
     tokens: int
     seconds: float
 
@@ -78,6 +85,7 @@ class LayerwiseReport:
             "calibration_tokens": self.tokens,
             "seconds": self.seconds,
             "tensors": [asdict(tensor) for tensor in self.tensors],
+            "folds": [asdict(fold) for fold in self.folds],
         }
 
 
@@ -91,6 +99,7 @@ def quantize_by_gptq(
     chunks: int | None = None,
     context: int = 512,
     seed: int | None = None,
+    hessians: Source | None = None,
     options: Options | None = None,
     pre: str | None = None,
     threads: int | None = None,
@@ -107,18 +116,28 @@ def quantize_by_gptq(
         calibration: texts; the package's own without any.
         chunks: how many chunks of text to use, at most; all by default.
         context: tokens in a chunk.
-        seed: choose the chunks at random, reproducibly; otherwise they are taken from the beginning.
+        seed: choose the chunks at random, reproducibly; otherwise they are taken from the beginning. It is the seed of
+            the labels that gradients are taken for as well.
+        hessians: a file of Hessians to solve with, see `layerwise.hessians`. Where there is none, they are collected
+            into it first. They are those of the model as it was: `method` is taken as `LayerwiseOptions.with_file`
+            changes it.
         resume: keep solved tensors when the run fails or is interrupted, and go on from those that an earlier one left.
         solving, writing: told of progress.
 
     Raises:
-        UsageError: too little text, arguments that cannot be right.
+        UsageError: too little text, too little memory, arguments that cannot be right.
+        UnsupportedError: an effort that takes gradients, of a model that has none.
         NonFiniteError: weights or activations that are not finite.
         FileError: the output exists, or the system refused a read or a write.
     """
     started = time.monotonic()
-    chosen = replace(method or LayerwiseOptions(), threads=threads)
+    chosen = replace(method or LayerwiseOptions(), threads=threads, seed=seed or 0)
     model = open_model(src, threads=threads, pre=pre)
+    if hessians is not None:
+        chosen = chosen.with_file()
+    reason = without_gradients(model) if chosen.fisher and chosen.gptq else ""
+    if reason:
+        raise UnsupportedError(f"{src}: {reason}; use --effort normal, which needs no gradients", file=str(src))
     text = read_texts(calibration, model.metadata) if calibration else default_text()
     tokens = calibration_tokens(model, text, context, chunks, seed)
     stand_in = Imatrix({name: np.ones(size, np.float32) for name, size in _inputs(model).items()})
@@ -138,6 +157,23 @@ def quantize_by_gptq(
     target = Path(dst) if dst is not None else pipeline.default_output(src, plan.variant)
     if target.exists() and not overwrite:
         raise FileError(f"{target}: exists already; --overwrite replaces it", file=str(target))
+    need = memory_needs(model, len(tokens), tokens.shape[1], formats, chosen)
+    check_memory(need, str(src))
+    if hessians is not None and target.resolve() == Path(hessians).resolve():
+        raise UsageError(f"{target}: the output cannot be the file of Hessians", file=str(target))
+    stored: HessianFile | None = None
+    if hessians is not None:
+
+        def collecting(layer: int, name: str) -> None:
+            if solving is not None:
+                spent = time.monotonic() - started
+                solving(
+                    LayerwiseProgress(
+                        layer, model.n_layer, f"Hessian of {name}" if layer >= 0 else name, 0, len(formats), None, spent
+                    )
+                )
+
+        stored = stored_hessians(model, text, tokens, Path(hessians), resume=resume, progress=collecting)
     work = WorkFile(target, _fingerprint(model, text, tokens, formats, chosen), resume=resume)
     try:
         last: float | None = None
@@ -149,11 +185,19 @@ def quantize_by_gptq(
                 solving(LayerwiseProgress(layer, model.n_layer, name, done, len(formats), last, now))
 
         earlier = dict(work.done)
-        for solved in solve_model(model, tokens, formats, chosen, tell, earlier):
+        solving_model, folds = model, []
+        if chosen.awq:
+            unquantized = {t.name for t in plan.tensors if t.format == "F32"}
+            folded = fold_scales(model, tokens, formats, unquantized, chosen, work, tell)
+            solving_model, folds = folded.model, folded.reports
+            for one in folded.stored:
+                if one.name not in earlier:
+                    work.add(one)
+        for solved in solve_model(solving_model, tokens, formats, chosen, tell, earlier, stored):
             if solved.name not in earlier:
                 work.add(solved)
             last = solved.report.solved / solved.report.weighted if solved.report.weighted else None
-        reports = [solved.report for solved in work.done.values()]
+        reports = [solved.report for solved in work.done.values() if solved.name in formats]
         matrix = Imatrix(
             {**stand_in.entries, **{s.name: s.importance for s in work.done.values() if s.importance is not None}},
             datasets=list(text.names),
@@ -176,7 +220,27 @@ def quantize_by_gptq(
             work.remove()
         raise
     work.remove()
-    return LayerwiseReport(conversion, reports, int(tokens.size), time.monotonic() - started)
+    return LayerwiseReport(conversion, reports, folds, int(tokens.size), time.monotonic() - started)
+
+
+def stored_hessians(
+    model: RunnableModel,
+    text: CalibrationText,
+    tokens: np.ndarray[Any, np.dtype[np.int64]],
+    path: Path,
+    *,
+    resume: bool,
+    progress: Callable[[int, str], object] | None = None,
+) -> HessianFile:
+    """The file of Hessians at `path`, which is made if it is not there.
+
+    Raises:
+        FileError, UsageError, NonFiniteError: see `HessianFile` and `collect_hessians`.
+    """
+    origin = Origin.of(model, text, tokens)
+    if path.exists():
+        return HessianFile(path, origin)
+    return collect_hessians(model, tokens, path, origin, resume=resume, progress=progress)
 
 
 def calibration_tokens(
@@ -215,13 +279,7 @@ def _fingerprint(
     digest = hashlib.sha256()
     digest.update(repr((__version__, sorted(formats.items()), replace(method, threads=None), text.names)).encode())
     digest.update(np.ascontiguousarray(tokens).tobytes())
-    for path in model.source.inputs:
-        try:
-            with Path(path).open("rb") as file:
-                while part := file.read(1 << 22):
-                    digest.update(part)
-        except OSError as error:
-            raise FileError(f"{path}: {error.strerror}", file=path, errno=error.errno) from error
+    digest.update(digest_of_model(model).encode())
     return digest.hexdigest()
 
 

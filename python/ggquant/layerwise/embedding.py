@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.layerwise.report import SolvedTensor, TensorReport
+from ggquant.linalg import gram
+from ggquant.methods.awq import row_losses
 from ggquant.methods.solver import Effort, FactoredHessian, solver_formats
 from ggquant.runtime.model import RunnableModel
 from ggquant.runtime.weights import as_float32, read_tensor
@@ -43,7 +45,7 @@ def reading_hessian(model: RunnableModel, tokens: npt.NDArray[np.int64]) -> npt.
         for weight in weights:
             if f"{prefix}{weight}.weight" in names:
                 w = as_float32(read_tensor(model.tensor(f"{prefix}{weight}.weight"))) * gain.astype(np.float32)
-                hessian[...] += (w.T @ w) / max(float(np.square(h, dtype=np.float64).mean()), 1e-30)
+                hessian[...] += gram(w, model.threads) / max(float(np.square(h, dtype=np.float64).mean()), 1e-30)
 
     for layer in range(model.n_layer):
         prefix = f"blk.{layer}."
@@ -54,15 +56,32 @@ def reading_hessian(model: RunnableModel, tokens: npt.NDArray[np.int64]) -> npt.
     return hessian
 
 
-def solve_embedding(model: RunnableModel, tokens: npt.NDArray[np.int64], format: str, effort: Effort) -> SolvedTensor:
-    """The token embedding in a block format, its rows weighted by what the layers read of them."""
+def solve_embedding(
+    model: RunnableModel,
+    tokens: npt.NDArray[np.int64],
+    format: str,
+    effort: Effort,
+    gradients: npt.NDArray[np.float64] | None = None,
+    damp: float = 0.01,
+) -> SolvedTensor:
+    """The token embedding in a block format.
+
+    Args:
+        model: the model as it was.
+        tokens: calibration tokens.
+        format: the block format.
+        effort: of the solver.
+        gradients: second moment of the gradients of the predictions at the embedding's output, [hidden, hidden];
+            without it, what the layers read of the rows takes its place.
+        damp: added to the diagonal, relative to its mean.
+    """
     name = "token_embd.weight"
     started = time.monotonic()
     w = as_float32(read_tensor(model.tensor(name)))
-    hessian = reading_hessian(model, tokens)
+    hessian = reading_hessian(model, tokens) if gradients is None else gradients
     importance = np.asarray(np.diag(hessian), dtype=np.float32)
     if format in solver_formats():
-        result = FactoredHessian(hessian, effort=effort).solve(w, format)
+        result = FactoredHessian(hessian, damp=damp, effort=effort).solve(w, format)
         tensor, weighted, solved = result.tensor, float(result.rounded.sum()), float(result.solved.sum())
     else:
         tensor = quantize(w, format, imatrix=importance)
@@ -70,9 +89,9 @@ def solve_embedding(model: RunnableModel, tokens: npt.NDArray[np.int64], format:
     plain = quantize(w, format, imatrix=np.ones(w.shape[1], np.float32))
     rounded = _loss(w - plain.dequantize(), hessian)
     seconds = time.monotonic() - started
-    report = TensorReport(name, format, tensor.nbytes, rounded, weighted, solved, seconds, 0.01, 0)
+    report = TensorReport(name, format, tensor.nbytes, rounded, weighted, solved, seconds, damp, 0)
     return SolvedTensor(name, tensor, None, report)
 
 
 def _loss(error: Floats, hessian: npt.NDArray[np.float64]) -> float:
-    return float(((error @ hessian.astype(np.float32)) * error).sum(dtype=np.float64))
+    return float(row_losses(error, hessian.astype(np.float32)).sum())

@@ -8,45 +8,83 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import NonFiniteError
+from ggquant.linalg import add_gram, add_products, mirror, product, solve_damped
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
 
 class Moments:
-    """Sums over tokens of products of inputs. Products are taken a few thousand tokens at a time, sums in float64.
+    """Sums over tokens of products of inputs: in float32 over 256 tokens, in float64 beyond, in the order of the text.
+
+    Args:
+        columns: K.
+        cross: whether to sum up `cross`.
+        threads: number of threads, None for one per core. It does not change the sums.
 
     Attributes:
         tokens: number of tokens seen.
-        hessian: sum of `x^T x` over inputs x of the quantized model, [K, K].
         cross: sum of `(y - x)^T x`, with y the inputs of the model as it was; None unless asked for.
         pull: by weight, sum of `r^T x`, with r what the residual stream lacks where the weight's output is added,
             [rows, K].
     """
 
-    def __init__(self, columns: int, *, cross: bool) -> None:
+    def __init__(self, columns: int, *, cross: bool, threads: int | None = None) -> None:
         self.tokens = 0
-        self.hessian: Doubles = np.zeros((columns, columns))
+        self._threads = threads
+        self._hessian: Doubles = np.zeros((columns, columns))
+        self._whole = True
         self.cross: Doubles | None = np.zeros((columns, columns)) if cross else None
         self.pull: Doubles | None = None
 
-    def add(self, x: Floats, y: Floats | None = None, lack: Floats | None = None) -> None:
-        """Adds tokens: inputs x [n, K], those of the original model y, and what the residual stream lacks."""
+    @property
+    def hessian(self) -> Doubles:
+        """Sum of `x^T x` over inputs x of the quantized model, [K, K]."""
+        if not self._whole:
+            mirror(self._hessian)
+            self._whole = True
+        return self._hessian
+
+    @hessian.setter
+    def hessian(self, value: Doubles) -> None:
+        self._hessian, self._whole = value, True
+
+    def add(
+        self, x: Floats, y: Floats | None = None, lack: Floats | None = None, weights: Floats | None = None
+    ) -> None:
+        """Adds tokens.
+
+        Args:
+            x: inputs [n, K].
+            y: those of the original model.
+            lack: what the residual stream lacks, [n, rows].
+            weights: how much each token counts, [n]; all alike without.
+        """
         self.tokens += len(x)
-        self.hessian += x.T @ x
+        weighted = None if weights is None else x * weights[:, None]
+        add_gram(self._hessian, x, weighted, self._threads)
+        self._whole = False
+        counted = x if weighted is None else weighted
         if y is not None and self.cross is not None:
-            self.cross += (y - x).T @ x
+            add_products(self.cross, y - x, counted, self._threads)
         if lack is not None:
-            product = lack.T @ x
-            self.pull = product.astype(np.float64) if self.pull is None else self.pull + product
+            if self.pull is None:
+                self.pull = np.zeros((lack.shape[1], x.shape[1]))
+            add_products(self.pull, lack, counted, self._threads)
+
+    def mean(self) -> Floats:
+        """The mean of `x^T x`, float32 [K, K]."""
+        return (self.hessian / max(self.tokens, 1)).astype(np.float32)
 
     def check(self, name: str) -> None:
-        """Refuses sums that overflowed.
+        """Refuses sums that overflowed, and makes their mean a float32: what solvers take, and files of Hessians hold.
 
         Raises:
             NonFiniteError: an activation is NaN or infinite.
         """
-        if not np.isfinite(self.hessian).all():
+        with np.errstate(over="ignore"):
+            self.hessian = self.mean().astype(np.float64) * self.tokens
+        if not np.isfinite(self._hessian).all():
             raise NonFiniteError(
                 f"tensor '{name}': its inputs are not finite on the calibration text; "
                 "the model overflows in float32, or its weights are damaged",
@@ -71,15 +109,11 @@ class Moments:
         """
         wanted: Doubles | None = None
         if self.cross is not None and cross:
-            wanted = cross * (w.astype(np.float64) @ self.cross)
+            wanted = cross * product(w, self.cross.astype(np.float32), self._threads)
         if self.pull is not None and residual:
             part = residual * self.pull
             wanted = part if wanted is None else wanted + part
         if wanted is None:
             return w
-        damped = self.hessian.copy()
-        diagonal = np.einsum("ii->i", damped)
-        mean = float(diagonal.mean())
-        diagonal += damp * mean + (diagonal == 0) * (mean or 1.0)
-        corrected: Floats = (w + np.linalg.solve(damped, wanted.T).T).astype(np.float32)
+        corrected: Floats = (w + solve_damped(self.hessian, wanted, damp, self._threads)).astype(np.float32)
         return corrected

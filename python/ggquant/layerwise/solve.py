@@ -9,14 +9,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from ggquant.errors import UsageError
 from ggquant.layerwise.embedding import solve_embedding
+from ggquant.layerwise.fisher import Fisher, collect_fisher
+from ggquant.layerwise.hessians import HessianFile
 from ggquant.layerwise.inputs import Stage, expert_inputs, inputs_of, stages
 from ggquant.layerwise.moments import Moments
+from ggquant.layerwise.needs import KEPT_BYTES
+from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import SolvedTensor, TensorReport
-from ggquant.methods.awq import AWQScales, awq_scales
-from ggquant.methods.solver import EFFORTS, Effort, FactoredHessian, GPTQResult, solver_formats
+from ggquant.layerwise.two_sided import solve_two_sided, two_sided_loss
+from ggquant.methods.awq import row_losses
+from ggquant.methods.clip import awq_clip
+from ggquant.methods.solver import FactoredHessian, GPTQResult, solver_formats
 from ggquant.model import SourceTensor
+from ggquant.product import matmul
 from ggquant.runtime import Block
 from ggquant.runtime.block import GROUP_TOKENS
 from ggquant.runtime.linear import Arithmetic
@@ -33,48 +39,18 @@ _ADDED = ("attn_output.weight", "ffn_down.weight")
 _ENOUGH_TOKENS = 0.25
 
 
-@dataclass(frozen=True)
-class LayerwiseOptions:
-    """How a model is solved.
-
-    Attributes:
-        effort: of the solver.
-        damp: added to the diagonal of Hessians, relative to its mean.
-        act_order: solve columns by falling diagonal within their windows.
-        cross: strength of the correction for inputs that differ from those of the original model, 0 to 1.
-        residual: strength of the correction of the residual stream, 0 to 1.
-        sequential: later layers, and later weights of a layer, see the quantized earlier ones.
-        awq: scale columns before rounding, where a norm can take the reciprocal.
-        gptq: let errors make up for each other; otherwise weights are rounded with their importance matrix.
-        threads: number of threads, None for one per core.
-    """
-
-    effort: Effort = "normal"
-    damp: float = 0.03
-    act_order: bool = True
-    cross: float = 1.0
-    residual: float = 1.0
-    sequential: bool = True
-    awq: bool = False
-    gptq: bool = True
-    threads: int | None = None
-
-    @classmethod
-    def of(cls, effort: Effort) -> LayerwiseOptions:
-        """What an effort means: corrections are left out of the fast one."""
-        if effort not in EFFORTS:
-            raise UsageError(f"unknown effort '{effort}'; there are {', '.join(EFFORTS)}")
-        strength = 0.0 if effort == "fast" else 1.0
-        return cls(effort=effort, cross=strength, residual=strength)
-
-
 @dataclass
-class _State:
-    """Hidden states of all chunks: of the model as it was, and as it is by now."""
+class PassState:
+    """Hidden states of all chunks: of the model as it was, and as it is by now.
+
+    `replaced` holds the solved weights of the current layer, `inputs` those of the original layer's weights by group of
+    chunks, where there is memory for them.
+    """
 
     original: Floats
     current: Floats
     replaced: dict[str, Floats] = field(default_factory=dict)
+    inputs: dict[str, list[Floats]] = field(default_factory=dict)
 
 
 def solve_model(
@@ -84,6 +60,7 @@ def solve_model(
     options: LayerwiseOptions,
     progress: Callable[[int, str], object] | None = None,
     earlier: Mapping[str, SolvedTensor] | None = None,
+    hessians: HessianFile | None = None,
 ) -> Iterator[SolvedTensor]:
     """Solves the weights of a model, in the order of the forward pass.
 
@@ -94,15 +71,20 @@ def solve_model(
         options: see `LayerwiseOptions`.
         progress: told the layer and the tensor that is next.
         earlier: what an earlier run solved, with the same arguments; given back in its place.
+        hessians: Hessians to solve with, of the model as it was, so that nothing has to run; see
+            `LayerwiseOptions.with_file`.
 
     Raises:
         NonFiniteError: activations overflow.
         UnsupportedError: a Hessian that no damping makes usable.
     """
-    yield from _Pass(model, tokens, formats, options, progress or (lambda _layer, _name: None), earlier or {}).run()
+    tell = progress or (lambda _layer, _name: None)
+    yield from LayerPass(model, tokens, formats, options, tell, earlier or {}, hessians).run()
 
 
-class _Pass:
+class LayerPass:
+    """The pass of `solve_model`. What weights are solved into is decided in `_solve` and `_experts`."""
+
     def __init__(
         self,
         model: RunnableModel,
@@ -111,22 +93,37 @@ class _Pass:
         options: LayerwiseOptions,
         progress: Callable[[int, str], object],
         earlier: Mapping[str, SolvedTensor],
+        hessians: HessianFile | None = None,
     ) -> None:
         self._model, self._tokens, self._formats = model, tokens, formats
         self._options, self._progress, self._earlier = options, progress, earlier
+        self._stored = hessians
         self._step = max(1, GROUP_TOKENS // tokens.shape[1])
         plain = not any((half.out_norm or half.sum_norm) for half in (model.graph.attention, model.graph.feed_forward))
+        self._fisher: dict[str, Fisher] = {}
         self._residual = options.residual if plain and model.hyper.number("residual_scale", 1.0) == 1 else 0.0
 
     def run(self) -> Iterator[SolvedTensor]:
+        """The solved tensors, one after another."""
         model = self._model
-        original = model.embed(self._tokens)
-        state = _State(original, original)
         embedding = "token_embd.weight"
-        if self._options.gptq and embedding in self._formats and model.output_name != embedding:
+        if self._options.fisher and self._options.gptq:
+            names = {name for name in self._formats if name not in self._earlier}
+            if names:
+                self._progress(-1, "gradients")
+                self._fisher = collect_fisher(model, self._tokens, names, self._options.seed)
+        # With stored Hessians nothing runs through the layers.
+        original = model.embed(self._tokens[: 1 if self._stored is not None else None])
+        state = PassState(original, original)
+        solves = self._options.gptq and embedding in self._formats and embedding not in self._options.rounded
+        if solves and model.output_name != embedding:
             self._progress(-1, embedding)
             solved = self._earlier.get(embedding) or solve_embedding(
-                model, self._tokens, self._formats[embedding], self._options.effort
+                model,
+                self._tokens,
+                self._formats[embedding],
+                self._options.effort,
+                self._fisher[embedding].parts[0] if embedding in self._fisher else None,
             )
             yield solved
             if self._options.sequential:
@@ -135,18 +132,23 @@ class _Pass:
             yield from self._layer(layer, state)
         yield from self._output(state)
 
-    def _layer(self, layer: int, state: _State) -> Iterator[SolvedTensor]:
+    def _layer(self, layer: int, state: PassState) -> Iterator[SolvedTensor]:
         model = self._model
         block = model.block(layer)
-        state.replaced = {}
-        for stage in stages(block, state.original[:1, : min(64, self._tokens.shape[1])]):
+        state.replaced, state.inputs = {}, {}
+        if self._stored is not None:
+            found = self._stored.stages(layer)
+        else:
+            found = stages(block, state.original[:1, : min(64, self._tokens.shape[1])])
+        if (self._options.gptq or self._options.awq) and (self._options.cross or self._residual):
+            state.inputs = self._original_inputs(block, found, state.original)
+        for stage in found:
             names = [name for name in stage.names if name in self._formats]
             if not names:
                 continue
             self._progress(layer, names[0])
             if all(name in self._earlier for name in names):
-                norm = self._norm_before(layer, stage, block)
-                for name in [*names, *([norm] if norm in self._earlier else [])]:
+                for name in names:
                     state.replaced[name] = self._earlier[name].tensor.dequantize(threads=self._options.threads)
                     yield self._earlier[name]
                 continue
@@ -155,80 +157,108 @@ class _Pass:
                 solved = self._experts(stage, names, current, state)
             else:
                 moments = self._moments(layer, names, block, current, state)
-                solved = self._solve(names, moments, self._norm_before(layer, stage, block))
+                solved = self._solve(names, moments)
             for one in solved:
                 state.replaced[one.name] = one.tensor.dequantize(threads=self._options.threads)
                 yield one
+        if self._stored is not None:
+            return
         apart = state.current is not state.original
         sequential = self._options.sequential
         after = model.block(layer, state.replaced)(state.current) if sequential else state.current
         state.original = block(state.original, out=state.original if apart else None)
         state.current = after if sequential else state.original
 
-    def _norm_before(self, layer: int, stage: Stage, block: Block) -> str:
-        """The norm whose output is the input of these weights and of nothing else; empty where there is none."""
-        graph = self._model.graph
-        roles = {name.split(".")[2] for name in stage.names}
-        norm = ""
-        if roles <= {"attn_q", "attn_k", "attn_v", "attn_qkv"}:
-            norm = graph.attention.norm
-        elif roles <= {"ffn_gate", "ffn_up"} and block.experts is None:
-            norm = graph.feed_forward.norm
-        full = f"blk.{layer}.{norm}.weight"
-        known = {tensor.name for tensor in self._model.source.tensors}
-        biased = f"blk.{layer}.{norm}.bias" in known
-        whole = all(name in self._formats for name in stage.names)
-        return full if norm and self._options.awq and whole and full in known and not biased else ""
+    def _original_inputs(self, block: Block, found: list[Stage], h: Floats) -> dict[str, list[Floats]]:
+        """The inputs of a layer's weights in the original model, by group of chunks; empty if they are too large."""
+        wanted = tuple(stage.names[0] for stage in found if not stage.experts)
+        columns = sum(self._model.tensor(name).shape[-1] for name in wanted)
+        if 4 * self._tokens.size * columns > KEPT_BYTES:
+            return {}
+        kept: dict[str, list[Floats]] = {name: [] for name in wanted}
+        for start in range(0, len(h), self._step):
+            seen = inputs_of(block, np.ascontiguousarray(h[start : start + self._step]), wanted)
+            for name in wanted:
+                kept[name].append(seen[name])
+        return kept
 
-    def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: _State) -> Moments:
+    def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: PassState) -> Moments:
         model, options = self._model, self._options
+        if self._stored is not None:
+            return self._from_file(names[0])[0]
         same = state.current is state.original and current is block
         cross = bool(options.cross) and not same
         added = len(names) == 1 and names[0].endswith(_ADDED) and bool(self._residual) and not same
         middle = f"blk.{layer}.attn_output.weight"
         wanted = (names[0], middle) if added and not names[0].endswith(_ADDED[0]) else (names[0],)
-        moments = Moments(model.tensor(names[0]).shape[-1], cross=cross)
+        moments = Moments(model.tensor(names[0]).shape[-1], cross=cross, threads=options.threads)
         for start in range(0, len(self._tokens), self._step):
             now = np.ascontiguousarray(state.current[start : start + self._step])
             seen = inputs_of(current, now, wanted)
+            weights = self._token_weights(names, start)
             if not (cross or added):
-                moments.add(seen[names[0]])
+                moments.add(seen[names[0]], weights=weights)
                 continue
             then = np.ascontiguousarray(state.original[start : start + self._step])
-            before = inputs_of(block, then, wanted)
+            if all(name in state.inputs for name in wanted):
+                before = {name: state.inputs[name][start // self._step] for name in wanted}
+            else:
+                before = inputs_of(block, then, wanted)
             lack = None
             if added:
                 lack = (then - now).reshape(-1, then.shape[-1])
                 if len(wanted) == 2:
-                    lack += before[middle] @ self._weight(middle, None).T - seen[middle] @ self._weight(middle, state).T
-            moments.add(seen[names[0]], before[names[0]] if cross else None, lack)
+                    lack += self._output_of(middle, None, before[middle]) - self._output_of(middle, state, seen[middle])
+            moments.add(seen[names[0]], before[names[0]] if cross else None, lack, weights)
         moments.check(names[0])
         return moments
 
-    def _weight(self, name: str, state: _State | None) -> Floats:
+    def _from_file(self, name: str) -> list[Moments]:
+        """Stored moments of a weight's input, or of each expert's. With AWQ's scales the input is that much smaller."""
+        if self._stored is None:
+            raise AssertionError("asked for only where there is a file")
+        found = self._stored.moments(name, self._options.threads)
+        factors = self._model.tensor(name).factors
+        if factors is not None and factors.columns is not None:
+            scales = np.frombuffer(factors.columns, "<f4").reshape(-1, len(found[0].hessian)).astype(np.float64)
+            for number, own in enumerate(found):
+                each = scales[min(number, len(scales) - 1)]
+                own.hessian /= np.outer(each, each)
+        return found
+
+    def _token_weights(self, names: list[str], start: int) -> Floats | None:
+        """How much each token of a group of chunks counts for these weights; None where all count alike."""
+        strength = self._options.token_weights
+        known = [self._fisher[name].weights[start : start + self._step] for name in names if name in self._fisher]
+        if not known or not strength:
+            return None
+        mean: Floats = np.mean(known, axis=0, dtype=np.float32).reshape(-1)
+        weights: Floats = (1 - np.float32(strength)) + np.float32(strength) * np.minimum(mean, np.float32(8))
+        return weights
+
+    def _weight(self, name: str, state: PassState | None) -> Floats:
         if state is not None and name in state.replaced:
             return state.replaced[name]
         return as_float32(read_tensor(self._model.tensor(name)))
 
-    def _solve(self, names: list[str], moments: Moments, norm: str = "") -> list[SolvedTensor]:
+    def _output_of(self, name: str, state: PassState | None, x: Floats) -> Floats:
+        return matmul(self._weight(name, state), x, activations="float32", threads=self._options.threads)
+
+    def _solve(self, names: list[str], moments: Moments) -> list[SolvedTensor]:
         options = self._options
         factored: FactoredHessian | None = None
         solved = []
         weights = {name: self._weight(name, None) for name in names}
-        if options.gptq:
+        if options.gptq or options.awq:
             weights = {n: moments.target(w, options.damp, options.cross, self._residual) for n, w in weights.items()}
-        if norm:
-            formats = [self._formats[name] for name in names]
-            mean = moments.hessian / max(moments.tokens, 1)
-            found = awq_scales(list(weights.values()), mean, formats, threads=options.threads)
-            if found.exponent is not None:
-                weights = {name: w * found.scales for name, w in weights.items()}
-                moments.hessian /= np.outer(found.scales, found.scales)
-                solved.append(_scaled_norm(norm, self._weight(norm, None) / found.scales, found))
         for name, target in weights.items():
             started = time.monotonic()
-            if not options.gptq or self._formats[name] not in solver_formats():
-                note = "this format has no solver" if options.gptq else ""
+            if options.awq and not options.gptq:
+                solved.append(_clipped(name, target, self._formats[name], moments, options.threads))
+                continue
+            solvable = self._formats[name] in solver_formats()
+            if not options.gptq or name in options.rounded or not solvable:
+                note = "this format has no solver" if options.gptq and not solvable else ""
                 solved.append(_rounded(name, target, self._formats[name], moments, note))
                 continue
             if factored is None:
@@ -237,19 +267,57 @@ class _Pass:
                     damp=options.damp,
                     act_order=options.act_order,
                     effort=options.effort,
+                    threads=options.threads,
                 )
-            result = factored.solve(target, self._formats[name], threads=options.threads)
-            solved.append(_result(name, target, result, moments, time.monotonic() - started))
+            coupled = name in self._fisher and bool(self._fisher[name].parts)
+            # With rows coupled this is only what the better result is held against.
+            effort = "fast" if coupled else options.effort
+            result = factored.solve(target, self._formats[name], effort=effort, threads=options.threads)
+            one = _result(name, target, result, moments, time.monotonic() - started)
+            if coupled:
+                one = self._two_sided(one, target, factored, started)
+            solved.append(one)
         return solved
 
-    def _experts(self, stage: Stage, names: list[str], current: Block, state: _State) -> list[SolvedTensor]:
-        model, options = self._model, self._options
-        count, _, columns = model.tensor(names[0]).shape
-        moments = [Moments(columns, cross=False) for _ in range(count)]
+    def _two_sided(self, one: SolvedTensor, w: Floats, factored: FactoredHessian, started: float) -> SolvedTensor:
+        """The same weight with its rows coupled, or `one`, or rounded: whichever the coupled objective likes best."""
+        options, format = self._options, one.tensor.format
+        weighted = quantize(w, format, imatrix=np.maximum(np.diag(factored.hessian), 1e-30), threads=options.threads)
+        errors = [w - tensor.dequantize(threads=options.threads) for tensor in (weighted, one.tensor)]
+        data = [tensor.data.reshape(len(w), -1) for tensor in (weighted, one.tensor)]
+        first, blocks, before, after = 0, [], 0.0, 0.0
+        for part in self._fisher[one.name].parts:
+            rows = slice(first, first + len(part))
+            first = rows.stop
+            tensor, error = solve_two_sided(
+                factored, w[rows], part, format,
+                damp=options.fisher_damp, sweeps=options.sweeps, threads=options.threads,
+            )  # fmt: skip
+            tried = [*(e[rows] for e in errors), error]
+            losses = [two_sided_loss(e, part, factored.hessian, options.fisher_damp, options.threads) for e in tried]
+            blocks.append([*(d[rows] for d in data), tensor.data.reshape(len(part), -1)][int(np.argmin(losses))])
+            before, after = before + losses[0], after + min(losses)
+        solved = QuantizedTensor(np.concatenate(blocks), format, one.tensor.shape)
+        seconds = time.monotonic() - started
+        report = replace(one.report, rounded=before, weighted=before, solved=after, seconds=seconds)
+        return SolvedTensor(one.name, solved, one.importance, report)
+
+    def _expert_moments(self, name: str, current: Block, state: PassState) -> list[Moments]:
+        """Of each expert's own tokens."""
+        if self._stored is not None:
+            return self._from_file(name)
+        count, _, columns = self._model.tensor(name).shape
+        moments = [Moments(columns, cross=False, threads=self._options.threads) for _ in range(count)]
         for start in range(0, len(self._tokens), self._step):
             now = np.ascontiguousarray(state.current[start : start + self._step])
-            for expert, x in expert_inputs(current, now, names[0]):
+            for expert, x in expert_inputs(current, now, name):
                 moments[expert].add(x)
+        return moments
+
+    def _experts(self, stage: Stage, names: list[str], current: Block, state: PassState) -> list[SolvedTensor]:
+        options = self._options
+        moments = self._expert_moments(names[0], current, state)
+        columns = self._model.tensor(names[0]).shape[-1]
         solved = []
         for name in names:
             w = self._weight(name, None)
@@ -258,20 +326,29 @@ class _Pass:
             for expert, own in enumerate(moments):
                 own.check(name)
                 label = f"{name} (expert {expert})"
-                if own.tokens < _ENOUGH_TOKENS * columns or format not in solver_formats():
-                    note = f"expert {expert} saw {own.tokens} tokens"
+                if options.awq and not options.gptq and own.tokens:
+                    one = _clipped(label, w[expert], format, own, options.threads)
+                    parts.append(replace(one, report=replace(one.report, note="")))
+                    continue
+                few = own.tokens < _ENOUGH_TOKENS * columns
+                if few or not options.gptq or format not in solver_formats():
+                    note = f"expert {expert} saw {own.tokens} tokens" if few and options.gptq else ""
                     parts.append(_rounded(label, w[expert], format, own, note))
                     continue
                 started = time.monotonic()
                 factored = FactoredHessian(
-                    own.hessian / own.tokens, damp=options.damp, act_order=options.act_order, effort=options.effort
+                    own.hessian / own.tokens,
+                    damp=options.damp,
+                    act_order=options.act_order,
+                    effort=options.effort,
+                    threads=options.threads,
                 )
                 result = factored.solve(w[expert], format, threads=options.threads)
                 parts.append(_result(label, w[expert], result, own, time.monotonic() - started))
             solved.append(_stacked(name, w.shape, parts))
         return solved
 
-    def _output(self, state: _State) -> Iterator[SolvedTensor]:
+    def _output(self, state: PassState) -> Iterator[SolvedTensor]:
         model = self._model
         name = model.output_name
         if name not in self._formats or not model.causal:
@@ -280,11 +357,14 @@ class _Pass:
         if name in self._earlier:
             yield self._earlier[name]
             return
-        moments = Moments(model.hidden_size, cross=bool(self._options.cross))
+        if self._stored is not None:
+            yield from self._solve([name], self._from_file(name)[0])
+            return
+        moments = Moments(model.hidden_size, cross=bool(self._options.cross), threads=self._options.threads)
         for start in range(0, len(self._tokens), self._step):
             x = model.normalized(state.current[start : start + self._step]).reshape(-1, model.hidden_size)
             y = model.normalized(state.original[start : start + self._step]).reshape(-1, model.hidden_size)
-            moments.add(x, y)
+            moments.add(x, y, weights=self._token_weights([name], start))
         moments.check(name)
         yield from self._solve([name], moments)
 
@@ -295,9 +375,8 @@ def _result(name: str, target: Floats, result: GPTQResult, moments: Moments, sec
     scale = moments.hessian / max(moments.tokens, 1)
     error = target - plain.dequantize()
     damped = float(result.damp * np.einsum("ii->i", scale).mean())
-    rounded = float(((error @ scale.astype(np.float32)) * error).sum(dtype=np.float64)) + damped * float(
-        (error * error).sum(dtype=np.float64)
-    )
+    unscaled = row_losses(error, scale.astype(np.float32)).sum()
+    rounded = float(unscaled + damped * (error * error).sum(dtype=np.float64))
     report = TensorReport(
         name=name,
         format=result.tensor.format,
@@ -319,38 +398,40 @@ def _rounded(name: str, w: Floats, format: str, moments: Moments, note: str) -> 
     given = importance if importance.any() else np.ones(w.shape[-1], np.float32)
     tensor = quantize(w, format, imatrix=given)
     error = w - tensor.dequantize()
-    loss = float(((error * error) @ importance).sum(dtype=np.float64))
+    loss = float((error * error * importance).sum(dtype=np.float64))
     report = TensorReport(name, format, tensor.nbytes, loss, loss, loss, 0.0, 0.0, moments.tokens, note)
     return SolvedTensor(name, tensor, importance, report)
 
 
-def _scaled_norm(name: str, weight: Floats, found: AWQScales) -> SolvedTensor:
-    """A norm that has taken the reciprocal of AWQ's scales."""
-    data = np.ascontiguousarray(weight, dtype="<f4").view(np.uint8)
-    tensor = QuantizedTensor(data, "F32", weight.shape)
-    note = f"takes scales with exponent {found.exponent}"
-    report = TensorReport(name, "F32", tensor.nbytes, found.before, found.before, found.after, 0.0, 0.0, 0, note)
-    return SolvedTensor(name, tensor, None, report)
+def _clipped(name: str, w: Floats, format: str, moments: Moments, threads: int | None) -> SolvedTensor:
+    """Weighted rounding, of clipped weights where that is better."""
+    started = time.monotonic()
+    mean = (moments.hessian / max(moments.tokens, 1)).astype(np.float32)
+    found = awq_clip(w, mean, format, threads=threads)
+    plain = quantize(w, format, imatrix=np.ones(w.shape[-1], np.float32), threads=threads)
+    report = TensorReport(
+        name=name,
+        format=format,
+        nbytes=found.tensor.nbytes,
+        rounded=float(row_losses(w - plain.dequantize(threads=threads), mean, threads).sum()),
+        weighted=float(found.rounded.sum()),
+        solved=float(found.clipped.sum()),
+        seconds=time.monotonic() - started,
+        damp=0.0,
+        tokens=moments.tokens,
+        note=f"{found.share:.0%} of its blocks clipped" if found.share else "",
+    )
+    return SolvedTensor(name, found.tensor, moments.importance(), report)
 
 
 def _stacked(name: str, shape: tuple[int, ...], parts: list[SolvedTensor]) -> SolvedTensor:
     """One tensor of those of all experts."""
     reports = [part.report for part in parts]
     data = np.concatenate([part.tensor.data.reshape(-1) for part in parts])
-    report = TensorReport(
-        name=name,
-        format=reports[0].format,
-        nbytes=sum(r.nbytes for r in reports),
-        rounded=sum(r.rounded for r in reports),
-        weighted=sum(r.weighted for r in reports),
-        solved=sum(r.solved for r in reports),
-        seconds=sum(r.seconds for r in reports),
-        damp=max(r.damp for r in reports),
-        tokens=sum(r.tokens for r in reports),
-        note="; ".join(r.note for r in reports if r.note),
-    )
     importance = np.concatenate([part.importance for part in parts if part.importance is not None])
-    return SolvedTensor(name, QuantizedTensor(data, reports[0].format, shape), importance, report)
+    return SolvedTensor(
+        name, QuantizedTensor(data, reports[0].format, shape), importance, TensorReport.of_experts(name, reports)
+    )
 
 
 def _with_embedding(model: RunnableModel, tensor: QuantizedTensor) -> RunnableModel:

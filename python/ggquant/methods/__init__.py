@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggquant.methods.awq import AWQScales, awq_scales
+from ggquant.methods.clip import Clipped, awq_clip
 from ggquant.methods.solver import (
     EFFORTS,
     Effort,
@@ -17,10 +18,12 @@ from ggquant.methods.solver import (
 __all__ = [
     "EFFORTS",
     "AWQScales",
+    "Clipped",
     "Effort",
     "FactoredHessian",
     "GPTQResult",
     "IntegerGroups",
+    "awq_clip",
     "awq_scales",
     "gptq",
     "gptq_groups",

@@ -59,6 +59,11 @@ class FactoredHessian:
             definite, it grows tenfold until it is.
         act_order: solve the columns of each window of 256 by falling diagonal. Codes keep their places.
         effort: the most that `solve` will be asked for.
+        threads: number of threads, by default one per core. It does not change the result.
+
+    Attributes:
+        hessian: as given, float32.
+        columns: K.
 
     Raises:
         ShapeError: not a square.
@@ -66,15 +71,23 @@ class FactoredHessian:
     """
 
     def __init__(
-        self, hessian: npt.ArrayLike, *, damp: float = 0.01, act_order: bool = True, effort: Effort = "normal"
+        self,
+        hessian: npt.ArrayLike,
+        *,
+        damp: float = 0.01,
+        act_order: bool = True,
+        effort: Effort = "normal",
+        threads: int | None = None,
     ) -> None:
         square = np.ascontiguousarray(hessian, dtype=np.float32)
         if square.ndim != 2 or square.shape[0] != square.shape[1] or not square.size:
             raise ShapeError(f"a Hessian of shape {square.shape}; [K, K] is needed")
+        self.hessian = square
         self.columns = int(square.shape[0])
         self.effort = effort
         _, passes = _effort(effort)
         self._arguments = (square.reshape(-1), self.columns, damp, act_order)
+        self._threads = threads
         self._passes = passes
         self._factors: dict[bool, _native.HessianFactor] = {}
 
@@ -94,7 +107,9 @@ class FactoredHessian:
             joint = next(iter(self._factors), False)
         if joint not in self._factors:
             flat, columns, damp, act_order = self._arguments
-            self._factors[joint] = _native.HessianFactor(flat, columns, damp, act_order, joint, self._passes)
+            self._factors[joint] = _native.HessianFactor(
+                flat, columns, damp, act_order, joint, self._passes, self._threads
+            )
         return self._factors[joint]
 
     def solve(
@@ -163,7 +178,7 @@ def gptq(
         NonFiniteError: a weight is NaN or infinite.
         UnsupportedError: a format without a solver, or a Hessian that cannot be used.
     """
-    factored = FactoredHessian(hessian, damp=damp, act_order=act_order, effort=effort)
+    factored = FactoredHessian(hessian, damp=damp, act_order=act_order, effort=effort, threads=threads)
     return factored.solve(w, format, importance=importance, threads=threads).tensor
 
 
@@ -200,6 +215,8 @@ def gptq_groups(
     sym: bool = True,
     act_order: bool = False,
     damp: float = 0.01,
+    scale_type: str = "F32",
+    least_zero: int = 0,
     threads: int | None = None,
 ) -> IntegerGroups:
     """GPTQ as published, into groups of integers (Frantar et al. 2022, algorithm 1), in double precision.
@@ -216,12 +233,15 @@ def gptq_groups(
         sym: the zero point is the middle code, `2^(bits - 1)`.
         act_order: solve and group columns by falling diagonal of the Hessian (`desc_act`).
         damp: added to the diagonal, relative to its mean.
+        scale_type: type in which scales are stored, "F32", "F16" or "BF16"; codes are found with the stored scales.
+        least_zero: the smallest zero point that can be stored: 1 in the first version of the GPTQ format.
         threads: number of threads, by default one per core. It does not change the result.
 
     Raises:
         ShapeError: shapes do not go together.
         NonFiniteError: a weight is NaN or infinite.
-        UnsupportedError: options out of range, or a Hessian that is not positive definite with this damping.
+        UnsupportedError: options out of range, a Hessian that is not positive definite with this damping, or a scale
+            that is too large for its type.
     """
     weights = np.ascontiguousarray(w, dtype=np.float32)
     square = np.ascontiguousarray(hessian, dtype=np.float64)
@@ -235,8 +255,9 @@ def gptq_groups(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     codes, scales, zeros, group_of = _native.gptq_groups(
-        weights.reshape(-1), square.reshape(-1), columns, bits, group_size, sym, act_order, damp, threads
-    )
+        weights.reshape(-1), square.reshape(-1), columns, bits, group_size, sym, act_order, damp, scale_type,
+        least_zero, threads,
+    )  # fmt: skip
     return IntegerGroups(
         codes.reshape(rows, columns),
         scales.reshape(rows, -1),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ggquant.errors import CheckpointError
+from ggquant.packed.act_order import as_in
 from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.sources import load_model
 
@@ -37,7 +38,8 @@ def compare_values(
 ) -> Iterator[Comparison]:
     """Compares the values of all tensors of two forms of a model: checkpoint folders, packed or not, or GGUF files.
 
-    Values that are equal throughout mean equal codes, too, where both forms have the same scales.
+    Values that are equal throughout mean equal codes, too, where both forms have the same scales. Where one form has
+    inputs in act-order and the other has them put together, they are compared in the other's order.
 
     Args:
         pre: name of the pre-tokenizer of checkpoint folders, where it cannot be found out.
@@ -46,7 +48,8 @@ def compare_values(
         CheckpointError: one form has a tensor that the other lacks, or in another shape.
     """
     forms = [load_model(path, pre=pre if path.is_dir() else None) for path in (first, second)]
-    named = [{tensor.name: tensor for tensor in form.tensors} for form in forms]
+    plain = [{tensor.name: tensor for tensor in form.tensors} for form in forms]
+    named = [{t.name: t for t in as_in(forms[i], plain[1 - i])} for i in (0, 1)]
     for a, b, path in ((named[0], named[1], second), (named[1], named[0], first)):
         if missing := [name for name in a if name not in b]:
             raise CheckpointError(f"{path}: tensor {missing[0]} is missing", file=str(path), tensor=missing[0])
@@ -59,10 +62,5 @@ def compare_values(
         ours, theirs = (as_float32(read_tensor(tensor), threads).reshape(-1) for tensor in (a_tensor, b_tensor))
         differing = int(np.count_nonzero(ours != theirs))
         worst = float(np.abs(ours - theirs).max()) if differing else 0.0
-        kinds = (_kind(a_tensor.dtype, a_tensor.views), _kind(b_tensor.dtype, b_tensor.views))
+        kinds = (a_tensor.label, b_tensor.label)
         yield Comparison(name, kinds, not differing, worst, differing)
-
-
-def _kind(dtype: str, views: tuple[object, ...]) -> str:
-    packed = getattr(views[0], "packed", None) if views else None
-    return f"{packed.scheme} {packed.bits} bits" if packed is not None else dtype

@@ -9,6 +9,7 @@ from pathlib import Path
 from ggquant.errors import UnsupportedError
 from ggquant.model import SourceTensor
 from ggquant.overrides import TensorType
+from ggquant.packed.act_order import folds
 from ggquant.packed.transcode import Transcoding, transcoding
 from ggquant.pipeline import convert
 from ggquant.progress import Progress
@@ -18,15 +19,17 @@ from ggquant.sources import load_model
 _PREFERRED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
 
-def exact_format(tensor: SourceTensor) -> tuple[str, Transcoding] | None:
+def exact_format(tensor: SourceTensor, scattered: str = "") -> tuple[str, Transcoding] | None:
     """The smallest format that holds the codes of packed weights; None for other tensors.
 
-    A format that rounds minima is taken only where no other holds the codes.
+    A format that rounds minima is taken only where no other holds the codes. `scattered` says why inputs in act-order
+    cannot change places.
 
     Raises:
         UnsupportedError: no format holds them, with the reason.
     """
-    found = [(format, kept) for format in _PREFERRED if (kept := transcoding(tensor, format)) is not None]
+    kinds = ((format, transcoding(tensor, format, scattered=scattered)) for format in _PREFERRED)
+    found = [(format, kept) for format, kept in kinds if kept is not None]
     if not found:
         return None
     for kind in ("exact", "exact but for the minimum"):
@@ -60,8 +63,11 @@ def transcode_to_gguf(
     """
     kinds: dict[str, str] = {}
     recipe: list[TensorType] = []
-    for tensor in load_model(src, pre=pre).tensors:
-        chosen = exact_format(tensor)
+    model = load_model(src, pre=pre)
+    folded, reasons = folds(model)
+    for tensor in model.tensors:
+        fold = folded.get(tensor.name)
+        chosen = exact_format(tensor if fold is None else fold.matrix, reasons.get(tensor.name, ""))
         if chosen is not None:
             kinds[tensor.name] = str(chosen[1])
             recipe.append(TensorType(f"^{re.escape(tensor.name)}$", chosen[0]))

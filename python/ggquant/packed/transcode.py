@@ -25,6 +25,9 @@ _WITH_MINIMUM = {"Q4_1": 15, "Q5_1": 31}
 #: Formats that can take codes as they are.
 TARGETS = (*_SYMMETRIC, *_WITH_MINIMUM)
 
+#: Formats whose values are recognised in full-precision weights.
+ON_GRID = (*TARGETS, "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+
 _BLOCK = 32
 _PIECE = 1 << 22
 
@@ -51,10 +54,11 @@ class Transcoding:
         return f"{self.kind}: {self.reason}" if self.reason else self.kind
 
 
-def transcoding(tensor: SourceTensor, format: str, *, encode: bool = False) -> Transcoding | None:
+def transcoding(tensor: SourceTensor, format: str, *, encode: bool = False, scattered: str = "") -> Transcoding | None:
     """What becomes of a tensor in a block format; None if it is not made of packed weights.
 
     Looks into the scales where they are no f16 numbers. With `encode`, values are to be encoded anew whatever they are.
+    `scattered` says why inputs in act-order cannot change places.
 
     Raises:
         FileError: a file cannot be read.
@@ -70,7 +74,7 @@ def transcoding(tensor: SourceTensor, format: str, *, encode: bool = False) -> T
         return Transcoding("re-quantized", "the model changes these weights")
     rounded = False
     for part in parts:
-        reason = _obstacle(part, format)
+        reason = _obstacle(part, format, scattered)
         if reason:
             return Transcoding("re-quantized", reason)
         rounded = rounded or _rounds_minimum(part, format)
@@ -81,12 +85,12 @@ def transcoding(tensor: SourceTensor, format: str, *, encode: bool = False) -> T
     return Transcoding("exact")
 
 
-def _obstacle(part: PackedMatrix, format: str) -> str:
+def _obstacle(part: PackedMatrix, format: str, scattered: str) -> str:
     if part.coding == "float":
         return "the codes are 8-bit floats"
-    if part.listed is not None:
-        return "groups are not made of neighbours (act-order), and no operation before them can take up the permutation"
-    if part.group_len % _BLOCK:
+    if part.listed is not None and part.column_order is None:
+        return f"groups are not made of neighbours (act-order), {scattered or 'and nothing can put them together'}"
+    if part.column_order is None and part.group_len % _BLOCK:
         return f"groups of {part.group_len} are no multiple of {_BLOCK}"
     top = (1 << part.bits) - 1
     if format in _WITH_MINIMUM:

@@ -25,7 +25,7 @@ except ImportError as error:  # pragma: no cover
 from ggquant.qat.activations import round_activations
 from ggquant.qat.distill import distillation_loss
 from ggquant.qat.export import export_gguf, quantized_state, restore_quantized_state
-from ggquant.qat.prepare import convert, prepare
+from ggquant.qat.prepare import convert, prepare, scale_parameters
 from ggquant.qat.start import ptq_then_qat
 from ggquant.qat.switches import describe, disabled, freeze_codes, freeze_scales
 
@@ -44,4 +44,5 @@ __all__ = [
     "quantized_state",
     "restore_quantized_state",
     "round_activations",
+    "scale_parameters",
 ]

@@ -21,6 +21,7 @@ class Control:
         scale_refresh: weight updates between two searches for scales; between them codes follow the kept scales.
         clamp_gradient: no gradient for weights beyond their sub-block's range.
         threads: number of threads of the encoders.
+        learn_scales: whether scales stay those of the first search, times gains that are trained.
         enabled: whether quantization is on at all, see `disabled`.
         scales_frozen: whether scales are kept for good, see `freeze_scales`.
         codes_frozen: whether codes are kept for good, see `freeze_codes`.
@@ -32,6 +33,7 @@ class Control:
     scale_refresh: int
     clamp_gradient: bool
     threads: int | None
+    learn_scales: bool = False
     enabled: bool = True
     scales_frozen: bool = False
     codes_frozen: bool = False

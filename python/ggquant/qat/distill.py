@@ -63,7 +63,8 @@ def distillation_loss(
         s, t = s[kept], t[kept]
     log_s = functional.log_softmax(s / temperature, dim=-1)
     log_t = functional.log_softmax(t / temperature, dim=-1)
-    loss = functional.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * (alpha * temperature**2)
+    # Fewer passes over the logits than functional.kl_div takes, of which they would be a tenth of a step.
+    loss = torch.mul(log_t.exp(), log_t - log_s).sum(dim=-1).mean() * (alpha * temperature**2)
     if labels is not None and alpha < 1:
         loss = loss + (1 - alpha) * functional.cross_entropy(s, labels.reshape(-1)[kept])
     return loss

@@ -12,6 +12,7 @@ from ggquant import _native
 from ggquant.errors import NonFiniteError, UsageError
 from ggquant.qat.control import Control
 from ggquant.qat.kept import Grid, grid_of, has_grid
+from ggquant.qat.learned import Learned, LearnedScales, unit_gains, with_gains
 from ggquant.qat.mapping import Piece
 from ggquant.registry import format_info
 
@@ -19,6 +20,10 @@ Blocks = npt.NDArray[np.uint8]
 
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _INTEGERS = {4: torch.int32, 2: torch.int16}
+_LONG = 8
+
+#: Sums that a weight's content is told by, with those of its learned scales.
+Fingerprint = tuple[int, ...]
 
 
 class FakeQuantized(torch.nn.Module):
@@ -33,6 +38,8 @@ class FakeQuantized(torch.nn.Module):
         self.name = name
         self.pieces = pieces
         self.control = control
+        #: Factors of the scales of each piece's blocks, where scales are learned.
+        self.gains = torch.nn.ParameterList(unit_gains(piece) for piece in pieces if control.learn_scales)
         #: Weight updates seen in training.
         self.updates = 0
         self._blocks: list[Blocks] | None = None  # of the last forward
@@ -40,9 +47,9 @@ class FakeQuantized(torch.nn.Module):
         self._grids: list[Grid] | None = None  # of `_kept`
         self._values: torch.Tensor | None = None
         self._mask: torch.Tensor | None = None
-        self._fingerprint: tuple[int, int] | None = None  # of the weight that `_values` belongs to
+        self._fingerprint: Fingerprint | None = None  # of the weight that `_values` belongs to
         self._mode: tuple[bool, ...] | None = None
-        self._counted: tuple[int, int] | None = None  # of the weight counted last as an update
+        self._counted: Fingerprint | None = None  # of the weight counted last as an update
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight on its format's grid; itself during the warm-up and where quantization is off."""
@@ -51,7 +58,12 @@ class FakeQuantized(torch.nn.Module):
         self._update(weight.detach())
         if self._values is None:
             return weight
-        result: torch.Tensor = _StraightThrough.apply(weight, self._values, self._mask)
+        result: torch.Tensor
+        if self.gains and not (self.control.scales_frozen or self.control.codes_frozen):
+            state = Learned(self.pieces, self._all_grids(weight.device), self._values, self._mask)
+            result = LearnedScales.apply(state, weight, *self.gains)
+        else:
+            result = _StraightThrough.apply(weight, self._values, self._mask)
         return result
 
     # --- what the last forward saw ------------------------------------------------------------------------------
@@ -68,7 +80,7 @@ class FakeQuantized(torch.nn.Module):
                 "then export",
                 tensor=self.pieces[0].tensor,
             )
-        if fingerprint(weight.detach()) != self._fingerprint:
+        if self._mark(weight.detach()) != self._fingerprint:
             raise UsageError(
                 f"{self.name}: the weight has changed since the last evaluation forward; run one again, then export",
                 tensor=self.pieces[0].tensor,
@@ -76,9 +88,10 @@ class FakeQuantized(torch.nn.Module):
         return self._blocks
 
     def state(self) -> dict[str, Any]:
-        """What a bit-exact resumption needs beside the weight: the count of updates and the kept scales."""
+        """What a bit-exact resumption needs beside the weight: the count of updates, kept and learned scales."""
         kept = None if self._kept is None else [torch.from_numpy(blocks.copy()) for blocks in self._kept]
-        return {"updates": self.updates, "counted": self._counted, "kept": kept}
+        gains = [gain.detach().clone() for gain in self.gains]
+        return {"updates": self.updates, "counted": self._counted, "kept": kept, "gains": gains}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes up a state that `state` gave."""
@@ -87,6 +100,11 @@ class FakeQuantized(torch.nn.Module):
             wanted = [piece.rows * _row_bytes(piece) for piece in self.pieces]
             if [blocks.numel() for blocks in kept] != wanted:
                 raise UsageError(f"{self.name}: the saved state is of other formats or another model")
+        if [gain.shape for gain in state["gains"]] != [gain.shape for gain in self.gains]:
+            raise UsageError(f"{self.name}: scales are learned in one of the saved state and this model, not in both")
+        with torch.no_grad():
+            for gain, saved in zip(self.gains, state["gains"], strict=True):
+                gain.copy_(saved)
         self.updates = int(state["updates"])
         self._counted = state["counted"]
         self._kept = None if kept is None else [blocks.numpy().copy() for blocks in kept]
@@ -104,7 +122,7 @@ class FakeQuantized(torch.nn.Module):
     @torch._dynamo.disable
     def _update(self, weight: torch.Tensor) -> None:
         control = self.control
-        mark = fingerprint(weight)
+        mark = self._mark(weight)
         if control.codes_frozen:
             self._hold(weight, mark)
             return
@@ -123,7 +141,13 @@ class FakeQuantized(torch.nn.Module):
             self._search(weight)
         self._fingerprint, self._mode = mark, mode
 
-    def _hold(self, weight: torch.Tensor, mark: tuple[int, int]) -> None:
+    def _mark(self, weight: torch.Tensor) -> Fingerprint:
+        mark: Fingerprint = fingerprint(weight)
+        for gain in self.gains:
+            mark += fingerprint(gain.detach())
+        return mark
+
+    def _hold(self, weight: torch.Tensor, mark: Fingerprint) -> None:
         """Codes are frozen: the values stay, whatever the weight does, and the weight must not pretend to learn."""
         if self._blocks is None:
             self._search(weight)
@@ -142,7 +166,7 @@ class FakeQuantized(torch.nn.Module):
             return False
         if not all(has_grid(piece.format) for piece in self.pieces):
             return False
-        if self.control.scales_frozen:
+        if self.control.scales_frozen or self.gains:
             return True
         return self.training and (self.updates - self.control.start_step) % self.control.scale_refresh != 0
 
@@ -167,20 +191,34 @@ class FakeQuantized(torch.nn.Module):
     def _follow(self, weight: torch.Tensor) -> None:
         """Codes on kept scales."""
         assert self._kept is not None
+        kept = self._kept
+        if self.gains:
+            kept = [with_gains(*each) for each in zip(self.pieces, kept, self.gains, strict=True)]
+            self._grids = self._make_grids(kept, weight.device)
         values = torch.empty_like(weight)
         mask = torch.ones_like(weight, dtype=torch.bool) if self.control.clamp_gradient else None
         fresh: list[Blocks] = []
-        for piece, grid, kept in zip(self.pieces, self._all_grids(weight.device), self._kept, strict=True):
+        for piece, grid, blocks in zip(self.pieces, self._all_grids(weight.device), kept, strict=True):
             rows = piece.gather(weight).float()
-            codes = grid.codes(rows)
-            piece.scatter(grid.values(codes).to(weight), values)
+            target = piece.gather(values)
+            if target.dtype == torch.float32 and target.untyped_storage().data_ptr() == values.data_ptr():
+                grid.nearest(rows, target)  # where the rows lie in the parameter as in the file
+            else:
+                target = torch.empty_like(rows, memory_format=torch.contiguous_format)
+                grid.nearest(rows, target)
+                piece.scatter(target.to(weight), values)
             if mask is not None:
                 piece.scatter(grid.inside(rows), mask)
             if not self.training:
-                fresh.append(_native.with_codes(piece.format, kept, codes.cpu().numpy().reshape(-1)))
+                fresh.append(self._with_codes(piece, blocks, grid, rows))
         self._complete(weight, values)
         self._blocks = None if self.training else fresh
         self._values, self._mask = values, mask
+
+    def _with_codes(self, piece: Piece, blocks: Blocks, grid: Grid, rows: torch.Tensor) -> Blocks:
+        if not bool(torch.isfinite(rows).all()):
+            raise NonFiniteError(f"{self.name}: a weight is not finite; the training has diverged", tensor=piece.tensor)
+        return _native.with_codes(piece.format, blocks, grid.codes(rows).cpu().numpy().reshape(-1))
 
     def _complete(self, weight: torch.Tensor, values: torch.Tensor) -> None:
         """What no piece covers stays as it is."""
@@ -193,11 +231,14 @@ class FakeQuantized(torch.nn.Module):
     def _all_grids(self, device: torch.device) -> list[Grid]:
         if self._grids is None or any(grid.device != device for grid in self._grids):
             assert self._kept is not None
-            self._grids = [
-                grid_of(piece.format, blocks, piece.columns, device)
-                for piece, blocks in zip(self.pieces, self._kept, strict=True)
-            ]
+            self._grids = self._make_grids(self._kept, device)
         return self._grids
+
+    def _make_grids(self, encoded: list[Blocks], device: torch.device) -> list[Grid]:
+        return [
+            grid_of(piece.format, blocks, piece.columns, device)
+            for piece, blocks in zip(self.pieces, encoded, strict=True)
+        ]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -216,10 +257,13 @@ def fingerprint(weight: torch.Tensor) -> tuple[int, int]:
     """Tells a changed weight from an unchanged one by its content, since optimizers may write behind autograd's back.
 
     The sum of all bits, and that of the rows' sums weighted by their number: a changed value moves the first, rows that
-    changed places move the second.
+    changed places move the second. Integers wrap around.
     """
-    bits = weight.reshape(weight.shape[0], -1).view(_INTEGERS[weight.element_size()])
-    rows = bits.sum(dim=1, dtype=torch.int64)
+    size = weight.element_size()
+    flat = weight.reshape(weight.shape[0], -1)
+    # Eight bytes at a time where rows divide: sums of the widest integers need no conversion.
+    whole = flat.shape[1] * size % _LONG == 0
+    rows = flat.view(torch.int64 if whole else _INTEGERS[size]).sum(dim=1, dtype=torch.int64)
     return int(rows.sum()), int((rows * torch.arange(1, rows.numel() + 1, device=rows.device)).sum())
 
 

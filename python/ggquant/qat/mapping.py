@@ -128,6 +128,8 @@ def lay_out(
     complete = Config({**family.defaults, **values}, Path(architecture) / "config.json", architecture)
     for prepare in family.prepare:
         prepare(complete)
+    for contradiction in family.contradictions(complete):
+        raise UnsupportedError(f"{architecture}: {contradiction}, and so than those that training would see")
     stored = stored_parameters(dict(model.named_parameters()), family.name, complete)
     tensors = build_tensors(family, complete, stored, [])
     complete.values["file_type"] = 0 if intermediate_type(stored) == "F32" else 32

@@ -14,7 +14,8 @@ from ggquant.imatrix import Imatrix, load_imatrix
 from ggquant.qat.activations import activation_block, fake_quantize_activations
 from ggquant.qat.control import Control
 from ggquant.qat.fake import FakeQuantized
-from ggquant.qat.mapping import lay_out
+from ggquant.qat.learned import has_float_scales
+from ggquant.qat.mapping import Piece, lay_out
 
 if TYPE_CHECKING:
     import os
@@ -30,6 +31,7 @@ def prepare(
     start_step: int = 0,
     scale_refresh: int = 1,
     clamp_gradient: bool = False,
+    learn_scales: bool = False,
     threads: int | None = None,
 ) -> torch.nn.Module:
     """Puts a model under quantization-aware training, in place.
@@ -51,6 +53,8 @@ def prepare(
         scale_refresh: a search for scales every so many updates; in between, codes follow the weights on the scales of
             the last one. Formats with codebooks of vectors (IQ1, IQ2, IQ3) are searched anew at every update.
         clamp_gradient: stop the gradient of weights that lie beyond their sub-block's range.
+        learn_scales: search for scales once, then train them with the weights (LSQ, Esser et al., 2019, arXiv
+            1902.08153): `scale_parameters` gives the factors to the optimizer. For formats whose scales are floats.
         threads: number of threads of the encoders. It does not change the result.
 
     Returns:
@@ -58,7 +62,8 @@ def prepare(
 
     Raises:
         UsageError: already prepared, or an argument out of range.
-        UnsupportedError: an unknown family, or a layer that cannot be trained this way.
+        UnsupportedError: an unknown family, a layer that cannot be trained this way, or `learn_scales` with a format
+            that has no float scales.
         ImatrixError: the variant needs an importance matrix.
     """
     if fakes(model):
@@ -73,12 +78,15 @@ def prepare(
         raise UsageError(f"threads must be at least 1, not {threads}")
     matrix = load_imatrix(imatrix) if imatrix is not None else None
     layout = lay_out(model, variant, scheme, matrix)
-    control = Control(layout, start_step, scale_refresh, clamp_gradient, threads)
+    if learn_scales:
+        _check_learned(layout.pieces, scale_refresh)
+    control = Control(layout, start_step, scale_refresh, clamp_gradient, threads, learn_scales)
     places = _places(model)
     if activations is not None:
         _check_activations(layout.pieces, places)
     for name, pieces in layout.pieces.items():
         fake = FakeQuantized(name, pieces, control)
+        fake.to(places[name][0][0].get_parameter(places[name][0][1]).device)
         fake.train(model.training)
         for module, attribute in places[name]:
             parametrize.register_parametrization(module, attribute, fake, unsafe=True)
@@ -139,7 +147,23 @@ def control_of(model: torch.nn.Module) -> Control:
 
 def originals(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """Every parameter under the name that it has without quantization, tied ones once."""
-    return {_plain_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
+    gains = {id(gain) for gain in scale_parameters(model)} if fakes(model) else set()
+    named = unwrap(model).named_parameters()
+    return {_plain_name(name): parameter for name, parameter in named if id(parameter) not in gains}
+
+
+def scale_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """What `prepare(..., learn_scales=True)` trains in the place of scales: factors that begin at 1.
+
+    They are among `model.parameters()`, float32 `[blocks, floats of a block]`, one for each quantized matrix. They have
+    no unit: a step of Adam at rate r moves each scale by about the share r, and a group of their own can have
+    another rate. Keep weight decay off them. `quantized_state` saves them; `state_dict()` does not have them.
+
+    Raises:
+        UsageError: the model is not prepared.
+    """
+    control_of(model)
+    return [gain for fake in fakes(model).values() for gain in fake.gains]
 
 
 def _plain_name(name: str) -> str:
@@ -157,6 +181,18 @@ def _places(model: torch.nn.Module) -> dict[str, list[tuple[torch.nn.Module, str
         for attribute, parameter in module.named_parameters(recurse=False):
             places.setdefault(first[id(parameter)], []).append((module, attribute))
     return places
+
+
+def _check_learned(pieces: Mapping[str, list[Piece]], scale_refresh: int) -> None:
+    if scale_refresh != 1:
+        raise UsageError("scales that are learned are not searched for again; leave scale_refresh out")
+    for piece in (piece for own in pieces.values() for piece in own):
+        if not has_float_scales(piece.format):
+            raise UnsupportedError(
+                f"tensor '{piece.tensor}': scales of {piece.format} cannot be learned: they are not floats, or its "
+                "weights have no codes of their own; prepare without learn_scales",
+                tensor=piece.tensor,
+            )
 
 
 def _check_activations(pieces: Mapping[str, Any], places: Mapping[str, list[tuple[torch.nn.Module, str]]]) -> None:
@@ -184,13 +220,19 @@ def _round_inputs(module: torch.nn.Module, format: str) -> torch.utils.hooks.Rem
 def _keep_names(module: torch.nn.Module, attribute: str) -> list[torch.utils.hooks.RemovableHandle]:
     """Lets `state_dict` and `load_state_dict` of `module` use the parameter's plain name."""
     inner = f"parametrizations.{attribute}.original"
+    gains = f"parametrizations.{attribute}.0.gains."
 
     def save(_: torch.nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
         if prefix + inner in state:
             state[prefix + attribute] = state.pop(prefix + inner)
+        for name in [name for name in state if name.startswith(prefix + gains)]:
+            del state[name]
 
-    def load(_: torch.nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def load(owner: torch.nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         if prefix + attribute in state:
             state[prefix + inner] = state.pop(prefix + attribute)
+        for name, gain in owner.named_parameters():
+            if name.startswith(gains):
+                state[prefix + name] = gain.detach()  # as they are: quantized_state has them
 
     return [module.register_state_dict_post_hook(save), module.register_load_state_dict_pre_hook(load)]

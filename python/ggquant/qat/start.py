@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ggquant.errors import UnsupportedError, UsageError
 from ggquant.gguf import GGUFFile
-from ggquant.qat.kept import has_grid
+from ggquant.qat.kept import grid_of, has_grid
 from ggquant.qat.mapping import Piece
-from ggquant.qat.prepare import convert, fakes, originals, prepare
+from ggquant.qat.prepare import control_of, convert, fakes, originals, prepare
 from ggquant.qat.switches import describe, freeze_scales
 
 if TYPE_CHECKING:
@@ -19,34 +20,48 @@ if TYPE_CHECKING:
 
 
 def ptq_then_qat(
-    model: torch.nn.Module, solution: str | os.PathLike[str], variant: str = "Q4_K_M", **options: Any
+    model: torch.nn.Module,
+    solution: str | os.PathLike[str],
+    variant: str = "Q4_K_M",
+    *,
+    margin: float = 1.0,
+    **options: Any,
 ) -> torch.nn.Module:
     """Puts a model under training that starts at the codes of a GGUF file, such as `quantize --method gptq` writes.
 
-    The model takes the file's values as its weights and the file's scales for good, so that the first forward sees
-    exactly what the file holds; training then moves codes. `freeze_scales(model, False)` lets later searches find
-    other scales.
+    The model takes the file's scales for good, and weights that have the file's codes on them, so that the first
+    forward sees exactly what the file holds. Training then moves codes, and with `learn_scales=True` scales too.
+    `freeze_scales(model, False)` lets later searches find other scales.
+
+    With a `margin` below 1 a weight moves from its own value no further into the cell of its code than that, and has a
+    shorter way to the next code. Close to 0, a calibrated solution does not last: the weights that it rounded the other
+    way lie at the border, and the noise of the first steps takes them back.
 
     Args:
         model: the model that the file was made from, unquantized.
         solution: the file.
         variant: the variant that the file is of.
+        margin: how far inside of their cells weights come to lie at least, as a share of the way from the border to the
+            file's value, above 0 and at most 1. At 1 the model takes the file's values as its weights.
         options: further arguments of `prepare`.
 
     Raises:
-        UsageError: the file is of another model or variant.
+        UsageError: the file is of another model or variant, or `margin` is out of range.
         UnsupportedError: a format whose codebooks hold vectors (IQ1, IQ2, IQ3): its codes cannot be kept.
         UsageError, ImatrixError, UnsupportedError: as `prepare`.
     """
+    if not 0 < margin <= 1:
+        raise UsageError(f"margin {margin} must be above 0 and at most 1")
     file = GGUFFile(solution)
     prepare(model, variant, **options)
     try:
         _check(model, file, str(solution))
-        _take_over(model, file)
+        _take_over(model, file, margin)
     except Exception:
         convert(model)
         raise
-    freeze_scales(model)
+    if not control_of(model).learn_scales:
+        freeze_scales(model)
     return model
 
 
@@ -70,7 +85,7 @@ def _check(model: torch.nn.Module, file: GGUFFile, path: str) -> None:
             )
 
 
-def _take_over(model: torch.nn.Module, file: GGUFFile) -> None:
+def _take_over(model: torch.nn.Module, file: GGUFFile, margin: float) -> None:
     found = fakes(model)
     pieces = [(name, piece) for name, fake in found.items() for piece in fake.pieces]
     parameters = originals(model)
@@ -78,9 +93,24 @@ def _take_over(model: torch.nn.Module, file: GGUFFile) -> None:
         first = sum(other.rows for _, other in pieces if _before(other, piece))
         rows = file.tensors[piece.tensor].rows(first, first + piece.rows)
         weight = parameters[name]
+        blocks = np.ascontiguousarray(rows.data).reshape(-1)
         with torch.no_grad():
-            piece.scatter(torch.from_numpy(rows.dequantize()).to(weight), weight)
-        found[name].preset(piece, np.ascontiguousarray(rows.data).reshape(-1))
+            begun = _begin(piece, blocks, torch.from_numpy(rows.dequantize()).to(weight.device), weight, margin)
+            piece.scatter(begun, weight)
+        found[name].preset(piece, blocks)
+
+
+def _begin(
+    piece: Piece, blocks: npt.NDArray[np.uint8], values: torch.Tensor, weight: torch.Tensor, margin: float
+) -> torch.Tensor:
+    """A piece's rows of the weight, where they are rounded to the file's values; of the weight's type."""
+    exact = values.to(weight)
+    if margin == 1:
+        return exact
+    grid = grid_of(piece.format, blocks, piece.columns, weight.device)
+    begun = grid.drawn_in(piece.gather(weight).float(), values, margin).to(weight)
+    # 16-bit types may be too coarse for places between values, and lead across a border.
+    return torch.where(grid.codes(begun.float()) == grid.codes(values), begun, exact)
 
 
 def _before(other: Piece, piece: Piece) -> bool:

@@ -55,7 +55,7 @@ class Norm:
 
 
 class Block:
-    """One layer. Calling it runs chunks of tokens through it.
+    """One layer. Calling it runs chunks of tokens through it; several threads may do so at a time.
 
     Attributes:
         layer: its number.
@@ -70,21 +70,25 @@ class Block:
         self._halves = tuple(self._norms(half, tensors) for half in (graph.attention, graph.feed_forward))
         self._scale = np.float32(hyper.number("residual_scale", 1.0))
         self._attention = _Attention(layer, hyper, tensors, self._norm(tensors, "attn_q_norm"),
-                                     self._norm(tensors, "attn_k_norm"), how.threads)  # fmt: skip
+                                     self._norm(tensors, "attn_k_norm"), how)  # fmt: skip
         self.experts = _experts(hyper, tensors, how.threads) if tensors.has("ffn_gate_inp.weight") else None
         activation = str(hyper.get("activation", graph.activation))
         self._feed_forward = self.experts or _FeedForward(tensors, activation, how.threads)
 
-    def __call__(self, h: Floats, hook: Hook | None = None, out: Floats | None = None) -> Floats:
+    def __call__(
+        self, h: Floats, hook: Hook | None = None, out: Floats | None = None, wanted: slice = slice(None)
+    ) -> Floats:
         """Runs hidden states through the layer.
 
         Args:
             h: [n_chunks, n_ctx, hidden], float32; positions start anew in each chunk.
             hook: gets the input of every weight matrix, see `Hook`.
             out: where the result goes, of the shape of `h`, and possibly `h` itself; a new array by default.
+            wanted: the positions of each chunk whose result is needed, for a last layer: only these go through the
+                feed-forward network.
 
         Returns:
-            The hidden states after the layer, of the same shape.
+            The hidden states after the layer, of the same shape; only those of the wanted positions mean anything.
 
         Raises:
             ShapeError: `h` has another shape.
@@ -95,14 +99,14 @@ class Block:
         step = max(1, GROUP_TOKENS // max(h.shape[1], 1))
         for start in range(0, len(h), step):
             part = np.ascontiguousarray(h[start : start + step], dtype=np.float32)
-            out[start : start + step] = self._run(part.reshape(-1, part.shape[2]), part.shape[1], hook).reshape(
-                part.shape
-            )
+            out[start : start + step, wanted] = self._run(part, hook, wanted)
         return out
 
-    def _run(self, x: Floats, sequence: int, hook: Hook | None) -> Floats:
-        x = self._half(0, x, lambda y: self._attention(y, sequence, hook))
-        return self._half(1, x, lambda y: self._feed_forward(y, hook))
+    def _run(self, h: Floats, hook: Hook | None, wanted: slice) -> Floats:
+        """The result for the wanted positions of h [n_chunks, n_ctx, hidden]."""
+        x = self._half(0, h.reshape(-1, h.shape[2]), lambda y: self._attention(y, h.shape[1], hook))
+        kept = np.ascontiguousarray(x.reshape(h.shape)[:, wanted])
+        return self._half(1, kept.reshape(-1, h.shape[2]), lambda y: self._feed_forward(y, hook)).reshape(kept.shape)
 
     def _half(self, index: int, x: Floats, f: Callable[[Floats], Floats]) -> Floats:
         norm, out_norm, sum_norm = self._halves[index]
@@ -131,7 +135,7 @@ class _Attention:
     """Queries, keys and values, their norms and rotation, attention, and the projection of its result."""
 
     def __init__(
-        self, layer: int, hyper: Hyper, tensors: Tensors, q_norm: Norm | None, k_norm: Norm | None, threads: int | None
+        self, layer: int, hyper: Hyper, tensors: Tensors, q_norm: Norm | None, k_norm: Norm | None, how: Arithmetic
     ) -> None:
         self._shape = AttentionShape(
             sequence=1,
@@ -144,7 +148,8 @@ class _Attention:
             window=hyper.window(layer),
             soft_cap=hyper.optional("attn_logit_softcapping"),
         )
-        self._layer, self._hyper, self._threads = layer, hyper, threads
+        self._layer, self._hyper, self._threads = layer, hyper, how.threads
+        self._rounds = how.rounds
         self._q_norm, self._k_norm = q_norm, k_norm
         self._fused = tensors.maybe_linear("attn_qkv")
         if self._fused is None:
@@ -163,6 +168,8 @@ class _Attention:
             halves = self._hyper.graph.rope == "halves"
             for y, heads in ((q, shape.heads), (k, shape.kv_heads)):
                 ops.rope_in_place(y, heads, shape.key_dim, cos, sin, halves=halves, threads=self._threads)
+        if self._rounds:
+            k, v = (ops.rounded(y, "F16", self._threads) for y in (k, v))
         return self._output(ops.attention(q, k, v, shape, self._sinks, self._threads), hook)
 
     def _projections(self, x: Floats, hook: Hook | None) -> tuple[Floats, Floats, Floats]:
@@ -175,13 +182,14 @@ class _Attention:
         return q, k, v
 
     def _angles(self, sequence: int) -> tuple[Floats, Floats]:
-        if self._tables is None or len(self._tables[0]) != sequence:
+        tables = self._tables
+        if tables is None or len(tables[0]) != sequence:
             name = "rope_freqs"
             if self._factors[name] is None:
                 long = sequence > rope.original_context(self._hyper)
                 name = "rope_factors_long" if long else "rope_factors_short"
-            self._tables = rope.tables(self._hyper, self._layer, sequence, self._factors[name])
-        return self._tables
+            tables = self._tables = rope.tables(self._hyper, self._layer, sequence, self._factors[name])
+        return tables
 
 
 #: Divisors of RoPE's frequencies; the model has at most one kind.

@@ -15,6 +15,7 @@ from ggquant.registry import format_info
 from ggquant.runtime.block import GROUP_TOKENS
 from ggquant.runtime.linear import Arithmetic, product
 from ggquant.runtime.model import RunnableModel
+from ggquant.runtime.side_by_side import at_once
 
 #: Without a budget, hidden states take at most this share of the memory that is free.
 _SHARE_OF_FREE = 0.5
@@ -30,7 +31,8 @@ class Requirements:
     Attributes:
         block_bytes: the largest layer's weights, as they are stored.
         working_bytes: what lies between the matrices, for the tokens that are worked on at a time.
-        output_bytes: the output matrix and the logits of a chunk; 0 where none are computed.
+        output_bytes: the output matrix and the logits of the chunks that are worked on at a time; 0 where none are
+            computed.
         hidden_bytes: hidden states of all chunks.
         hidden_limit: most bytes of hidden states to keep in memory; more go to a file.
         seconds: about how long the run will take.
@@ -74,15 +76,18 @@ def requirements(
     block = max((sum(map(_stored_bytes, tensors)) for tensors in layers), default=0)
     # While a stack of views is put together, one tensor may be there twice.
     block += max((_stored_bytes(tensor) for tensors in layers for tensor in tensors), default=0)
-    tokens = max(1, GROUP_TOKENS // n_ctx) * n_ctx
+    step = max(1, GROUP_TOKENS // n_ctx)
+    parts = min(at_once(model.threads), -(-n_chunks // step))
+    tokens = parts * min(step, n_chunks) * n_ctx
     widths = sum(sum(_rows(tensor) for tensor in tensors) for tensors in layers[:1])
     working = 4 * tokens * (widths + 6 * model.hidden_size)
     head = model.tensor(model.output_name)
-    output = _stored_bytes(head) + 4 * n_ctx * model.n_vocab if logits else 0
+    chunks = min(at_once(model.threads), n_chunks)
+    output = _stored_bytes(head) + 4 * chunks * n_ctx * model.n_vocab if logits else 0
     hidden = 4 * n_chunks * n_ctx * model.hidden_size * copies
     least = _BASE_BYTES + max(block + working, output)
     if budget is None:
-        limit = int(_SHARE_OF_FREE * _free_bytes())
+        limit = int(_SHARE_OF_FREE * free_bytes())
     elif budget < least:
         raise UsageError(
             f"{model.path}: needs {_megabytes(least)} MB of memory ({_megabytes(block)} MB for a layer), "
@@ -128,7 +133,8 @@ def _active(tensor: SourceTensor, model: RunnableModel) -> float:
     return prod(tensor.shape[1:]) * min(model.hyper.size("expert_used_count", tensor.shape[0]), tensor.shape[0])
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
+    """Memory that is free, or can be made free, in bytes; a guess where the system does not say."""
     try:
         with Path("/proc/meminfo").open(encoding="ascii") as file:
             for line in file:

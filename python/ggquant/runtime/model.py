@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,19 @@ from ggquant.errors import CheckpointError, ShapeError, UnsupportedError, UsageE
 from ggquant.model import Model, SourceTensor
 from ggquant.product import Activations as Activations
 from ggquant.runtime import ops
-from ggquant.runtime.block import Block, Norm
+from ggquant.runtime.block import Block, Norm, Tensors
 from ggquant.runtime.hyper import Hyper
 from ggquant.runtime.linear import Arithmetic, ExpertStack, Hook, Linear, Weight
 from ggquant.runtime.ops import Floats
+from ggquant.runtime.side_by_side import side_by_side
 from ggquant.runtime.weights import as_float32, read_rows, read_tensor
 from ggquant.sources import load_model
 
 if TYPE_CHECKING:
     import os
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def open_model(
@@ -153,6 +157,18 @@ class RunnableModel:
         if not 0 <= il < self.n_layer:
             raise UsageError(f"{self.path}: there is no layer {il}; it has {self.n_layer}")
         return Block(il, self.hyper, _LayerTensors(self, f"blk.{il}.", weights or {}, self._how), self._how)
+
+    def layer_tensors(self, il: int) -> Tensors:
+        """The tensors of layer `il` by their names without the layer's prefix."""
+        return _LayerTensors(self, f"blk.{il}.", {}, self._how)
+
+    def side_by_side(self, work: Callable[[T], R], items: Iterable[T], done: Callable[[R], object]) -> None:
+        """Calls `done(work(item))` for every item in order; work with this model goes ahead on other threads."""
+        side_by_side(work, items, done, threads=self.threads, halt=self._how.halt)
+
+    def weight(self, name: str) -> Weight:
+        """A whole weight as it is stored, by its GGUF name."""
+        return read_tensor(self.tensor(name))
 
     def logits(self, h: Floats, hook: Hook | None = None) -> Floats:
         """What the model says about the next token, from the hidden states after the last layer.

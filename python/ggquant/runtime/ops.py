@@ -81,6 +81,13 @@ def soft_cap_in_place(x: Floats, cap: float, threads: int | None) -> None:
     _native.soft_cap(_flat(x, writable=True), cap, threads)
 
 
+def rounded(x: Floats, kind: str, threads: int | None) -> Floats:
+    """Each value of `x` rounded to the nearest "F16" or "BF16", ties to even."""
+    out = np.empty(x.shape, np.float32)
+    _native.round_to(_flat(x), kind, out.reshape(-1), threads)
+    return out
+
+
 def column_squares(x: Floats, threads: int | None) -> npt.NDArray[np.float64]:
     """The sum of squares of each column of rows `x`."""
     return _native.column_squares(_flat(x), x.shape[-1], threads)
@@ -94,10 +101,17 @@ def negative_log_likelihood(
     return _native.negative_log_likelihood(_flat(logits), logits.shape[-1], wanted, threads)
 
 
-def softmax(x: Floats) -> Floats:
-    """Softmax over the last axis; for small arrays such as a router's."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    result: Floats = e / e.sum(axis=-1, keepdims=True)
+def softmax(x: Floats, threads: int | None = None) -> Floats:
+    """Softmax over the last axis."""
+    result = np.array(x, dtype=np.float32, order="C")
+    _native.softmax(result.reshape(-1), x.shape[-1], threads)
+    return result
+
+
+def curve(x: Floats, kind: str, threads: int | None = None) -> Floats:
+    """ "sigmoid", "normal" (the share of a normal distribution below x) or "exp" of each value."""
+    result = np.array(x, dtype=np.float32, order="C")
+    _native.curve(result.reshape(-1), kind, threads)
     return result
 
 

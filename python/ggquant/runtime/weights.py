@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,10 +11,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ggquant import _native
 from ggquant.errors import FileError, MalformedFileError, UnsupportedError
-from ggquant.model import SourceTensor, View
-from ggquant.native_plan import native_packed
+from ggquant.model import Factors, SourceTensor, View
+from ggquant.native_plan import packed_values
 from ggquant.registry import format_info
 from ggquant.sources import contiguous_strides
 from ggquant.tensor import QuantizedTensor
@@ -30,6 +30,9 @@ _FLOATS: dict[str, np.dtype[Any]] = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 
+#: Bytes between two wanted rows that are quicker read than skipped, and bytes read at once.
+_GAP, _PIECE = 1 << 16, 1 << 24
+
 
 def read_tensor(tensor: SourceTensor) -> Array | QuantizedTensor:
     """The whole tensor: float32, float16 or bfloat16 in `tensor.shape`, or blocks.
@@ -38,12 +41,14 @@ def read_tensor(tensor: SourceTensor) -> Array | QuantizedTensor:
         FileError, MalformedFileError: the file cannot be read, or has become shorter.
         UnsupportedError: a stored type that weights do not have.
     """
+    if tensor.factors is not None:
+        return _multiplied(as_float32(read_tensor(replace(tensor, factors=None))), tensor.factors)
     if tensor.inline is not None:
         return np.frombuffer(tensor.inline, _float(tensor.dtype, tensor)).reshape(tensor.shape)
     if tensor.ops and tensor.ops[0][0] == "mxfp4_repack":
         return _repacked(tensor)
     if any(view.packed is not None for view in tensor.views):
-        values = np.concatenate([_native.read_packed(native_packed(view), None) for view in tensor.views])
+        values = np.concatenate([packed_values(view, None) for view in tensor.views])
         return (_apply(values, tensor) if tensor.ops else values).reshape(tensor.shape)
     if _is_blocks(tensor.views[0].dtype):
         parts = [_blocks(view, tensor) for view in tensor.views]
@@ -69,7 +74,14 @@ def read_rows(tensor: SourceTensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[
     columns = tensor.shape[-1]
     view = tensor.views[0] if len(tensor.views) == 1 else None
     packed = view is not None and view.packed is not None
-    if view is None or packed or tensor.ops or view.strides[-2:] != (columns, 1) or len(view.shape) != 2:
+    if (
+        view is None
+        or packed
+        or tensor.ops
+        or tensor.factors
+        or view.strides[-2:] != (columns, 1)
+        or len(view.shape) != 2
+    ):
         return as_float32(read_tensor(tensor))[rows]
     blocks = _is_blocks(view.dtype)
     row_bytes = format_info(view.dtype).row_bytes(columns) if blocks else columns * _float(view.dtype, tensor).itemsize
@@ -78,12 +90,24 @@ def read_rows(tensor: SourceTensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[
     wanted, inverse = np.unique(rows, return_inverse=True)
     data = np.empty((len(wanted), row_bytes), np.uint8)
     start = view.offset + view.start // columns * row_bytes
+    at = 0
     with _open(view.file) as file:
-        for i, row in enumerate(wanted.tolist()):
-            _read_into(file, data[i], start + row * row_bytes, view.file, tensor)
+        for run in _runs(wanted, row_bytes):
+            read = np.empty((run[-1] + 1 - run[0], row_bytes), np.uint8)
+            _read_into(file, read.reshape(-1), start + int(run[0]) * row_bytes, view.file, tensor)
+            data[at : at + len(run)] = read[run - run[0]]
+            at += len(run)
     shape = (len(wanted), columns)
     stored = QuantizedTensor(data, view.dtype, shape) if blocks else data.view(_float(view.dtype, tensor))
     return as_float32(stored)[inverse.reshape(-1)]
+
+
+def _runs(rows: npt.NDArray[np.int64], row_bytes: int) -> list[npt.NDArray[np.int64]]:
+    """Rising numbers of rows in groups that are read at once, with what lies between them."""
+    apart = np.diff(rows) * row_bytes > max(_GAP, row_bytes)
+    pieces = rows * row_bytes // _PIECE
+    ends = np.flatnonzero(apart | (np.diff(pieces) != 0)) + 1
+    return np.split(rows, ends) if len(rows) else []
 
 
 def as_float32(weight: Array | QuantizedTensor, threads: int | None = None) -> npt.NDArray[np.float32]:
@@ -135,6 +159,15 @@ def _apply(values: npt.NDArray[np.float32], tensor: SourceTensor) -> npt.NDArray
             values = values * np.float32(constant)
         else:
             values = -np.exp(values)
+    return values
+
+
+def _multiplied(values: npt.NDArray[np.float32], factors: Factors) -> npt.NDArray[np.float32]:
+    if factors.rows is not None:
+        values = values * np.frombuffer(factors.rows, "<f4").reshape(*values.shape[:-1], 1)
+    if factors.columns is not None:
+        columns = np.frombuffer(factors.columns, "<f4").reshape(-1, values.shape[-1])
+        values = values * (columns[:, None] if len(columns) > 1 else columns)
     return values
 
 

@@ -21,6 +21,7 @@ _CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 _UNCUT = frozenset({"newlines", "superbpe", "exaone-moe", "whitespace"})
 _CUT_AFTER = 1 << 14
 _BATCH = 32
+_SMALL_BATCH = 4
 _PLACEHOLDER = "\uf8ff"
 
 
@@ -41,14 +42,14 @@ class BytePairs:
         self._lowercase = bool(vocabulary.metadata.get("tokenizer.ggml.normalizer.lowercase", by_default))
         self._engine = self._build(vocabulary)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`."""
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        """Ids of `text`; where it is cut anyway, no more parts of it than hold `limit` ids."""
         if self._model == "whitespace":
             return [index for word in self._words(text) for index in self._ids_of(word)]
         if self._raw:
             text = text.replace(" ", SPACE)
         if not self._lines:
-            return self._ids_of(text)
+            return self._ids_of(text, limit)
         # A run of line ends that is a token is one at once, whatever the merges would make of it.
         ids: list[int] = []
         for piece in _NEWLINES.findall(text):
@@ -61,11 +62,14 @@ class BytePairs:
         table = lowercase() if self._lowercase else {}
         yield from "".join(" " if ord(c) in space else c for c in text.translate(table)).split(" ")
 
-    def _ids_of(self, text: str) -> list[int]:
+    def _ids_of(self, text: str, limit: int | None = None) -> list[int]:
         ids: list[int] = []
         parts = self._cut(text)
-        for start in range(0, len(parts), _BATCH):
-            for part in self._engine.encode_batch(parts[start : start + _BATCH], add_special_tokens=False):
+        batch = _BATCH if limit is None else _SMALL_BATCH
+        for start in range(0, len(parts), batch):
+            if limit is not None and len(ids) >= limit:
+                break
+            for part in self._engine.encode_batch(parts[start : start + batch], add_special_tokens=False):
                 ids += part.ids
         if not self._replaced or self._replaced.keys().isdisjoint(ids):
             return ids
@@ -131,4 +135,10 @@ class BytePairs:
 
 
 def _encodable(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

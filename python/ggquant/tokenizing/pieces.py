@@ -22,7 +22,7 @@ class ScoredPieces:
         self._by_word = not any(SPACE in text.lstrip(SPACE) for text in vocabulary.texts)
         self._joined = lru_cache(_CACHED_WORDS)(self._join)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Ids of `text`, whose spaces are written as U+2581 on the way."""
         text = text.replace(" ", SPACE)
         if not self._by_word:

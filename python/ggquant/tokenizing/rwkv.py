@@ -19,7 +19,7 @@ class LongestBytes:
             self._lengths[start] = sorted(set(lengths), reverse=True)
         self._unknown = vocabulary.special.get("unk", 0)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Ids of `text`; a byte that begins no token is the unknown token."""
         data = text.encode()
         ids: list[int] = []

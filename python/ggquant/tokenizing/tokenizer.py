@@ -22,8 +22,8 @@ _ASCII_SPACE = " \t\n\v\f\r"
 class Encoder(Protocol):
     """Text between special tokens to ids."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`."""
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        """Ids of `text`, or of as much of it as gives at least `limit` of them."""
 
 
 _ENCODERS: dict[str, type[Any]] = {
@@ -72,30 +72,38 @@ class Tokenizer:
         self.add_bos = vocabulary.add_bos
         self.add_eos = vocabulary.add_eos
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False, limit: int | None = None
+    ) -> list[int]:
         """Token ids of a text.
 
         Args:
             text: any text; user-defined tokens in it are always recognized.
             add_special: put BOS, EOS or, for BERT, CLS and SEP around it as the model wants.
             parse_special: recognize control tokens such as `<|im_end|>` in the text, too.
+            limit: how many ids are needed: of what gives more, the rest may be left out.
 
         Raises:
             UsageError: the text has lone surrogates, which no tokenizer can read.
         """
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise UsageError("the text has lone surrogates; decode it with errors='replace'")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError("the text has lone surrogates; decode it with errors='replace'") from None
         vocabulary = self._vocabulary
         before, after = self._around() if add_special else ([], [])
         ids = list(before)
         after_special = True
         for piece in self._split(text, parse_special):
+            if limit is not None and len(ids) >= limit:
+                break
             if isinstance(piece, int):
                 ids.append(piece)
                 after_special = True
             else:
                 prefixed = vocabulary.model == "llama" and vocabulary.space_prefix and after_special
-                ids += self._encoder.encode(f" {piece}" if prefixed else piece)
+                left = None if limit is None else limit - len(ids)
+                ids += self._encoder.encode(f" {piece}" if prefixed else piece, left)
                 after_special = False
         return ids + after
 

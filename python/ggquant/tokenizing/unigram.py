@@ -44,7 +44,7 @@ class Unigram:
         for start, lengths in self._lengths.items():
             self._lengths[start] = sorted(set(lengths))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Ids of `text`; characters that no token covers become one unknown token for each run of them."""
         data = self._normalized(text.encode())
         if not data:

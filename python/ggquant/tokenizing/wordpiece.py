@@ -32,7 +32,7 @@ class WordPieces:
         self._strip = bool(get("tokenizer.ggml.normalizer.strip_accents", self._lowercase))
         self._pieces = lru_cache(_CACHED_WORDS)(self._split)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Ids of `text`; a word with a part that is in no token is the unknown token."""
         return [index for word in self._words(text) for index in self._pieces(word)]
 

@@ -134,6 +134,11 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
+    fn unsigned_min(self, other: Self) -> Self {
+        avx2!(Self(_mm256_min_epu32(self.0, other.0)))
+    }
+
+    #[inline(always)]
     fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
         let v: &[Self; 4] = head(vectors);
         avx2!({
@@ -145,6 +150,23 @@ impl I32Lanes for I32 {
             let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
             _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
         });
+    }
+
+    #[inline(always)]
+    fn store_limited(vectors: &[Self], to: &mut [u8; 32]) {
+        let v: &[Self; 4] = head(vectors);
+        avx2!({
+            let words = (_mm256_packs_epi32(v[0].0, v[1].0), _mm256_packs_epi32(v[2].0, v[3].0));
+            // Ordered as in `store_bytes`.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words.0, words.1), order);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
+        });
+    }
+
+    #[inline(always)]
+    fn high_bits(bytes: &[u8; 32]) -> u32 {
+        avx2!(_mm256_movemask_epi8(_mm256_loadu_si256(bytes.as_ptr().cast())) as u32)
     }
 
     #[inline(always)]
@@ -184,6 +206,23 @@ impl F32Lanes for F32 {
     fn store(self, to: &mut [f32]) {
         let to: &mut [f32; 8] = head_mut(to);
         avx2!(_mm256_storeu_ps(to.as_mut_ptr(), self.0));
+    }
+
+    #[inline(always)]
+    fn load_half(from: &[f16]) -> Self {
+        let from: &[f16; 8] = head(from);
+        avx2!(Self(_mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))))
+    }
+
+    #[inline(always)]
+    fn store_half(self, to: &mut [f16]) {
+        let to: &mut [f16; 8] = head_mut(to);
+        avx2!(_mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)));
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        avx2!(Self(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
     }
 
     #[inline(always)]

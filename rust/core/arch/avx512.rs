@@ -148,6 +148,11 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
+    fn unsigned_min(self, other: Self) -> Self {
+        avx512!(Self(_mm512_min_epu32(self.0, other.0)))
+    }
+
+    #[inline(always)]
     fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
         let v: &[Self; 2] = head(vectors);
         let (low, high) = to.split_at_mut(16);
@@ -155,6 +160,24 @@ impl I32Lanes for I32 {
             _mm_storeu_si128(low.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v[0].0));
             _mm_storeu_si128(high.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v[1].0));
         });
+    }
+
+    #[inline(always)]
+    fn store_limited(vectors: &[Self], to: &mut [u8; 32]) {
+        let v: &[Self; 2] = head(vectors);
+        let (low, high) = to.split_at_mut(16);
+        avx512!({
+            // Limited above by the conversion, which takes numbers as unsigned.
+            let zero = _mm512_setzero_si512();
+            let bytes = (_mm512_max_epi32(v[0].0, zero), _mm512_max_epi32(v[1].0, zero));
+            _mm_storeu_si128(low.as_mut_ptr().cast(), _mm512_cvtusepi32_epi8(bytes.0));
+            _mm_storeu_si128(high.as_mut_ptr().cast(), _mm512_cvtusepi32_epi8(bytes.1));
+        });
+    }
+
+    #[inline(always)]
+    fn high_bits(bytes: &[u8; 32]) -> u32 {
+        avx512!(_mm256_movemask_epi8(_mm256_loadu_si256(bytes.as_ptr().cast())) as u32)
     }
 
     #[inline(always)]
@@ -188,6 +211,23 @@ impl F32Lanes for F32 {
     fn store(self, to: &mut [f32]) {
         let to: &mut [f32; 16] = head_mut(to);
         avx512!(_mm512_storeu_ps(to.as_mut_ptr(), self.0));
+    }
+
+    #[inline(always)]
+    fn load_half(from: &[f16]) -> Self {
+        let from: &[f16; 16] = head(from);
+        avx512!(Self(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))))
+    }
+
+    #[inline(always)]
+    fn store_half(self, to: &mut [f16]) {
+        let to: &mut [f16; 16] = head_mut(to);
+        avx512!(_mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)));
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        avx512!(Self(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use crate::block::{BlockFault, Codec, Format, ImatrixUse};
+use crate::encode::Weights;
 use crate::error::{At, Error, Result};
 
 /// The environment variable that forces an instruction set.
@@ -24,7 +25,7 @@ pub const ISA_VARIABLE: &str = "GGQUANT_ISA";
 pub enum Isa {
     /// Plain Rust, on every machine.
     Scalar,
-    /// x86-64 with AVX2, FMA and F16C, which came together.
+    /// x86-64 with AVX2, FMA, F16C and the instructions on bits (BMI1, BMI2, LZCNT, POPCNT) that came with them.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -161,9 +162,20 @@ impl Kernel {
         }
     }
 
-    /// Whether memory, and not computation, limits encoding: weights are best handed over in small pieces.
-    pub(crate) fn is_light(&self, with_imatrix: bool) -> bool {
-        self.encoder.is_some_and(|encoder| !encoder.searches) && !(with_imatrix && self.weighted)
+    /// Whether [`Kernel::encode_plain`] is what encodes weights, with importances or without.
+    pub(crate) fn is_plain(&self, with_imatrix: bool) -> bool {
+        self.encoder.is_some_and(|encoder| encoder.plain.is_some()) && !(with_imatrix && self.weighted)
+    }
+
+    /// Encodes whole blocks from floats of any kind, without importances, if there is a kernel that needs no search for it.
+    /// False if a weight may not be finite; the bytes mean nothing then.
+    pub(crate) fn encode_plain(&self, x: Weights<'_>, out: &mut [u8]) -> Option<bool> {
+        let plain = self.encoder?.plain?;
+        Some(match x {
+            Weights::F32(x) => (plain.f32)(x, out),
+            Weights::F16(x) => (plain.f16)(x, out),
+            Weights::BF16(x) => (plain.bf16)(x, out),
+        })
     }
 
     /// Decodes any whole number of blocks.
@@ -178,6 +190,19 @@ impl Kernel {
     pub fn validate(&self, data: &[u8]) -> Result<(), BlockFault> {
         (self.codec.validate_row)(data)
     }
+}
+
+/// Asks for the cache lines of `bytes` bytes at `start`, which will be needed soon and need not be readable.
+#[inline(always)]
+pub(crate) fn prefetch<T>(start: *const T, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        let at = start.cast::<i8>().wrapping_add(line);
+        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing, wherever it points.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, bytes);
 }
 
 #[cfg(test)]

@@ -7,8 +7,16 @@ use crate::kernel::{self, scale_min, *};
 #[derive(Clone, Copy)]
 pub(super) struct Encoder {
     pub(super) encode_rows: EncodeRows,
-    /// Whether it searches without importances, so that memory is not what limits it.
-    pub(super) searches: bool,
+    /// Without a search, and so without importances; for formats that have none then.
+    pub(super) plain: Option<Plain>,
+}
+
+/// An encoder without a search, for each kind of float.
+#[derive(Clone, Copy)]
+pub(super) struct Plain {
+    pub(super) f32: EncodePlain<f32>,
+    pub(super) f16: EncodePlain<half::f16>,
+    pub(super) bf16: EncodePlain<half::bf16>,
 }
 
 /// Decodes any whole number of blocks.
@@ -40,6 +48,18 @@ macro_rules! decoders {
 }
 all_formats!(decoders);
 
+/// Compiles an encoder without a search for some features.
+macro_rules! compiled_plain {
+    ($features:literal, $encoder:ty, $lanes:ty, $float:ty) => {{
+        #[target_feature(enable = $features)]
+        fn compiled(x: &[$float], out: &mut [u8]) -> bool {
+            <$encoder as RowEncoder>::encode_plain::<$lanes, $float>(x, out)
+        }
+        // SAFETY: the table is consulted only where these features were detected.
+        |x, out| unsafe { compiled(x, out) }
+    }};
+}
+
 /// Compiles a function for some features.
 macro_rules! compiled {
     ($features:literal, $encode_rows:expr) => {{
@@ -65,12 +85,17 @@ macro_rules! table {
                 $(Format::$batch_format => {
                     let encode_rows: EncodeRows =
                         compiled!($features, kernel::encode_rows::<$lanes, $batch_encoder, _, _>);
-                    Some(Encoder { encode_rows, searches: true })
+                    Some(Encoder { encode_rows, plain: None })
                 })+
                 $(Format::$row_format => {
                     let encode_rows: EncodeRows =
                         compiled!($features, <$row_encoder as RowEncoder>::encode_rows::<$lanes>);
-                    Some(Encoder { encode_rows, searches: false })
+                    let plain = Plain {
+                        f32: compiled_plain!($features, $row_encoder, $lanes, f32),
+                        f16: compiled_plain!($features, $row_encoder, $lanes, half::f16),
+                        bf16: compiled_plain!($features, $row_encoder, $lanes, half::bf16),
+                    };
+                    Some(Encoder { encode_rows, plain: Some(plain) })
                 })+
                 _ => None,
             }

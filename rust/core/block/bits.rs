@@ -5,12 +5,12 @@
 
 /// Eight bytes as one word, so that one operation works on all of them.
 #[inline(always)]
-fn word(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(*bytes[at..].first_chunk().expect("blocks are whole words"))
 }
 
 /// A word of equal bytes.
-const fn splat(byte: u8) -> u64 {
+pub(super) const fn splat(byte: u8) -> u64 {
     u64::from_le_bytes([byte; 8])
 }
 
@@ -24,8 +24,8 @@ fn shl(word: u64, by: usize) -> u64 {
 #[inline(always)]
 pub(crate) fn pack_nibbles<const HALF: usize>(codes: &[u8], out: &mut [u8]) {
     for (codes, out) in codes.chunks_exact(2 * HALF).zip(out.chunks_exact_mut(HALF)) {
-        for (j, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            *out = (word(codes, 8 * j) | shl(word(codes, 8 * j + HALF), 4)).to_le_bytes();
+        for j in 0..HALF {
+            out[j] = codes[j] | (codes[j + HALF] << 4);
         }
     }
 }

@@ -8,8 +8,8 @@ use super::bits::{nibbles, pack_nibbles};
 use super::fp4;
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::plain::{self, Plain};
-use crate::lanes::F32Lanes;
+use crate::kernel::plain::{self, Plain, Source};
+use crate::lanes::{F32Lanes, MAX_LANES};
 use crate::reference::rounding::floor_log2;
 use crate::reference::symmetric::largest;
 
@@ -54,15 +54,21 @@ fn decode(block: &Block, out: &mut [f32; 32]) {
 pub struct MXFP4;
 
 impl Plain<32> for MXFP4 {
-    type Block = Block;
-
     #[inline(always)]
-    fn encode<F: F32Lanes>(x: &[f32; 32]) -> Block {
-        let amax = plain::magnitude::<F>(x);
-        let e = exponent(amax);
-        let mut qs = [0; 16];
-        pack_nibbles::<16>(&plain::float4::<F, 32, 1>(x, &[amax], &[half_scale(e)]), &mut qs);
-        Block { e, qs }
+    fn encode_blocks<F: F32Lanes, E: Source>(x: &[E], out: &mut [u8]) -> bool {
+        let mut finite = true;
+        for (blocks, out) in x.as_chunks::<32>().0.chunks(F::LEN).zip(out.chunks_mut(F::LEN * Block::BYTES)) {
+            let mut magnitudes = [0.0; MAX_LANES];
+            plain::magnitudes::<F, E, 32>(blocks).store(&mut magnitudes);
+            for (b, (x, out)) in blocks.iter().zip(out.chunks_exact_mut(Block::BYTES)).enumerate() {
+                finite &= magnitudes[b].is_finite();
+                let e = exponent(magnitudes[b]);
+                let mut qs = [0; 16];
+                pack_nibbles::<16>(&plain::float4_by_power::<F, E>(x, magnitudes[b], half_scale(e)), &mut qs);
+                Block { e, qs }.write(out);
+            }
+        }
+        finite
     }
 }
 

@@ -9,8 +9,8 @@ use super::bits::{nibbles, pack_nibbles};
 use super::fp4;
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::plain::{self, Plain};
-use crate::lanes::F32Lanes;
+use crate::kernel::plain::{self, Plain, Source};
+use crate::lanes::{F32Lanes, I32Lanes, Mask};
 use crate::reference::rounding::truncate;
 use crate::reference::symmetric::largest;
 
@@ -66,6 +66,19 @@ fn encode(x: &[f32; 64]) -> Block {
 }
 
 #[inline(always)]
+fn encode_lanes<F: F32Lanes>(x: &[f32; 64]) -> Block {
+    let (mut d, mut magnitudes, mut scales) = ([0; 4], [0.0; 4], [0.0; 4]);
+    for s in 0..4 {
+        magnitudes[s] = plain::magnitude::<F>(group::<_, 16>(x, s));
+        d[s] = to_ue4m3(magnitudes[s] / 6.0);
+        scales[s] = half_scale(d[s]);
+    }
+    let mut qs = [0; 32];
+    pack_nibbles::<8>(&plain::float4::<F, 64, 4>(x, &magnitudes, &scales), &mut qs);
+    Block { d, qs }
+}
+
+#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 64]) {
     let codes = nibbles::<8, 64>(&block.qs);
     for s in 0..4 {
@@ -80,19 +93,20 @@ fn decode(block: &Block, out: &mut [f32; 64]) {
 pub struct NVFP4;
 
 impl Plain<64> for NVFP4 {
-    type Block = Block;
-
     #[inline(always)]
-    fn encode<F: F32Lanes>(x: &[f32; 64]) -> Block {
-        let (mut d, mut magnitudes, mut scales) = ([0; 4], [0.0; 4], [0.0; 4]);
-        for s in 0..4 {
-            magnitudes[s] = plain::magnitude::<F>(group::<_, 16>(x, s));
-            d[s] = to_ue4m3(magnitudes[s] / 6.0);
-            scales[s] = half_scale(d[s]);
+    fn encode_blocks<F: F32Lanes, E: Source>(x: &[E], out: &mut [u8]) -> bool {
+        // Bits of magnitudes are ordered as integers, those of infinity and NaN above all others.
+        let mut largest = F::Int::splat(0);
+        for (x, out) in x.as_chunks::<64>().0.iter().zip(out.chunks_exact_mut(Block::BYTES)) {
+            let mut wide = [0.0; 64];
+            for i in (0..64).step_by(F::LEN) {
+                let x: F = E::load(&x[i..]);
+                largest = largest.max(x.abs().as_int());
+                x.store(&mut wide[i..]);
+            }
+            encode_lanes::<F>(&wide).write(out);
         }
-        let mut qs = [0; 32];
-        pack_nibbles::<8>(&plain::float4::<F, 64, 4>(x, &magnitudes, &scales), &mut qs);
-        Block { d, qs }
+        !(!largest.as_float().lt(F::splat(f32::INFINITY))).any()
     }
 }
 

@@ -8,7 +8,7 @@ use half::f16;
 use super::scalar::{ScalarCodes, steps};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::plain::{self, Plain};
+use crate::kernel::plain::{Rule, Scaled};
 use crate::lanes::F32Lanes;
 use crate::reference::rounding::{round_half_away, to_half};
 use crate::reference::symmetric::{largest, reciprocal};
@@ -47,19 +47,23 @@ fn decode(block: &Block, out: &mut [f32; 64]) {
 /// 2-bit codes -1..2, one f16 scale per 64.
 pub struct Q2_0;
 
-impl Plain<64> for Q2_0 {
+impl Scaled<64> for Q2_0 {
     type Block = Block;
+    const RULE: Rule = Rule::Magnitude { divisor: 1.0, offset: 1 };
 
     #[inline(always)]
-    fn encode<F: F32Lanes>(x: &[f32; 64]) -> Block {
-        let (d, codes) = plain::by_magnitude::<F, 64>(x, 1.0, 1, (0, 3));
+    fn pack<F: F32Lanes>(d: f16, _m: f16, codes: &[u8; 64]) -> Block {
         // Four bytes of two bits each, side by side in the lowest of them.
         let mut qs = [0; 16];
         for i in 0..16 {
             let four = u32::from_le_bytes(codes.as_chunks().0[i]);
             qs[i] = (four | (four >> 6) | (four >> 12) | (four >> 18)) as u8;
         }
-        Block { d: F::to_half(d), qs }
+        Block { d, qs }
+    }
+
+    fn reference(x: &[f32; 64]) -> Block {
+        encode(x)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use half::f16;
 
-use super::bits::{field, pack_pairs, pack_planes};
+use super::bits::{field, pack_pairs, pack_planes, splat, word};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -35,6 +35,7 @@ const HALF_SCALE: i32 = 32;
 
 /// Packs sixteen 6-bit scales: the lower four bits of scales `j` and `j + 8` in byte `j`, the upper two of scales `j`,
 /// `j + 4`, `j + 8` and `j + 12` in byte `8 + j`.
+#[inline(always)]
 fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     let mut packed = [0; 12];
     for (j, &scale) in scales.iter().enumerate() {
@@ -52,20 +53,42 @@ pub(crate) fn unpack_scale(packed: &[u8; 12], j: usize) -> i32 {
     i32::from(lower | (upper << 4)) - HALF_SCALE
 }
 
+/// All scales, eight bytes of a register at a time: one by one they take longer than the weights.
+#[inline(always)]
+fn unpack_scales(d: f16, packed: &[u8; 12]) -> [f32; 16] {
+    let [lower, upper] = [word(packed, 0), u64::from(u32::from_le_bytes([packed[8], packed[9], packed[10], packed[11]]))];
+    let pairs = |shift: u32| (upper >> shift) & 0x0303_0303;
+    let first = (lower & splat(15)) | (pairs(0) | pairs(2) << 32) << 4;
+    let second = ((lower >> 4) & splat(15)) | (pairs(4) | pairs(6) << 32) << 4;
+    let (d, mut codes, mut scales) = (d.to_f32(), [0; 16], [0.0; 16]);
+    codes[..8].copy_from_slice(&first.to_le_bytes());
+    codes[8..].copy_from_slice(&second.to_le_bytes());
+    for j in 0..16 {
+        scales[j] = d * (i32::from(codes[j]) - HALF_SCALE) as f32;
+    }
+    scales
+}
+
 /// Takes the codes anew with the scales as stored, and packs.
 fn finish(x: &[f32; 256], mut codes: [[i8; 16]; 16], d: f16, scales: [u8; 12]) -> Block {
+    let decoded = unpack_scales(d, &scales);
     for (j, codes) in codes.iter_mut().enumerate() {
-        symmetric::recode(group(x, j), d.to_f32() * unpack_scale(&scales, j) as f32, HALF, codes);
+        symmetric::recode(group(x, j), decoded[j], HALF, codes);
     }
     pack(d, scales, &std::array::from_fn(|j| codes[j / 16][j % 16] as u8))
 }
 
+#[inline(always)]
 fn pack(d: f16, scales: [u8; 12], codes: &[u8; 256]) -> Block {
-    let hmask = pack_planes::<2>(codes);
-    Block { hmask, qs: pack_pairs(&codes.map(|code| code & 3)), scales, d }
+    let mut lower = *codes;
+    for code in &mut lower {
+        *code &= 3;
+    }
+    Block { hmask: pack_planes::<2>(codes), qs: pack_pairs(&lower), scales, d }
 }
 
 /// Maps the scale largest in magnitude to -32. All scales zero are packed as they are, without the offset.
+#[inline(always)]
 fn round_scales(scales: &[f32; 16]) -> (f16, [u8; 12]) {
     let (mut max, mut amax) = (0.0, 0.0);
     for &scale in scales {
@@ -78,11 +101,12 @@ fn round_scales(scales: &[f32; 16]) -> (f16, [u8; 12]) {
         return (f16::ZERO, [0; 12]);
     }
     let inverse_scale = -HALF_SCALE as f32 / max;
-    let codes = scales.map(|scale| {
+    let mut codes = [0; 16];
+    for j in 0..16 {
         // Through 8 bits first, then to the range of 6.
-        let code = i32::from(nearest_int(inverse_scale * scale) as i8);
-        (code.clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8
-    });
+        let code = i32::from(nearest_int(inverse_scale * scales[j]) as i8);
+        codes[j] = (code.clamp(-HALF_SCALE, HALF_SCALE - 1) + HALF_SCALE) as i8;
+    }
     (to_half(1.0 / inverse_scale), pack_scales(&codes))
 }
 
@@ -112,12 +136,12 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
 
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
-    let d = block.d.to_f32();
+    let scales = unpack_scales(block.d, &block.scales);
     for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let lower = field(&block.qs[k / 4 * 32..], k % 4 * 2, 3);
         let upper = field(&block.hmask, k, 1);
         for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let scale = d * unpack_scale(&block.scales, 2 * k + h) as f32;
+            let scale = scales[2 * k + h];
             for i in 0..16 {
                 let code = lower[16 * h + i] | (upper[16 * h + i] << 2);
                 out[i] = scale * (i32::from(code) - HALF) as f32;
@@ -132,23 +156,28 @@ pub struct Q3_K;
 impl Signed for Q3_K {
     type Block = Block;
     type Scales = (f16, [u8; 12]);
+    const EMPTY: Block = Block { hmask: [0; 32], qs: [0; 64], scales: [0; 12], d: f16::ZERO };
     const HALF: i32 = HALF;
     const PLAIN_DESCENDS: bool = true;
     const WEIGHTING: Weighting = Weighting::Search;
     const HALF_SCALE: i32 = HALF_SCALE;
 
+    #[inline(always)]
     fn by_largest(scales: &[f32; 16]) -> Option<Self::Scales> {
         Some(round_scales(scales))
     }
 
+    #[inline(always)]
     fn by_codes(d: f32, codes: &[u8; 16]) -> Self::Scales {
         (to_half(d), pack_scales(&codes.map(|code| code as i8)))
     }
 
-    fn decode(scales: &Self::Scales, j: usize) -> f32 {
-        scales.0.to_f32() * unpack_scale(&scales.1, j) as f32
+    #[inline(always)]
+    fn decode(scales: &Self::Scales) -> [f32; 16] {
+        unpack_scales(scales.0, &scales.1)
     }
 
+    #[inline(always)]
     fn pack(scales: &Self::Scales, codes: &[u8; 256]) -> Block {
         pack(scales.0, scales.1, codes)
     }
@@ -192,9 +221,7 @@ impl ScalarCodes for Q3_K {
 
     fn grid(block: &[u8], scale: &mut [f32], _offset: &mut [f32]) {
         let own = Block::read(block);
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.d.to_f32() * unpack_scale(&own.scales, j) as f32;
-        }
+        scale.copy_from_slice(&unpack_scales(own.d, &own.scales));
     }
 
     fn set_codes(block: &mut [u8], codes: &[u8]) {

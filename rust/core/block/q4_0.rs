@@ -10,6 +10,7 @@ use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_w
 use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::{importance, symmetric};
 
@@ -30,6 +31,11 @@ fn pack(d: f16, codes: &[u8; 32]) -> Block {
     let mut qs = [0; 16];
     pack_nibbles::<16>(codes, &mut qs);
     Block { d, qs }
+}
+
+fn encode(x: &[f32; 32]) -> Block {
+    let (d, codes) = symmetric::by_extreme(x, HALF);
+    pack(to_half(d), &codes)
 }
 
 fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
@@ -54,11 +60,15 @@ impl Legacy for Q4_0 {
     const LEVELS: Levels = Levels::Symmetric { half: HALF };
 
     #[inline(always)]
-    fn pack(d: f16, _m: f16, codes: &[u8; 32]) -> Block {
+    fn pack<F: F32Lanes>(d: f16, _m: f16, codes: &[u8; 32]) -> Block {
         pack(d, codes)
     }
 
-    fn reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+    fn plain_reference(x: &[f32; 32]) -> Block {
+        encode(x)
+    }
+
+    fn weighted_reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
         encode_weighted(x, imatrix, sigma2)
     }
 }
@@ -76,10 +86,7 @@ impl BlockFormat for Q4_0 {
 
     fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
         let Some(imatrix) = imatrix else {
-            return encode_blocks(x, out, |x: &[f32; 32]| {
-                let (d, codes) = symmetric::by_extreme(x, HALF);
-                pack(to_half(d), &codes)
-            });
+            return encode_blocks(x, out, encode);
         };
         let sigma2 = importance::sum_of_squares(x) / x.len() as f32;
         encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));

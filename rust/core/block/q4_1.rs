@@ -13,6 +13,7 @@ use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::legacy::{Legacy, Levels};
 use crate::reference::affine::{self, Cost, Fit, WEIGHTED_GRID};
 use crate::reference::importance;
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 
 block_layout! {
@@ -60,11 +61,15 @@ impl Legacy for Q4_1 {
     const LEVELS: Levels = Levels::Affine { max_code: MAX_CODE };
 
     #[inline(always)]
-    fn pack(d: f16, m: f16, codes: &[u8; 32]) -> Block {
+    fn pack<F: F32Lanes>(d: f16, m: f16, codes: &[u8; 32]) -> Block {
         pack(d, m, codes)
     }
 
-    fn reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+    fn plain_reference(x: &[f32; 32]) -> Block {
+        encode(&affine::by_range(x, MAX_CODE))
+    }
+
+    fn weighted_reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
         encode_weighted(x, imatrix, sigma2)
     }
 }

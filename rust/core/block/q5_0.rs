@@ -9,7 +9,8 @@ use super::bits::{pack_fifth_bits, pack_nibbles, nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::legacy::{Legacy, Levels};
+use crate::kernel::legacy::{Legacy, Levels, fifth_bits};
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::{importance, symmetric};
 
@@ -28,19 +29,25 @@ block_layout! {
 const HALF: i32 = 16;
 
 #[inline(always)]
-fn pack(d: f16, codes: &[u8; 32]) -> Block {
+fn pack(d: f16, qh: u32, codes: &[u8; 32]) -> Block {
     let (mut lower, mut qs) = (*codes, [0; 16]);
     for code in &mut lower {
         *code &= 15;
     }
     pack_nibbles::<16>(&lower, &mut qs);
-    Block { d, qh: pack_fifth_bits(codes), qs }
+    Block { d, qh, qs }
+}
+
+fn encode(x: &[f32; 32]) -> Block {
+    let (d, codes) = symmetric::by_extreme(x, HALF);
+    pack(to_half(d), pack_fifth_bits(&codes), &codes)
 }
 
 fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
     let weights = importance::weigh(x, imatrix, sigma2);
     let (d, codes) = symmetric::search(x, Some(&weights), HALF);
-    pack(to_half(d), &codes.map(|code| code as u8))
+    let codes = codes.map(|code| code as u8);
+    pack(to_half(d), pack_fifth_bits(&codes), &codes)
 }
 
 #[inline(always)]
@@ -59,11 +66,15 @@ impl Legacy for Q5_0 {
     const LEVELS: Levels = Levels::Symmetric { half: HALF };
 
     #[inline(always)]
-    fn pack(d: f16, _m: f16, codes: &[u8; 32]) -> Block {
-        pack(d, codes)
+    fn pack<F: F32Lanes>(d: f16, _m: f16, codes: &[u8; 32]) -> Block {
+        pack(d, fifth_bits::<F>(codes), codes)
     }
 
-    fn reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+    fn plain_reference(x: &[f32; 32]) -> Block {
+        encode(x)
+    }
+
+    fn weighted_reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
         encode_weighted(x, imatrix, sigma2)
     }
 }
@@ -81,10 +92,7 @@ impl BlockFormat for Q5_0 {
 
     fn encode_row(x: &[f32], imatrix: Option<&[f32]>, out: &mut [u8]) {
         let Some(imatrix) = imatrix else {
-            return encode_blocks(x, out, |x: &[f32; 32]| {
-                let (d, codes) = symmetric::by_extreme(x, HALF);
-                pack(to_half(d), &codes)
-            });
+            return encode_blocks(x, out, encode);
         };
         let sigma2 = importance::sum_of_squares(x) / x.len() as f32;
         encode_weighted_blocks(x, imatrix, out, |x: &[f32; 32], imatrix| encode_weighted(x, imatrix, sigma2));

@@ -10,9 +10,10 @@ use super::bits::{pack_fifth_bits, pack_nibbles, nibbles};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::legacy::{Legacy, Levels};
+use crate::kernel::legacy::{Legacy, Levels, fifth_bits};
 use crate::reference::affine::{self, Cost, Fit, WEIGHTED_GRID};
 use crate::reference::importance;
+use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 
 block_layout! {
@@ -31,17 +32,17 @@ block_layout! {
 const MAX_CODE: i32 = 31;
 
 #[inline(always)]
-fn pack(d: f16, m: f16, codes: &[u8; 32]) -> Block {
+fn pack(d: f16, m: f16, qh: u32, codes: &[u8; 32]) -> Block {
     let (mut lower, mut qs) = (*codes, [0; 16]);
     for code in &mut lower {
         *code &= 15;
     }
     pack_nibbles::<16>(&lower, &mut qs);
-    Block { d, m, qh: pack_fifth_bits(codes), qs }
+    Block { d, m, qh, qs }
 }
 
 fn encode(fit: &Fit<32>) -> Block {
-    pack(to_half(fit.scale), to_half(-fit.min), &fit.codes)
+    pack(to_half(fit.scale), to_half(-fit.min), pack_fifth_bits(&fit.codes), &fit.codes)
 }
 
 fn encode_weighted(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
@@ -65,11 +66,15 @@ impl Legacy for Q5_1 {
     const LEVELS: Levels = Levels::Affine { max_code: MAX_CODE };
 
     #[inline(always)]
-    fn pack(d: f16, m: f16, codes: &[u8; 32]) -> Block {
-        pack(d, m, codes)
+    fn pack<F: F32Lanes>(d: f16, m: f16, codes: &[u8; 32]) -> Block {
+        pack(d, m, fifth_bits::<F>(codes), codes)
     }
 
-    fn reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
+    fn plain_reference(x: &[f32; 32]) -> Block {
+        encode(&affine::by_range(x, MAX_CODE))
+    }
+
+    fn weighted_reference(x: &[f32; 32], imatrix: &[f32; 32], sigma2: f32) -> Block {
         encode_weighted(x, imatrix, sigma2)
     }
 }

@@ -30,13 +30,19 @@ block_layout! {
 /// Codes are stored with this added.
 const HALF: i32 = 32;
 
+#[inline(always)]
 fn pack(d: f16, scales: [i8; 16], codes: &[u8; 256]) -> Block {
-    let mut ql = [0; 128];
-    pack_nibbles::<64>(&codes.map(|code| code & 15), &mut ql);
-    Block { ql, qh: pack_pairs(&codes.map(|code| code >> 4)), scales, d }
+    let (mut lower, mut upper, mut ql) = ([0; 256], [0; 256], [0; 128]);
+    for i in 0..256 {
+        lower[i] = codes[i] & 15;
+        upper[i] = codes[i] >> 4;
+    }
+    pack_nibbles::<64>(&lower, &mut ql);
+    Block { ql, qh: pack_pairs(&upper), scales, d }
 }
 
 /// Maps the scale largest in magnitude to -128. `None` if the block counts as zero.
+#[inline(always)]
 fn round_scales(scales: &[f32; 16]) -> Option<(f16, [i8; 16])> {
     let (mut max, mut amax) = (0.0, 0.0);
     for &scale in scales {
@@ -49,7 +55,10 @@ fn round_scales(scales: &[f32; 16]) -> Option<(f16, [i8; 16])> {
         return None;
     }
     let inverse_scale = -128.0 / max;
-    let codes = scales.map(|scale| nearest_int(inverse_scale * scale).min(127) as i8);
+    let mut codes = [0; 16];
+    for j in 0..16 {
+        codes[j] = nearest_int(inverse_scale * scales[j]).min(127) as i8;
+    }
     Some((to_half(1.0 / inverse_scale), codes))
 }
 
@@ -91,11 +100,13 @@ pub struct Q6_K;
 impl Signed for Q6_K {
     type Block = Block;
     type Scales = (f16, [i8; 16]);
+    const EMPTY: Block = Block { ql: [0; 128], qh: [0; 64], scales: [0; 16], d: f16::ZERO };
     const HALF: i32 = HALF;
     const PLAIN_DESCENDS: bool = false;
     const WEIGHTING: Weighting = Weighting::Direct;
     const HALF_SCALE: i32 = 128;
 
+    #[inline(always)]
     fn by_largest(scales: &[f32; 16]) -> Option<Self::Scales> {
         round_scales(scales)
     }
@@ -104,10 +115,16 @@ impl Signed for Q6_K {
         (to_half(d), codes.map(|code| code.wrapping_sub(128) as i8))
     }
 
-    fn decode(scales: &Self::Scales, j: usize) -> f32 {
-        scales.0.to_f32() * f32::from(scales.1[j])
+    #[inline(always)]
+    fn decode(scales: &Self::Scales) -> [f32; 16] {
+        let (d, mut decoded) = (scales.0.to_f32(), [0.0; 16]);
+        for j in 0..16 {
+            decoded[j] = d * f32::from(scales.1[j]);
+        }
+        decoded
     }
 
+    #[inline(always)]
     fn pack(scales: &Self::Scales, codes: &[u8; 256]) -> Block {
         pack(scales.0, scales.1, codes)
     }

@@ -8,7 +8,7 @@ use half::f16;
 use super::scalar::{ScalarCodes, steps};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::plain::{self, Plain};
+use crate::kernel::plain::{Rule, Scaled};
 use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
@@ -22,6 +22,11 @@ block_layout! {
     }
 }
 
+fn encode(x: &[f32; 32]) -> Block {
+    let (d, qs) = symmetric::to_bytes(x);
+    Block { d: to_half(d), qs }
+}
+
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 32]) {
     let d = block.d.to_f32();
@@ -33,17 +38,21 @@ fn decode(block: &Block, out: &mut [f32; 32]) {
 /// 8-bit codes, one f16 scale per 32.
 pub struct Q8_0;
 
-impl Plain<32> for Q8_0 {
+impl Scaled<32> for Q8_0 {
     type Block = Block;
+    const RULE: Rule = Rule::Magnitude { divisor: 127.0, offset: 128 };
 
     #[inline(always)]
-    fn encode<F: F32Lanes>(x: &[f32; 32]) -> Block {
-        let (d, codes) = plain::by_magnitude::<F, 32>(x, 127.0, 0, (i32::MIN, i32::MAX));
+    fn pack<F: F32Lanes>(d: f16, _m: f16, codes: &[u8; 32]) -> Block {
         let mut qs = [0; 32];
         for i in 0..32 {
-            qs[i] = codes[i] as i8;
+            qs[i] = (codes[i] ^ 128) as i8;
         }
-        Block { d: F::to_half(d), qs }
+        Block { d, qs }
+    }
+
+    fn reference(x: &[f32; 32]) -> Block {
+        encode(x)
     }
 }
 
@@ -59,10 +68,7 @@ impl BlockFormat for Q8_0 {
     };
 
     fn encode_row(x: &[f32], _imatrix: Option<&[f32]>, out: &mut [u8]) {
-        encode_blocks(x, out, |x: &[f32; 32]| {
-            let (d, qs) = symmetric::to_bytes(x);
-            Block { d: to_half(d), qs }
-        });
+        encode_blocks(x, out, encode);
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use half::f16;
 use super::scalar::{ScalarCodes, steps};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, finite, group, validate_blocks};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
-use crate::kernel::plain::{self, Plain};
+use crate::kernel::plain::{Rule, Scaled};
 use crate::lanes::F32Lanes;
 use crate::reference::rounding::to_half;
 use crate::reference::symmetric;
@@ -87,13 +87,17 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
 /// Ternary, 5 weights in 8 bits.
 pub struct TQ1_0;
 
-impl Plain<256> for TQ1_0 {
+impl Scaled<256> for TQ1_0 {
     type Block = Block;
+    const RULE: Rule = Rule::Magnitude { divisor: 1.0, offset: 1 };
 
     #[inline(always)]
-    fn encode<F: F32Lanes>(x: &[f32; 256]) -> Block {
-        let (d, codes) = plain::by_magnitude::<F, 256>(x, 1.0, 1, (i32::MIN, i32::MAX));
-        pack(F::to_half(d), &codes)
+    fn pack<F: F32Lanes>(d: f16, _m: f16, codes: &[u8; 256]) -> Block {
+        pack(d, codes)
+    }
+
+    fn reference(x: &[f32; 256]) -> Block {
+        encode(x)
     }
 }
 

@@ -3,14 +3,18 @@
 //! Codes, scales and zero points are read in bands of rows, so that memory depends on the size of a read alone, whichever
 //! way the checkpoint lays them out.
 
+use std::sync::Arc;
+
 use super::dtype::SourceType;
 use super::gather::Gather;
 use super::plan::{Coding, Grouping, PackedWeights, View, Zeros};
 use super::source::SourceFiles;
+use crate::arch::{Isa, isa};
 use crate::block::Format;
 use crate::encode::Run;
 use crate::error::{At, Error, Result};
-use crate::packed::bits::{AWQ_CODES, unpack, unpack_aligned, unpack_awq};
+use crate::nn::per_isa;
+use crate::packed::bits::{AWQ_CODES, Width, unpack, unpack_aligned, unpack_awq};
 use crate::packed::blocks::{self, BLOCK, Target};
 use crate::packed::rows::{Groups, dequantize};
 use crate::packed::rtn::Gridded;
@@ -32,14 +36,22 @@ pub(super) struct PackedRows {
     rows_per_scale: usize,
     groups: usize,
     group_len: usize,
-    /// The group of each input, where they are not neighbours.
+    /// The group of each input, where they are not neighbours; in the order of `column_order`.
     listed: Option<Vec<u32>>,
     zeros: ZeroPoints,
     target: Option<Target>,
+    row_order: Option<Arc<[u32]>>,
+    column_order: Option<Arc<[u32]>>,
+    isa: Isa,
     /// The wanted rows: number and distance along each dimension, and the first.
     walk: Vec<(usize, usize)>,
     start: usize,
     wanted: usize,
+}
+
+per_isa! {
+    fn unpack_on(data: &[u8], width: Width, codes: &mut [u8]) = unpack;
+    fn dequantize_on(codes: &[u8], groups: Groups<'_>, scales: &[f32], zeros: &[i32], out: &mut [f32]) = dequantize;
 }
 
 enum ZeroPoints {
@@ -119,7 +131,27 @@ impl PackedRows {
                 ZeroPoints::Stored { coding: *coding, view: gather, less_one: *less_one }
             }
         };
-        if target.is_some() && (plan.coding == Coding::Float || listed.is_some() || group_len % BLOCK != 0) {
+        let (row_order, column_order) = (plan.row_order.clone(), plan.column_order.clone());
+        for (order, len) in [(&row_order, rows), (&column_order, columns)] {
+            if let Some(order) = order
+                && !is_permutation(order, len)
+            {
+                return Err(bad(format!("an order of {} is no permutation of {len}", order.len())));
+            }
+        }
+        let listed = match (&column_order, listed) {
+            (None, listed) => listed,
+            (Some(_), _) if plan.coding == Coding::Float => {
+                return Err(bad("columns of 8-bit floats keep their order"));
+            }
+            (Some(order), Some(listed)) => Some(order.iter().map(|&column| listed[column as usize]).collect()),
+            (Some(order), None) => Some(order.iter().map(|&column| column / group_len as u32).collect()),
+        };
+        let divides = match &listed {
+            None => group_len % BLOCK == 0,
+            Some(listed) => listed.chunks(BLOCK).all(|groups| groups.iter().all(|group| *group == groups[0])),
+        };
+        if target.is_some() && (plan.coding == Coding::Float || !divides) {
             return Err(bad("these groups do not divide into blocks"));
         }
         let (walk, start) = row_walk(plan, rows, columns)?;
@@ -137,6 +169,9 @@ impl PackedRows {
             listed,
             zeros,
             target,
+            row_order,
+            column_order,
+            isa: isa()?,
             walk,
             start,
             wanted,
@@ -175,7 +210,24 @@ impl PackedRows {
         let numbers: Vec<usize> = (first..first + out.len() / row_bytes).map(|row| self.source_row(row)).collect();
         let (mut codes, mut values) = (vec![0; self.columns], vec![0.0; self.columns]);
         self.for_rows(&numbers, 0, scratch, given_up, &mut |band, at, row| {
-            self.row(band, row, &mut codes, &mut values, &mut out[at * row_bytes..(at + 1) * row_bytes])
+            let out = &mut out[at * row_bytes..(at + 1) * row_bytes];
+            match self.target {
+                Some(target) => self.blocks(band, row, target, &mut codes, out)?,
+                None => {
+                    self.values(band, row, &mut codes, &mut values)?;
+                    store(&values, out);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads the values of wanted rows from `first` on, as many as `out` holds, whatever the target.
+    fn read_values(&self, first: usize, out: &mut [f32], given_up: &dyn Fn() -> bool) -> Result<()> {
+        let numbers: Vec<usize> = (first..first + out.len() / self.columns).map(|row| self.source_row(row)).collect();
+        let mut codes = vec![0; self.columns];
+        self.for_rows(&numbers, 0, &mut Vec::new(), given_up, &mut |band, at, row| {
+            self.values(band, row, &mut codes, &mut out[at * self.columns..(at + 1) * self.columns])
         })
     }
 
@@ -186,7 +238,7 @@ impl PackedRows {
             at += row % len * stride;
             row /= len;
         }
-        at
+        self.row_order.as_ref().map_or(at, |order| order[at] as usize)
     }
 
     /// Reads the rows of these numbers in bands and gives each to `take`, with its place among `numbers`, which begin with
@@ -200,7 +252,8 @@ impl PackedRows {
         take: &mut dyn FnMut(&Band, usize, usize) -> Result<()>,
     ) -> Result<()> {
         let (Some(&low), Some(&high)) = (numbers.iter().min(), numbers.iter().max()) else { return Ok(()) };
-        if high - low >= SPARSE * numbers.len() {
+        // Rows that have changed places lie all over the matrix, which is read once for all of them.
+        if high - low >= SPARSE * numbers.len() && self.row_order.is_none() {
             let half = numbers.len() / 2;
             self.for_rows(&numbers[..half], place, scratch, given_up, take)?;
             return self.for_rows(&numbers[half..], place + half, scratch, given_up, take);
@@ -321,7 +374,7 @@ impl PackedRows {
         let line = |len: usize, at: usize| &band.codes[at * len..(at + 1) * len];
         let in_band = row - band.first;
         match self.coding {
-            Coding::Dense(width) => unpack(line(4 * width.words(self.columns), in_band), width, codes),
+            Coding::Dense(width) => unpack_on(self.isa, line(4 * width.words(self.columns), in_band), width, codes),
             Coding::Aligned(width) => {
                 unpack_aligned(line(4 * width.aligned_words(self.columns), in_band), width, codes);
             }
@@ -336,31 +389,41 @@ impl PackedRows {
             }
             Coding::Float => {}
         }
+        if let Some(order) = &self.column_order {
+            let stored = codes.to_vec();
+            for (code, &column) in codes.iter_mut().zip(order.iter()) {
+                *code = stored[column as usize];
+            }
+        }
     }
 
-    /// Unpacks one row of a band.
-    fn row(&self, band: &Band, row: usize, codes: &mut [u8], values: &mut [f32], out: &mut [u8]) -> Result<()> {
-        let line = |len: usize, at: usize| &band.codes[at * len..(at + 1) * len];
-        let in_band = row - band.first;
+    /// The values of one row of a band.
+    fn values(&self, band: &Band, row: usize, codes: &mut [u8], values: &mut [f32]) -> Result<()> {
         let (scales, zeros) = self.parameters(band, row);
         if self.coding == Coding::Float {
-            self.code_type.decode(line(self.columns, in_band), values)?;
+            let at = (row - band.first) * self.columns;
+            self.code_type.decode(&band.codes[at..at + self.columns], values)?;
             for (values, &scale) in values.chunks_mut(self.group_len).zip(scales) {
                 values.iter_mut().for_each(|value| *value *= scale);
             }
-            store(values, out);
             return Ok(());
         }
         self.codes(band, row, codes);
-        let Some(target) = self.target else {
-            let groups = self.listed.as_deref().map_or(Groups::Even(self.group_len), Groups::Listed);
-            dequantize(codes, groups, scales, zeros, values);
-            store(values, out);
-            return Ok(());
-        };
+        let groups = self.listed.as_deref().map_or(Groups::Even(self.group_len), Groups::Listed);
+        dequantize_on(self.isa, codes, groups, scales, zeros, values);
+        Ok(())
+    }
+
+    /// One row of a band as blocks.
+    fn blocks(&self, band: &Band, row: usize, target: Target, codes: &mut [u8], out: &mut [u8]) -> Result<()> {
+        let (scales, zeros) = self.parameters(band, row);
+        self.codes(band, row, codes);
         let block_bytes = target.format().info().block_bytes;
         for (number, (codes, out)) in codes.as_chunks().0.iter().zip(out.chunks_mut(block_bytes)).enumerate() {
-            let group = number * BLOCK / self.group_len;
+            let group = match &self.listed {
+                None => number * BLOCK / self.group_len,
+                Some(listed) => listed[number * BLOCK] as usize,
+            };
             blocks::write(target, codes, scales[group], zeros[group], out).map_err(|what| Error::InvalidBlock {
                 at: At::default(),
                 row,
@@ -372,26 +435,22 @@ impl PackedRows {
     }
 }
 
-/// The values of packed weights as `f32`, in the order of their walk.
+/// The values of packed weights as `f32`, in the order of their walk, into `out`.
 ///
 /// # Errors
-/// What a conversion refuses: parts that do not fit together, files that are too short; `Interrupted`.
-pub fn read_packed(plan: &PackedWeights, run: Run<'_>) -> Result<Vec<f32>> {
+/// What a conversion refuses: parts that do not fit together, files that are too short; `Shape` if `out` has another
+/// length; `Interrupted`.
+pub fn read_packed(plan: &PackedWeights, out: &mut [f32], run: Run<'_>) -> Result<()> {
     let mut sources = SourceFiles::default();
     let rows = PackedRows::new(plan, None, &mut |view| Gather::new(view, sources.get(&view.file)?))?;
-    let mut out = vec![0.0; rows.elements()];
+    if out.len() != rows.elements() {
+        let what = format!("room for {} values of {} packed weights", out.len(), rows.elements());
+        return Err(Error::Shape { at: At::default(), what });
+    }
     let task_rows = (READ_WEIGHTS / rows.columns).max(1);
     let tasks: Vec<_> = out.chunks_mut(task_rows * rows.columns).collect();
-    run.for_each(tasks, |_, task, out: &mut [f32]| {
-        let mut bytes = vec![0; size_of_val(out)];
-        rows.read(task * task_rows, &mut bytes, &mut Vec::new(), &|| run.interrupted())?;
-        for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-            *value = f32::from_le_bytes(*bytes);
-        }
-        Ok(())
-    })
-    .map_err(|error| error.in_file(&plan.codes.file))?;
-    Ok(out)
+    run.for_each(tasks, |_, task, out: &mut [f32]| rows.read_values(task * task_rows, out, &|| run.interrupted()))
+        .map_err(|error| error.in_file(&plan.codes.file))
 }
 
 /// The codes, scales and zero points of packed weights, in the order of their walk.
@@ -425,6 +484,12 @@ pub fn read_codes(plan: &PackedWeights, run: Run<'_>) -> Result<Gridded> {
     })
     .map_err(|error| error.in_file(&plan.codes.file))?;
     Ok(Gridded { codes, scales, zeros })
+}
+
+fn is_permutation(order: &[u32], len: usize) -> bool {
+    let mut seen = vec![false; len];
+    order.len() == len
+        && order.iter().all(|&at| seen.get_mut(at as usize).is_some_and(|seen| !std::mem::replace(seen, true)))
 }
 
 fn store(values: &[f32], out: &mut [u8]) {

@@ -118,6 +118,11 @@ pub struct PackedWeights {
     pub strides: Vec<u64>,
     /// Start of the walk, in elements of the unpacked matrix.
     pub start: u64,
+    /// Which stored row stands in the place of each, where rows change places.
+    pub row_order: Option<Arc<[u32]>>,
+    /// Which stored column stands in the place of each, where columns change places: inputs in act-order become neighbours
+    /// again in this way.
+    pub column_order: Option<Arc<[u32]>>,
 }
 
 impl PackedWeights {
@@ -144,7 +149,8 @@ impl PackedWeights {
             Grouping::Even(len) => len,
             Grouping::Listed(_) => 0,
         };
-        let walk = (self.shape.clone(), self.strides.clone(), self.start);
+        let orders = (self.row_order.clone(), self.column_order.clone());
+        let walk = (self.shape.clone(), self.strides.clone(), self.start, orders);
         (self.rows, self.columns, self.coding, self.rows_per_scale, zeros, groups, walk)
     }
 }

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::plan::{ImatrixPlan, Lattice, Op, TensorPlan};
 use crate::arch::{Kernel, kernel};
 use crate::block::Format;
-use crate::encode::{Imatrix, RowEncoder, TASK_WEIGHTS, check_finite};
+use crate::encode::{Imatrix, RowEncoder, TASK_WEIGHTS, Weights, check_finite};
 use crate::error::{At, Error, Result};
-use crate::packed::blocks::Target;
 use crate::packed::lattice;
 
 /// How the elements of one tensor are stored.
@@ -80,9 +79,9 @@ impl<'p> Step<'p> {
             let rows = elements.checked_div(stored.row_len).unwrap_or(0);
             Some(RowEncoder::new(format, rows, stored.row_len, imatrix)?)
         };
-        let lattice = match (plan.lattice, Target::of(format)) {
+        let lattice = match (plan.lattice, lattice::FORMATS.contains(&format)) {
             (Lattice::Off, _) => None,
-            (asked, Some(target)) => {
+            (asked, true) => {
                 let stored = match round {
                     Some(Rounding::F16) => lattice::Stored::F16,
                     Some(Rounding::BF16) => lattice::Stored::BF16,
@@ -90,13 +89,12 @@ impl<'p> Step<'p> {
                     None if plan.intermediate.format() == Some(Format::BF16) => lattice::Stored::BF16,
                     None => lattice::Stored::F32,
                 };
-                Some(OnLattice { target, stored, only: asked == Lattice::Only, found: AtomicU64::new(0) })
+                Some(OnLattice { format, stored, only: asked == Lattice::Only, found: AtomicU64::new(0) })
             }
-            (Lattice::Auto, None) => None,
-            (Lattice::Only, None) => {
-                return unsupported(format!(
-                    "codes can be found again in Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, not in {format}"
-                ));
+            (Lattice::Auto, false) => None,
+            (Lattice::Only, false) => {
+                let names = lattice::FORMATS.map(|format| format.info().name).join(", ");
+                return unsupported(format!("codes can be found again in {names}; not in {format}"));
             }
         };
         Ok(Self::Encode(Encode { from, ops, round, kernel: kernel(format)?, rows, stored, lattice }))
@@ -161,7 +159,7 @@ pub(super) struct Encode<'p> {
 
 /// The search for blocks that are on the grid already.
 struct OnLattice {
-    target: Target,
+    format: Format,
     stored: lattice::Stored,
     /// Whether any other block is an error.
     only: bool,
@@ -173,12 +171,12 @@ impl OnLattice {
     /// Puts the codes of blocks on the grid in the place of what the encoder made of them. `first` is the first element.
     fn run(&self, x: &[f32], out: &mut [u8], stored: Stored, first: usize) -> Result<()> {
         let mut found = 0;
-        for (number, (x, out)) in x.as_chunks().0.iter().zip(out.chunks_mut(stored.block_bytes)).enumerate() {
-            if lattice::encode(self.target, x, self.stored, out) {
+        for (number, (x, out)) in x.chunks(stored.block_len).zip(out.chunks_mut(stored.block_bytes)).enumerate() {
+            if lattice::encode(self.format, x, self.stored, out) {
                 found += 1;
             } else if self.only {
                 let (row, block) = stored.place(first, number);
-                let what = format!("these weights are not values of {}", self.target.format());
+                let what = format!("these weights are not values of {}", self.format);
                 return Err(Error::InvalidBlock { at: At::default(), row, block, what });
             }
         }
@@ -213,20 +211,26 @@ impl Encode<'_> {
             if !keep_going() {
                 return Err(Error::Interrupted);
             }
-            x.resize(self.from.elements(data.len()), 0.0);
-            self.from.decode(data, x)?;
-            self.ops.iter().for_each(|op| op.apply(x));
-            self.round(x);
-            match &self.rows {
-                Some(encoder) => {
-                    encoder.encode_rows(at / self.stored.row_len, x, out)?;
-                    if let Some(lattice) = &self.lattice {
-                        lattice.run(x, out, self.stored, at)?;
+            let elements = self.from.elements(data.len());
+            match (&self.rows, self.untouched(data)) {
+                (Some(encoder), Some(weights)) => encoder.encode(at / self.stored.row_len, weights, x, out)?,
+                (rows, _) => {
+                    x.resize(elements, 0.0);
+                    self.from.decode(data, x)?;
+                    self.ops.iter().for_each(|op| op.apply(x));
+                    self.round(x);
+                    match rows {
+                        Some(encoder) => {
+                            encoder.encode_rows(at / self.stored.row_len, x, out)?;
+                            if let Some(lattice) = &self.lattice {
+                                lattice.run(x, out, self.stored, at)?;
+                            }
+                        }
+                        None => {
+                            check_finite(x, at, self.stored.row_len)?;
+                            self.kernel.encode_rows(x, x.len(), None, out);
+                        }
                     }
-                }
-                None => {
-                    check_finite(x, at, self.stored.row_len)?;
-                    self.kernel.encode_rows(x, x.len(), None, out);
                 }
             }
             // As `llama-quantize` does with what it has encoded: scales may have overflowed.
@@ -234,9 +238,17 @@ impl Encode<'_> {
                 let (row, block) = self.stored.place(at, fault.block);
                 return Err(Error::InvalidBlock { at: At::default(), row, block, what: fault.what });
             }
-            at += x.len();
+            at += elements;
         }
         Ok(())
+    }
+
+    /// Source bytes as weights, where nothing happens to these before they are encoded: encoders without a search read any
+    /// kind of float.
+    fn untouched<'d>(&self, data: &'d [u8]) -> Option<Weights<'d>> {
+        let SourceType::Block(format) = self.from else { return None };
+        let changed = !self.ops.is_empty() || self.round.is_some() || self.lattice.is_some();
+        if changed { None } else { Weights::of_bytes(format, data) }
     }
 
     fn round(&self, x: &mut [f32]) {

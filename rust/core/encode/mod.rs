@@ -1,8 +1,8 @@
 //! The row driver: weights in, blocks out, in parallel.
 //!
 //! Every format encodes a row without looking at any other, so rows may be shared out among threads in any way and the
-//! bytes stay the same. The driver widens `f16` and `bf16` a few rows at a time, refuses non-finite weights, picks the
-//! kernel, and polls for interruption. What it wrote is not validated: that is a step of its own.
+//! bytes stay the same. The driver widens `f16` and `bf16` a few rows at a time unless the kernel does so itself, refuses
+//! non-finite weights, picks the kernel, and polls for interruption. What it wrote is not validated: that is a step of its own.
 
 mod first_error;
 mod pool;
@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use crate::arch::kernel;
 use crate::block::Format;
 use crate::error::{At, Error, Result};
+use crate::scratch::with_scratch;
 
 pub(crate) use first_error::FirstError;
 pub(crate) use pool::thread_count;
@@ -28,10 +29,6 @@ pub(crate) const TASK_WEIGHTS: usize = 32 * 1024;
 
 /// Weights in a task where memory limits the work, so that handing it over costs nothing there either.
 const LIGHT_TASK_WEIGHTS: usize = 256 * 1024;
-
-/// Weights in a piece of a task where memory limits the work, as far as whole rows allow: widened weights
-/// stay in a core's first cache.
-const PIECE_WEIGHTS: usize = 4 * 1024;
 
 /// Weights as they lie in memory, row after row.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +42,22 @@ pub enum Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
+    /// Weights of a float format as they lie in a file, if they lie in memory as floats must; `None` for all other formats.
+    pub(crate) fn of_bytes(format: Format, bytes: &'a [u8]) -> Option<Self> {
+        /// Bytes as numbers of a type for which any bits will do.
+        fn cast<T>(bytes: &[u8]) -> Option<&[T]> {
+            // SAFETY: callers name types that have no padding and no invalid values.
+            let (before, numbers, behind) = unsafe { bytes.align_to() };
+            (before.is_empty() && behind.is_empty() && cfg!(target_endian = "little")).then_some(numbers)
+        }
+        match format {
+            Format::F32 => cast(bytes).map(Self::F32),
+            Format::F16 => cast(bytes).map(Self::F16),
+            Format::BF16 => cast(bytes).map(Self::BF16),
+            _ => None,
+        }
+    }
+
     /// Number of weights.
     pub fn len(self) -> usize {
         match self {
@@ -59,18 +72,30 @@ impl<'a> Weights<'a> {
         self.len() == 0
     }
 
-    /// Some of the weights as `f32`: where they lie if they are, otherwise widened into `scratch`.
-    fn widen<'s>(self, range: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32]
+    /// Some of the weights.
+    fn slice(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(&x[range]),
+            Self::F16(x) => Self::F16(&x[range]),
+            Self::BF16(x) => Self::BF16(&x[range]),
+        }
+    }
+
+    /// The weights as `f32`: where they lie if they are, otherwise widened into `scratch`.
+    fn widen<'s>(self, scratch: &'s mut Vec<f32>) -> &'s [f32]
     where
         'a: 's,
     {
-        scratch.resize(range.len(), 0.0);
+        if let Self::F32(x) = self {
+            return x;
+        }
+        scratch.resize(self.len(), 0.0);
         match self {
-            Self::F32(x) => return &x[range],
-            Self::F16(x) => x[range].convert_to_f32_slice(scratch),
+            Self::F32(_) => {}
+            Self::F16(x) => x.convert_to_f32_slice(scratch),
             // Shifted, which is all there is to it for numbers; NaN is refused later.
             Self::BF16(x) => {
-                for (to, from) in scratch.iter_mut().zip(&x[range]) {
+                for (to, from) in scratch.iter_mut().zip(x) {
                     *to = f32::from_bits(u32::from(from.to_bits()) << 16);
                 }
             }
@@ -102,7 +127,8 @@ impl Run<'_> {
         self.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// Runs `work` on every task, with its number and a scratch buffer; on this thread if there is but one.
+    /// Runs `work` on every task, with its number and a scratch buffer that holds anything; on this thread if there is but
+    /// one.
     pub(crate) fn for_each<T: Send>(
         &self,
         tasks: Vec<T>,
@@ -110,19 +136,23 @@ impl Run<'_> {
     ) -> Result<()> {
         let threads = thread_count(self.threads)?;
         let first = FirstError::new();
-        let run_task = |scratch: &mut Vec<f32>, (number, task): (usize, T)| {
+        let run_task = |(number, task): (usize, T)| {
             if first.precedes(number) {
                 return;
             }
-            let result = if self.interrupted() { Err(Error::Interrupted) } else { work(scratch, number, task) };
+            let result = if self.interrupted() {
+                Err(Error::Interrupted)
+            } else {
+                with_scratch(|scratch| work(scratch, number, task))
+            };
             if let Err(error) = result {
                 first.record(number, error);
             }
         };
         if tasks.len() <= 1 {
-            tasks.into_iter().enumerate().for_each(|task| run_task(&mut Vec::new(), task));
+            tasks.into_iter().enumerate().for_each(run_task);
         } else {
-            pool::pool(threads)?.install(|| tasks.into_par_iter().enumerate().for_each_init(Vec::new, run_task));
+            pool::pool(threads)?.install(|| tasks.into_par_iter().enumerate().for_each(run_task));
         }
         first.into_result()
     }
@@ -144,19 +174,12 @@ pub fn encode(
     let rows = whole_rows(weights.len(), row_len, "weights")?;
     expect_len(out.len(), rows, row_bytes, "encoded bytes")?;
     let encoder = RowEncoder::new(format, rows, row_len, imatrix)?;
-    let (task, piece) =
-        if encoder.is_light() { (LIGHT_TASK_WEIGHTS, PIECE_WEIGHTS) } else { (TASK_WEIGHTS, TASK_WEIGHTS) };
-    let rows_per_piece = (piece / row_len).max(1);
-    let rows_per_task = (task / row_len).max(1).next_multiple_of(rows_per_piece);
+    let rows_per_task = (if encoder.is_plain() { LIGHT_TASK_WEIGHTS } else { TASK_WEIGHTS } / row_len).max(1);
     let tasks = out.chunks_mut(rows_per_task * row_bytes).collect();
-    run.for_each(tasks, |scratch, number, out| {
-        for (piece, out) in out.chunks_mut(rows_per_piece * row_bytes).enumerate() {
-            let first_row = number * rows_per_task + piece * rows_per_piece;
-            let last_row = first_row + out.len() / row_bytes;
-            let x = weights.widen(first_row * row_len..last_row * row_len, scratch);
-            encoder.encode_rows(first_row, x, out)?;
-        }
-        Ok(())
+    run.for_each(tasks, |scratch, number, out: &mut [u8]| {
+        let first_row = number * rows_per_task;
+        let last_row = first_row + out.len() / row_bytes;
+        encoder.encode(first_row, weights.slice(first_row * row_len..last_row * row_len), scratch, out)
     })
 }
 

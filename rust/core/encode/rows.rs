@@ -1,6 +1,6 @@
 //! Encoding some rows of a tensor on one thread: checks, importances, kernel.
 
-use super::Imatrix;
+use super::{Imatrix, Weights};
 use crate::arch::{Kernel, kernel};
 use crate::block::{Format, ImatrixUse};
 use crate::error::{At, Error, Result};
@@ -36,9 +36,30 @@ impl<'a> RowEncoder<'a> {
         Ok(Self { kernel: kernel(format)?, row_len, row_bytes, imatrix })
     }
 
-    /// See [`Kernel::is_light`].
-    pub(crate) fn is_light(&self) -> bool {
-        self.kernel.is_light(self.imatrix.is_some())
+    /// See [`Kernel::is_plain`].
+    pub(crate) fn is_plain(&self) -> bool {
+        self.kernel.is_plain(self.imatrix.is_some())
+    }
+
+    /// Encodes weights of any kind as [`RowEncoder::encode_rows`] does, if no search is needed; otherwise widened.
+    ///
+    /// # Errors
+    /// `NonFinite`.
+    pub(crate) fn encode(
+        &self,
+        first_row: usize,
+        x: Weights<'_>,
+        scratch: &mut Vec<f32>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        if self.is_plain() {
+            // What is not finite shows once it is encoded. Where it lies is only sought when needed.
+            return match self.kernel.encode_plain(x, out) {
+                Some(true) => Ok(()),
+                _ => check_finite(x.widen(scratch), first_row * self.row_len, self.row_len),
+            };
+        }
+        self.encode_rows(first_row, x.widen(scratch), out)
     }
 
     /// Encodes the whole rows in `x`, the first of which is row `first_row` of the tensor, into `out`.
@@ -46,11 +67,8 @@ impl<'a> RowEncoder<'a> {
     /// # Errors
     /// `NonFinite`, with row and column counted over the tensor.
     pub(crate) fn encode_rows(&self, first_row: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
-        if self.is_light() {
-            // Checked afterwards, when the weights have come from memory: waiting for them is time to encode in. What
-            // comes out for others is worthless, but defined.
-            self.kernel.encode_rows(x, self.row_len, None, out);
-            return check_finite(x, first_row * self.row_len, self.row_len);
+        if self.is_plain() {
+            return self.encode(first_row, Weights::F32(x), &mut Vec::new(), out);
         }
         check_finite(x, first_row * self.row_len, self.row_len)?;
         let Some(imatrix) = self.imatrix else {

@@ -12,6 +12,9 @@ const LANES: usize = 16;
 /// Columns that a step of [`add_product`] keeps in registers.
 const COLUMNS: usize = 16;
 
+/// Inner indices that a step of [`add_product`] lays out: 16 KB.
+const DEPTH: usize = 256;
+
 /// Rows that a step of [`add_product`] keeps in registers.
 const ROWS: usize = 4;
 
@@ -74,40 +77,51 @@ fn add_product(
     (top, left): (usize, usize),
     (rows, inner, width): (usize, usize, usize),
 ) {
-    let mut row = 0;
-    while row < rows {
-        let here = (rows - row).min(ROWS);
-        let mut column = 0;
-        while column + COLUMNS <= width && here == ROWS {
-            let mut sums = [[0.0f32; COLUMNS]; ROWS];
-            for r in 0..ROWS {
-                sums[r].copy_from_slice(&y[(row + r) * y_stride + y_left + column..][..COLUMNS]);
+    // Rows of `m` lie a power of two apart as often as not, and then displace each other in caches: 16 columns are
+    // laid side by side once for all rows of `y`.
+    let mut panel = [[0.0f32; COLUMNS]; DEPTH];
+    for first in (0..inner).step_by(DEPTH) {
+        let panel = &mut panel[..DEPTH.min(inner - first)];
+        let whole = width / COLUMNS * COLUMNS;
+        for column in (0..whole).step_by(COLUMNS) {
+            for (k, terms) in panel.iter_mut().enumerate() {
+                terms.copy_from_slice(m.row(top + first + k, left + column, COLUMNS));
             }
-            let factors: [&[f32]; ROWS] = std::array::from_fn(|r| x.row(row + r, 0, inner));
-            for k in 0..inner {
-                let terms: &[f32; COLUMNS] =
-                    m.data[(top + k) * m.stride + left + column..].first_chunk().expect("whole");
+            let mut row = 0;
+            while row + ROWS <= rows {
+                let mut sums = [[0.0f32; COLUMNS]; ROWS];
                 for r in 0..ROWS {
-                    let factor = factors[r][k];
-                    for c in 0..COLUMNS {
-                        sums[r][c] += factor * terms[c];
+                    sums[r].copy_from_slice(&y[(row + r) * y_stride + y_left + column..][..COLUMNS]);
+                }
+                let factors: [&[f32]; ROWS] = std::array::from_fn(|r| x.row(row + r, first, panel.len()));
+                for (k, terms) in panel.iter().enumerate() {
+                    for r in 0..ROWS {
+                        let factor = factors[r][k];
+                        for c in 0..COLUMNS {
+                            sums[r][c] += factor * terms[c];
+                        }
                     }
                 }
+                for r in 0..ROWS {
+                    y[(row + r) * y_stride + y_left + column..][..COLUMNS].copy_from_slice(&sums[r]);
+                }
+                row += ROWS;
             }
-            for r in 0..ROWS {
-                y[(row + r) * y_stride + y_left + column..][..COLUMNS].copy_from_slice(&sums[r]);
-            }
-            column += COLUMNS;
-        }
-        if column < width {
-            for r in row..row + here {
-                let out = &mut y[r * y_stride + y_left + column..][..width - column];
-                for k in 0..inner {
-                    add_scaled(out, x.row(r, 0, inner)[k], m.row(top + k, left + column, width - column));
+            for r in row..rows {
+                let out = &mut y[r * y_stride + y_left + column..][..COLUMNS];
+                for (terms, &factor) in panel.iter().zip(x.row(r, first, panel.len())) {
+                    add_scaled(out, factor, terms);
                 }
             }
         }
-        row += here;
+        if whole < width {
+            for r in 0..rows {
+                let out = &mut y[r * y_stride + y_left + whole..][..width - whole];
+                for (k, &factor) in x.row(r, first, panel.len()).iter().enumerate() {
+                    add_scaled(out, factor, m.row(top + first + k, left + whole, width - whole));
+                }
+            }
+        }
     }
 }
 
@@ -134,7 +148,7 @@ type AddProduct = fn(&mut [f32], usize, usize, Matrix<'_>, Matrix<'_>, (usize, u
 type PointCosts = fn(&mut [f32], &[f32], &[f32], &[f32]);
 
 /// The operations as compiled for one instruction set.
-pub(super) struct Dense {
+pub(crate) struct Dense {
     /// See [`add_scaled`].
     pub(super) add_scaled: fn(&mut [f32], f32, &[f32]),
     /// See [`dot`].

@@ -5,16 +5,17 @@
 //! off. This is GPTQ's recursion with the upper Cholesky factor of `H^-1`, without the inverse (Frantar et al. 2022,
 //! arXiv 2210.17323; Chee et al. 2023, arXiv 2307.13304, theorem 6).
 
-use faer::Side;
-use faer::linalg::solvers::Llt;
-use faer::mat::Mat;
-
 use super::Options;
 use super::form::GROUP;
+use crate::encode::Run;
 use crate::error::{At, Error, Result};
+use crate::linalg::{cholesky, square_of};
 
 /// Columns of a window: the part of a row that is solved before its error is passed on.
 pub(super) const WINDOW: usize = 256;
+
+/// Rows of a task where a matrix is copied.
+const ROWS: usize = 32;
 
 /// How often damping grows before the matrix is given up.
 const ATTEMPTS: u32 = 12;
@@ -51,8 +52,8 @@ impl Factor {
     ///
     /// # Errors
     /// `Shape` for a matrix of another size, `Unsupported` for values that are not finite, for a negative diagonal, for
-    /// damping out of range, and for a matrix that no damping makes positive definite.
-    pub fn new(hessian: &[f32], len: usize, options: &Options) -> Result<Self> {
+    /// damping out of range, and for a matrix that no damping makes positive definite; `Interrupted`.
+    pub fn new(hessian: &[f32], len: usize, options: &Options, run: Run<'_>) -> Result<Self> {
         check(hessian, len, options)?;
         let diagonal = |j: usize| f64::from(hessian[j * len + j]);
         let dead = (0..len).filter(|&j| diagonal(j) == 0.0).count();
@@ -61,35 +62,38 @@ impl Factor {
         let unit = if mean > 0.0 { mean } else { 1.0 };
         let order = order(len, options.act_order, options.joint, |j| hessian[j * len + j]);
         let symmetric = |i: usize, j: usize| 0.5 * (f64::from(hessian[i * len + j]) + f64::from(hessian[j * len + i]));
-        let at = |p: usize, q: usize| symmetric(order[p] as usize, order[q] as usize);
         let mut damp = options.damp;
+        // The factor wanted is upper triangular: the matrix turned around is `R^T R`, and `R^T` turned around is the factor.
+        let mut turned = vec![0.0; len * len];
         for _ in 0..ATTEMPTS {
             let added = damp * unit;
-            // The factor wanted is upper triangular: that is the lower one of the matrix turned around.
-            let turned = Mat::from_fn(len, len, |p, q| {
-                at(len - 1 - p, len - 1 - q)
-                    + if p == q { added + dead_weight(diagonal(order[len - 1 - p] as usize), added, unit) } else { 0.0 }
-            });
-            if let Ok(llt) = Llt::new(turned.as_ref(), Side::Lower)
-                && (0..len).all(|p| llt.L()[(p, p)].is_finite() && llt.L()[(p, p)] > 0.0)
-            {
+            let damped = |j: usize| diagonal(j) + added + dead_weight(diagonal(j), added, unit);
+            run.for_each(turned.chunks_mut(ROWS * len).collect(), |_, number, rows: &mut [f64]| {
+                for (p, row) in (number * ROWS..).zip(rows.chunks_exact_mut(len)) {
+                    let i = order[len - 1 - p] as usize;
+                    row[p] = damped(i);
+                    for (q, to) in row.iter_mut().enumerate().skip(p + 1) {
+                        *to = symmetric(i, order[len - 1 - q] as usize);
+                    }
+                }
+                Ok(())
+            })?;
+            if cholesky(&mut turned, len, run)? {
                 let mut own = Self {
                     len,
                     upper: vec![0.0; len * len],
                     pivots: vec![0.0; len],
                     hessian: Vec::new(),
-                    diagonal: (0..len)
-                        .map(|j| (diagonal(j) + added + dead_weight(diagonal(j), added, unit)) as f32)
-                        .collect(),
+                    diagonal: (0..len).map(|j| damped(j) as f32).collect(),
                     schur: Vec::new(),
                     order,
                     damp,
                     dead,
                     joint: options.joint,
                 };
-                own.fill(&llt);
+                own.fill(&turned, run)?;
                 if options.effort.passes > 0 {
-                    own.hessian = permuted(&own.order, hessian, &own.diagonal);
+                    own.hessian = permuted(&own.order, hessian, &own.diagonal, run)?;
                 }
                 return Ok(own);
             }
@@ -127,24 +131,33 @@ impl Factor {
         (first, (self.len - first).min(WINDOW))
     }
 
-    fn fill(&mut self, llt: &Llt<f64>) {
-        let (len, lower) = (self.len, llt.L());
-        let entry = |p: usize, q: usize| lower[(len - 1 - p, len - 1 - q)];
+    fn fill(&mut self, turned: &[f64], run: Run<'_>) -> Result<()> {
+        let len = self.len;
+        // Row `q` of the factor's transpose, from column `p` on, backwards.
+        let entry = |p: usize, q: usize| turned[(len - 1 - q) * len + len - 1 - p];
         for q in 0..len {
             let pivot = entry(q, q);
             self.pivots[q] = (pivot * pivot) as f32;
         }
-        for p in 0..len {
-            for (q, to) in self.upper[p * len..][..len].iter_mut().enumerate().skip(p) {
-                *to = (entry(p, q) / entry(q, q)) as f32;
+        run.for_each(self.upper.chunks_mut(ROWS * len).collect(), |_, number, rows: &mut [f32]| {
+            let first = number * ROWS;
+            for q in first..len {
+                let pivot = entry(q, q);
+                for (p, row) in (first..=q).zip(rows.chunks_exact_mut(len)) {
+                    row[q] = (entry(p, q) / pivot) as f32;
+                }
             }
-        }
-        for number in 0..self.windows() {
-            let (first, width) = self.window(number);
-            let block = Mat::from_fn(width, width, |p, q| if q < p { 0.0 } else { entry(first + p, first + q) });
-            let product = &block * block.transpose();
-            self.schur.push((0..width * width).map(|i| product[(i / width, i % width)] as f32).collect());
-        }
+            Ok(())
+        })?;
+        let windows: Vec<_> = (0..self.windows()).map(|number| self.window(number)).collect();
+        self.schur = vec![Vec::new(); windows.len()];
+        let tasks = windows.into_iter().zip(&mut self.schur).collect();
+        run.for_each(tasks, |_, _, ((first, width), schur): ((usize, usize), &mut Vec<f32>)| {
+            let column = |q: usize| (0..width).map(move |p| if q < p { 0.0 } else { entry(first + p, first + q) });
+            let transposed: Vec<f64> = (0..width).flat_map(column).collect();
+            *schur = square_of(&transposed, width)?.into_iter().map(|x| x as f32).collect();
+            Ok(())
+        })
     }
 }
 
@@ -192,15 +205,18 @@ fn order(len: usize, act_order: bool, joint: bool, diagonal: impl Fn(usize) -> f
     firsts.into_iter().flat_map(|first| first as u32..len.min(first + unit) as u32).collect()
 }
 
-fn permuted(order: &[u32], hessian: &[f32], diagonal: &[f32]) -> Vec<f32> {
+fn permuted(order: &[u32], hessian: &[f32], diagonal: &[f32], run: Run<'_>) -> Result<Vec<f32>> {
     let len = order.len();
     let mut out = vec![0.0; len * len];
-    for (p, row) in out.chunks_exact_mut(len).enumerate() {
-        let i = order[p] as usize;
-        for (q, to) in row.iter_mut().enumerate() {
-            let j = order[q] as usize;
-            *to = if p == q { diagonal[i] } else { 0.5 * (hessian[i * len + j] + hessian[j * len + i]) };
+    run.for_each(out.chunks_mut(ROWS * len).collect(), |_, number, rows: &mut [f32]| {
+        for (p, row) in (number * ROWS..).zip(rows.chunks_exact_mut(len)) {
+            let i = order[p] as usize;
+            for (q, to) in row.iter_mut().enumerate() {
+                let j = order[q] as usize;
+                *to = if p == q { diagonal[i] } else { 0.5 * (hessian[i * len + j] + hessian[j * len + i]) };
+            }
         }
-    }
-    out
+        Ok(())
+    })?;
+    Ok(out)
 }

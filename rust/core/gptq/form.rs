@@ -9,17 +9,17 @@ use crate::block::Format;
 use crate::reference::rounding::to_half;
 
 /// Sub-blocks of a window, at most: groups of 16 weights.
-pub(super) const MAX_SUBS: usize = WINDOW / 16;
+pub(crate) const MAX_SUBS: usize = WINDOW / 16;
 
 /// Weights that formats with codebooks choose together.
-pub(super) const GROUP: usize = 8;
+pub(crate) const GROUP: usize = 8;
 
 /// The quadratic form of the errors of a group.
-pub(super) type Quad = [[f32; GROUP]; GROUP];
+pub(crate) type Quad = [[f32; GROUP]; GROUP];
 
 /// How the factors of sub-blocks (scales, or minima) are stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Factors {
+pub(crate) enum Factors {
     /// There are none: they are zero.
     Absent,
     /// One `f16` for each sub-block.
@@ -39,19 +39,19 @@ pub(super) enum Factors {
 
 /// One kind of factor of all sub-blocks of a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// The factor of each sub-block where they are [`Factors::Own`]; where they are shared, the first is what all share.
-    pub(super) d: [f32; MAX_SUBS],
+    pub(crate) d: [f32; MAX_SUBS],
     /// The integers, where they are shared.
-    pub(super) n: [i16; MAX_SUBS],
+    pub(crate) n: [i16; MAX_SUBS],
 }
 
 impl Stored {
-    pub(super) const ZERO: Self = Self { d: [0.0; MAX_SUBS], n: [0; MAX_SUBS] };
+    pub(crate) const ZERO: Self = Self { d: [0.0; MAX_SUBS], n: [0; MAX_SUBS] };
 
     /// The factor of sub-block `j`.
     #[inline(always)]
-    pub(super) fn value(&self, factors: Factors, j: usize) -> f32 {
+    pub(crate) fn value(&self, factors: Factors, j: usize) -> f32 {
         match factors {
             Factors::Absent => 0.0,
             Factors::Own => self.d[j],
@@ -62,21 +62,21 @@ impl Stored {
 
 /// A window as a format stores it, weights in the order of columns.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     /// Level of each weight.
-    pub(super) levels: [f32; WINDOW],
+    pub(crate) levels: [f32; WINDOW],
     /// Scales.
-    pub(super) scales: Stored,
+    pub(crate) scales: Stored,
     /// Minima, taken off.
-    pub(super) mins: Stored,
+    pub(crate) mins: Stored,
 }
 
 impl Parts {
-    pub(super) const ZERO: Self = Self { levels: [0.0; WINDOW], scales: Stored::ZERO, mins: Stored::ZERO };
+    pub(crate) const ZERO: Self = Self { levels: [0.0; WINDOW], scales: Stored::ZERO, mins: Stored::ZERO };
 }
 
 /// A format that the solver can choose codes for.
-pub(super) trait Form {
+pub(crate) trait Form {
     /// The format.
     const FORMAT: Format;
     /// Weights that share a scale.
@@ -105,13 +105,13 @@ pub(super) trait Form {
 
 /// The nearest whole number from `low` to `high`, ties to even.
 #[inline(always)]
-pub(super) fn nearest_whole(y: f32, low: f32, high: f32) -> f32 {
+pub(crate) fn nearest_whole(y: f32, low: f32, high: f32) -> f32 {
     const ROUNDER: f32 = 12_582_912.0;
     (y.clamp(low, high) + ROUNDER) - ROUNDER
 }
 
 /// Rounds to a half that is not infinite, and so does not spoil the block.
 #[inline(always)]
-pub(super) fn half(x: f32) -> f32 {
+pub(crate) fn half(x: f32) -> f32 {
     to_half(x.clamp(-65504.0, 65504.0)).to_f32()
 }

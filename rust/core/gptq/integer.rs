@@ -5,15 +5,16 @@
 //! `w_j -= (w_i - q_i) / R_ii * R_ij` for every later column `j`. A group's scale and zero point follow from the range of its
 //! weights when its first column is reached.
 
-use faer::Side;
-use faer::linalg::solvers::Llt;
-use faer::mat::Mat;
-
 use crate::encode::{Run, check_finite};
 use crate::error::{At, Error, Result};
+use crate::linalg::{cholesky, solve_triangular};
+use crate::packed::rtn::ScaleType;
 
-/// A row of weights, and where its codes, scales and zero points go.
-type Row<'a> = (((&'a [f32], &'a mut [u8]), &'a mut [f32]), &'a mut [u8]);
+/// Rows that are solved together, so that a row of the factor is read once for all of them.
+const TILE: usize = 16;
+
+/// Rows of weights, and where their codes, scales and zero points go.
+type Rows<'a> = (((&'a [f32], &'a mut [u8]), &'a mut [f32]), &'a mut [u8]);
 
 /// How to quantize.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +29,10 @@ pub struct Options {
     pub act_order: bool,
     /// What to add to the Hessian's diagonal, relative to its mean.
     pub damp: f64,
+    /// Type of the scales. Codes are found with the stored scale.
+    pub scale: ScaleType,
+    /// The smallest zero point that can be stored, 0 or 1.
+    pub least_zero: u8,
 }
 
 /// Codes with what it takes to read them: `w = scale * (code - zero)`.
@@ -56,7 +61,7 @@ pub fn solve(weights: &[f32], hessian: &[f64], len: usize, options: &Options, ru
     if options.act_order {
         order.sort_by(|&a, &b| diagonal(b).total_cmp(&diagonal(a)));
     }
-    let factor = inverse_factor(hessian, &order, options.damp)?;
+    let factor = inverse_factor(hessian, &order, options.damp, run)?;
     let groups = len.div_ceil(options.group_size);
     let rows = weights.len() / len;
     let mut out = Groups {
@@ -69,30 +74,32 @@ pub fn solve(weights: &[f32], hessian: &[f64], len: usize, options: &Options, ru
         out.group_of[column as usize] = (position / options.group_size) as u32;
     }
     let tasks = weights
-        .chunks(len)
-        .zip(out.codes.chunks_mut(len))
-        .zip(out.scales.chunks_mut(groups))
-        .zip(out.zeros.chunks_mut(groups));
-    run.for_each(tasks.collect(), |_, _, (((row, codes), scales), zeros): Row<'_>| {
-        let mut w: Vec<f64> = order
-            .iter()
-            .map(|&column| if diagonal(column) == 0.0 { 0.0 } else { f64::from(row[column as usize]) })
-            .collect();
+        .chunks(TILE * len)
+        .zip(out.codes.chunks_mut(TILE * len))
+        .zip(out.scales.chunks_mut(TILE * groups))
+        .zip(out.zeros.chunks_mut(TILE * groups));
+    run.for_each(tasks.collect(), |_, tile, (((rows, codes), scales), zeros): Rows<'_>| {
+        let live =
+            |row: &[f32], column: u32| if diagonal(column) == 0.0 { 0.0 } else { f64::from(row[column as usize]) };
+        let mut w: Vec<f64> = rows.chunks(len).flat_map(|row| order.iter().map(|&column| live(row, column))).collect();
         let top = f64::from((1u32 << options.bits) - 1);
-        let (mut scale, mut zero) = (1.0, 0.0);
         for i in 0..len {
-            if i.is_multiple_of(options.group_size) {
-                let group = i / options.group_size;
-                (scale, zero) = range(&w[i..len.min(i + options.group_size)], top, options.symmetric);
-                (scales[group], zeros[group]) = (scale as f32, zero as u8);
-                scale = f64::from(scales[group]);
-            }
-            let code = ((w[i] / scale).round_ties_even() + zero).clamp(0.0, top);
-            codes[order[i] as usize] = code as u8;
+            let (group, starts) = (i / options.group_size, i.is_multiple_of(options.group_size));
             let after = &factor[i * len..][..len];
-            let error = (w[i] - scale * (code - zero)) / after[i];
-            for j in i + 1..len {
-                w[j] -= error * after[j];
+            for (number, w) in w.chunks_mut(len).enumerate() {
+                let at = number * groups + group;
+                if starts {
+                    let members = &w[i..len.min(i + options.group_size)];
+                    let found = range(members, top, options).ok_or_else(|| too_large(tile * TILE + number, group))?;
+                    (scales[at], zeros[at]) = found;
+                }
+                let (scale, zero) = (f64::from(scales[at]), f64::from(zeros[at]));
+                let code = ((w[i] / scale).round_ties_even() + zero).clamp(0.0, top);
+                codes[number * len + order[i] as usize] = code as u8;
+                let error = (w[i] - scale * (code - zero)) / after[i];
+                for (w, factor) in w[i + 1..].iter_mut().zip(&after[i + 1..]) {
+                    *w -= error * factor;
+                }
             }
         }
         Ok(())
@@ -100,10 +107,11 @@ pub fn solve(weights: &[f32], hessian: &[f64], len: usize, options: &Options, ru
     Ok(out)
 }
 
-/// Scale and zero point that cover the range of a group, zero included.
-fn range(group: &[f64], top: f64, symmetric: bool) -> (f64, f64) {
+/// Scale, as it is stored, and zero point that cover the range of a group, zero included; `None` where the scale is too
+/// large for its type.
+fn range(group: &[f64], top: f64, options: &Options) -> Option<(f32, u8)> {
     let (mut low, mut high) = group.iter().fold((0.0f64, 0.0f64), |(low, high), &v| (low.min(v), high.max(v)));
-    if symmetric {
+    if options.symmetric {
         high = high.max(-low);
         low = -high;
     }
@@ -111,11 +119,23 @@ fn range(group: &[f64], top: f64, symmetric: bool) -> (f64, f64) {
         (low, high) = (-1.0, 1.0);
     }
     // No scale that a single-precision file would read as zero.
-    let scale = ((high - low) / top).max(f64::from(f32::MIN_POSITIVE));
-    (scale, if symmetric { (top + 1.0) / 2.0 } else { (-low / scale).round_ties_even() })
+    let store = |scale: f64| options.scale.store(scale.max(f64::from(f32::MIN_POSITIVE)) as f32);
+    let scale = store((high - low) / top)?;
+    let middle = (top + 1.0) / 2.0;
+    let zero = if options.symmetric { middle } else { (-low / f64::from(scale)).round_ties_even().clamp(0.0, top) };
+    if zero < f64::from(options.least_zero) {
+        // Less than half a step lies below zero. From 1 on, the codes reach as far up with a slightly wider step.
+        return Some((store(high / (top - 1.0))?, options.least_zero));
+    }
+    Some((scale, zero as u8))
 }
 
-fn inverse_factor(hessian: &[f64], order: &[u32], damp: f64) -> Result<Vec<f64>> {
+fn too_large(row: usize, group: usize) -> Error {
+    let what = format!("row {row}, group {group}: the scale is too large for the type of the scales");
+    Error::Unsupported { at: At::default(), what }
+}
+
+fn inverse_factor(hessian: &[f64], order: &[u32], damp: f64, run: Run<'_>) -> Result<Vec<f64>> {
     let len = order.len();
     let at = |p: usize, q: usize| {
         let (i, j) = (order[p] as usize, order[q] as usize);
@@ -124,23 +144,24 @@ fn inverse_factor(hessian: &[f64], order: &[u32], damp: f64) -> Result<Vec<f64>>
     // A column that was never used counts one, as in the reference implementations.
     let diagonal = |p: usize| if at(p, p) == 0.0 { 1.0 } else { at(p, p) };
     let added = damp * (0..len).map(diagonal).sum::<f64>() / len as f64;
-    // H = M M^T with M upper triangular: the lower factor of the matrix turned around. Then R = M^-1.
-    let turned = Mat::from_fn(len, len, |p, q| {
-        let (p, q) = (len - 1 - p, len - 1 - q);
-        if p == q { diagonal(p) + added } else { at(p, q) }
-    });
-    let not_definite = || Error::Unsupported {
-        at: At::default(),
-        what: format!("the Hessian is not positive definite with {damp} of its mean diagonal added; raise the damping"),
-    };
-    let llt = Llt::new(turned.as_ref(), Side::Lower).map_err(|_| not_definite())?;
-    let lower = llt.L();
-    if !(0..len).all(|p| lower[(p, p)].is_finite() && lower[(p, p)] > 0.0) {
-        return Err(not_definite());
+    // H = M M^T with M upper triangular: the matrix turned around is R^T R, and M is R^T turned around.
+    let mut turned = vec![0.0; len * len];
+    for (p, row) in turned.chunks_exact_mut(len).enumerate() {
+        row[p] = diagonal(len - 1 - p) + added;
+        for (q, to) in row.iter_mut().enumerate().skip(p + 1) {
+            *to = at(len - 1 - p, len - 1 - q);
+        }
     }
-    let mut inverse = Mat::<f64>::identity(len, len);
-    faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower, inverse.as_mut(), faer::Par::Seq);
-    Ok((0..len * len).map(|i| inverse[(len - 1 - i / len, len - 1 - i % len)]).collect())
+    if !cholesky(&mut turned, len, run)? {
+        let what =
+            format!("the Hessian is not positive definite with {damp} of its mean diagonal added; raise the damping");
+        return Err(Error::Unsupported { at: At::default(), what });
+    }
+    let mut inverse = vec![0.0; len * len];
+    inverse.iter_mut().step_by(len + 1).for_each(|one| *one = 1.0);
+    solve_triangular(&turned, len, &mut inverse, run)?;
+    // Row by row this is R^-1. Turned around and transposed it is M^-1.
+    Ok((0..len * len).map(|i| inverse[(len - 1 - i % len) * len + len - 1 - i / len]).collect())
 }
 
 fn check(weights: &[f32], hessian: &[f64], len: usize, options: &Options) -> Result<()> {

@@ -24,7 +24,7 @@ fn nibbles(codes: &[u8; LEN]) -> [u8; 16] {
 macro_rules! form {
     ($form:ident, $module:ident, $mins:expr, $nearest:expr, $read:expr, $write:expr) => {
         #[doc = concat!("[`", stringify!($module), "`]")]
-        pub(super) struct $form;
+        pub(crate) struct $form;
 
         impl Form for $form {
             const FORMAT: Format = Format::$form;

@@ -17,12 +17,12 @@
 mod codebook;
 mod dense;
 mod factor;
-mod form;
+pub(crate) mod form;
 mod improve;
 pub mod integer;
-mod legacy;
+pub(crate) mod legacy;
 mod solve;
-mod superblock;
+pub(crate) mod superblock;
 
 pub use factor::Factor;
 

@@ -26,7 +26,7 @@ const fn shared(low: i16, high: i16) -> Factors {
 }
 
 /// 16 sub-blocks with 4-bit scales and minima.
-pub(super) struct Q2_K;
+pub(crate) struct Q2_K;
 
 impl Form for Q2_K {
     const FORMAT: Format = Format::Q2_K;
@@ -58,7 +58,7 @@ impl Form for Q2_K {
 }
 
 /// 16 sub-blocks with 6-bit signed scales.
-pub(super) struct Q3_K;
+pub(crate) struct Q3_K;
 
 impl Form for Q3_K {
     const FORMAT: Format = Format::Q3_K;
@@ -92,7 +92,7 @@ impl Form for Q3_K {
 macro_rules! six_bit_pairs {
     ($form:ident, $module:ident, $max_code:literal, |$stored:ident, $i:ident, $code:ident| $whole:expr) => {
         /// 8 sub-blocks with 6-bit scales and minima.
-        pub(super) struct $form;
+        pub(crate) struct $form;
 
         impl Form for $form {
             const FORMAT: Format = Format::$form;
@@ -130,7 +130,7 @@ six_bit_pairs!(Q4_K, q4_k, 15.0, |stored, i, code| code);
 six_bit_pairs!(Q5_K, q5_k, 31.0, |stored, i, code| code + ((stored.qh[i % 32] >> (i / 32) & 1) << 4));
 
 /// 16 sub-blocks with 8-bit signed scales.
-pub(super) struct Q6_K;
+pub(crate) struct Q6_K;
 
 impl Form for Q6_K {
     const FORMAT: Format = Format::Q6_K;
@@ -159,7 +159,7 @@ impl Form for Q6_K {
 }
 
 /// 8 sub-blocks with 6-bit signed scales, levels from the non-linear table.
-pub(super) struct IQ4_XS;
+pub(crate) struct IQ4_XS;
 
 impl Form for IQ4_XS {
     const FORMAT: Format = Format::IQ4_XS;

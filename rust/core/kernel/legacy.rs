@@ -5,11 +5,11 @@ use std::marker::PhantomData;
 
 use half::f16;
 
-use super::plain::{self, Plain};
+use super::plain::{Plain, Rule, Scaled, Source};
 use super::tile::{self, Tile, store_lanes};
 use super::{RowEncoder, affine, symmetric};
 use crate::block::layout::Layout;
-use crate::lanes::{F32Lanes, MAX_LANES};
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
 use crate::reference::affine::{Cost, WEIGHTED_GRID};
 
 /// Weights in a block.
@@ -42,27 +42,38 @@ pub(crate) trait Legacy {
     const LEVELS: Levels;
 
     /// Packs scale, minimum (unless codes are symmetric) and codes.
-    fn pack(d: f16, m: f16, codes: &[u8; G]) -> Self::Block;
-    /// The weighted scalar reference, given the mean square of the row.
-    fn reference(x: &[f32; G], imatrix: &[f32; G], sigma2: f32) -> Self::Block;
+    fn pack<F: F32Lanes>(d: f16, m: f16, codes: &[u8; G]) -> Self::Block;
+    /// The scalar reference without importances.
+    fn plain_reference(x: &[f32; G]) -> Self::Block;
+    /// The scalar reference with importances, given the mean square of the row.
+    fn weighted_reference(x: &[f32; G], imatrix: &[f32; G], sigma2: f32) -> Self::Block;
 }
 
-impl<S: Legacy> Plain<G> for S {
+impl<S: Legacy> Scaled<G> for S {
     type Block = S::Block;
+    const RULE: Rule = match S::LEVELS {
+        Levels::Symmetric { half } => Rule::Extreme { half },
+        Levels::Affine { max_code } => Rule::Range { max_code },
+    };
 
     #[inline(always)]
-    fn encode<F: F32Lanes>(x: &[f32; G]) -> S::Block {
-        match S::LEVELS {
-            Levels::Symmetric { half } => {
-                let (d, codes) = plain::by_extreme::<F, G>(x, half);
-                S::pack(F::to_half(d), f16::ZERO, &codes)
-            }
-            Levels::Affine { max_code } => {
-                let (d, m, codes) = plain::by_range::<F, G>(x, max_code);
-                S::pack(F::to_half(d), F::to_half(m), &codes)
-            }
-        }
+    fn pack<F: F32Lanes>(d: f16, m: f16, codes: &[u8; G]) -> S::Block {
+        <S as Legacy>::pack::<F>(d, m, codes)
     }
+
+    fn reference(x: &[f32; G]) -> S::Block {
+        S::plain_reference(x)
+    }
+}
+
+/// Fifth bits of 32 codes, weight `j` at bit `j`.
+#[inline(always)]
+pub(crate) fn fifth_bits<F: F32Lanes>(codes: &[u8; G]) -> u32 {
+    let mut highest = *codes;
+    for code in &mut highest {
+        *code <<= 3;
+    }
+    F::Int::high_bits(&highest)
 }
 
 /// Encodes a format.
@@ -71,21 +82,29 @@ pub(crate) struct Encoder<S>(PhantomData<S>);
 impl<S: Legacy> RowEncoder for Encoder<S> {
     #[inline(always)]
     fn encode_rows<F: F32Lanes>(x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]) {
-        let Some(imatrix) = imatrix else { return plain::encode_blocks::<F, S, G>(x, out) };
+        let Some(imatrix) = imatrix else {
+            S::encode_blocks::<F, f32>(x, out);
+            return;
+        };
         let means = mean_squares::<F>(x, row_len);
         let (blocks, importances) = (x.as_chunks::<G>().0, imatrix[..row_len].as_chunks::<G>().0);
-        for (batch, out) in out.chunks_mut(B * S::Block::BYTES).enumerate() {
+        for (batch, out) in out.chunks_mut(B * <S as Legacy>::Block::BYTES).enumerate() {
             // The last batch is filled up with its last block.
-            let last = out.len() / S::Block::BYTES - 1;
+            let last = out.len() / <S as Legacy>::Block::BYTES - 1;
             let numbers: [usize; B] = std::array::from_fn(|i| batch * B + i.min(last));
             let x = numbers.map(|number| &blocks[number]);
             let imatrix = numbers.map(|number| &importances[number % importances.len()]);
             let sigma2 = numbers.map(|number| means[number / importances.len()]);
             let encoded = encode_batch::<F, S>(&x, &imatrix, &sigma2);
-            for (block, out) in encoded.iter().zip(out.chunks_exact_mut(S::Block::BYTES)) {
+            for (block, out) in encoded.iter().zip(out.chunks_exact_mut(<S as Legacy>::Block::BYTES)) {
                 block.write(out);
             }
         }
+    }
+
+    #[inline(always)]
+    fn encode_plain<F: F32Lanes, E: Source>(x: &[E], out: &mut [u8]) -> bool {
+        S::encode_blocks::<F, E>(x, out)
     }
 }
 
@@ -117,7 +136,7 @@ fn encode_batch<F: F32Lanes, S: Legacy>(
     x: &[&[f32; G]; B],
     imatrix: &[&[f32; G]; B],
     sigma2: &[f32; B],
-) -> [S::Block; B] {
+) -> [<S as Legacy>::Block; B] {
     let (mut scales, mut mins, mut codes, mut exact) = ([0.0; B], [0.0; B], [[0; G]; B], [true; B]);
     for first in (0..B).step_by(WIDTH * F::LEN) {
         let tile: Tile<F, G, WIDTH> = tile::load(x, first);
@@ -138,12 +157,12 @@ fn encode_batch<F: F32Lanes, S: Legacy>(
         };
         tile::store_codes(&tile_codes, &mut codes.as_flattened_mut()[G * first..]);
     }
-    let mut blocks = [S::pack(f16::ZERO, f16::ZERO, &[0; G]); B];
+    let mut blocks = [<S as Legacy>::pack::<F>(f16::ZERO, f16::ZERO, &[0; G]); B];
     for (b, block) in blocks.iter_mut().enumerate() {
         *block = if exact[b] {
-            S::pack(F::to_half(scales[b]), F::to_half(-mins[b]), &codes[b])
+            <S as Legacy>::pack::<F>(F::to_half(scales[b]), F::to_half(-mins[b]), &codes[b])
         } else {
-            S::reference(x[b], imatrix[b], sigma2[b])
+            S::weighted_reference(x[b], imatrix[b], sigma2[b])
         };
     }
     blocks

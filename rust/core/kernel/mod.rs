@@ -45,10 +45,15 @@ pub(crate) const MAX_GROUPS: usize = BATCH * 16;
 /// Encodes whole rows: weights, their number in a row, one importance a column, bytes.
 pub(crate) type EncodeRows = fn(&[f32], usize, Option<&[f32]>, &mut [u8]);
 
+/// Encodes blocks without importances from floats of any kind. False if a weight may not be finite.
+pub(crate) type EncodePlain<E> = fn(&[E], &mut [u8]) -> bool;
+
 /// A format that encodes rows in its own way.
 pub(crate) trait RowEncoder {
     /// See [`EncodeRows`].
     fn encode_rows<F: F32Lanes>(x: &[f32], row_len: usize, imatrix: Option<&[f32]>, out: &mut [u8]);
+    /// See [`EncodePlain`].
+    fn encode_plain<F: F32Lanes, E: plain::Source>(x: &[E], out: &mut [u8]) -> bool;
 }
 
 /// A format that encodes blocks of `N` weights by batches of `B` blocks.

@@ -1,22 +1,77 @@
-//! Formats without a search: one look at a block for its scale, one for its codes. They are as fast as memory.
+//! Formats without a search: one look at a block for its scale, one for its codes. They are nearly as fast as memory.
 //!
-//! Nothing here is a sum, so the order does not matter and lanes hold weights that lie side by side.
+//! Nothing here is a sum, so the order does not matter, and lanes hold weights that lie side by side. Scales are worked out
+//! for as many blocks at once as there are lanes, since divisions and halves cost the same for one as for all. Weights are
+//! widened as they are loaded, and those that are not finite show in the codes, so that memory is read once.
 
 use std::marker::PhantomData;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use super::RowEncoder;
 use crate::block::fp4;
 use crate::block::layout::Layout;
-use crate::lanes::{F32Lanes, I32Lanes};
-use crate::reference::symmetric::reciprocal;
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
+
+/// Floats as weights are stored.
+pub(crate) trait Source: Copy {
+    /// The first weights of a slice that has at least as many as there are lanes.
+    fn load<F: F32Lanes>(from: &[Self]) -> F;
+    /// The same number.
+    fn widen(self) -> f32;
+}
+
+impl Source for f32 {
+    #[inline(always)]
+    fn load<F: F32Lanes>(from: &[Self]) -> F {
+        F::load(from)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Source for f16 {
+    #[inline(always)]
+    fn load<F: F32Lanes>(from: &[Self]) -> F {
+        F::load_half(from)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Source for bf16 {
+    #[inline(always)]
+    fn load<F: F32Lanes>(from: &[Self]) -> F {
+        F::Int::load_u16(from.reinterpret_cast()).shl::<16>().as_float()
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// All weights of a block.
+#[inline(always)]
+pub(crate) fn widen<E: Source, const N: usize>(x: &[E; N]) -> [f32; N] {
+    let mut wide = [0.0; N];
+    for i in 0..N {
+        wide[i] = x[i].widen();
+    }
+    wide
+}
 
 /// A format that is encoded without a search, in blocks of `N` weights, a multiple of 32.
 pub(crate) trait Plain<const N: usize> {
-    /// A block of the format.
-    type Block: Layout;
-
-    /// Encodes a block.
-    fn encode<F: F32Lanes>(x: &[f32; N]) -> Self::Block;
+    /// Encodes block after block. False if a weight may not be finite; what it is encoded as is worthless then, but defined.
+    fn encode_blocks<F: F32Lanes, E: Source>(x: &[E], out: &mut [u8]) -> bool;
 }
 
 /// Encodes a format that has no other encoder, and for which importances mean nothing.
@@ -25,19 +80,258 @@ pub(crate) struct Encoder<S, const N: usize>(PhantomData<S>);
 impl<S: Plain<N>, const N: usize> RowEncoder for Encoder<S, N> {
     #[inline(always)]
     fn encode_rows<F: F32Lanes>(x: &[f32], _row_len: usize, _imatrix: Option<&[f32]>, out: &mut [u8]) {
-        encode_blocks::<F, S, N>(x, out);
+        S::encode_blocks::<F, f32>(x, out);
+    }
+
+    #[inline(always)]
+    fn encode_plain<F: F32Lanes, E: Source>(x: &[E], out: &mut [u8]) -> bool {
+        S::encode_blocks::<F, E>(x, out)
     }
 }
 
-/// Encodes block after block.
+/// How scales and codes follow from a block.
+#[derive(Clone, Copy)]
+pub(crate) enum Rule {
+    /// See [`crate::reference::symmetric::by_extreme`].
+    Extreme {
+        /// Codes are offset by this.
+        half: i32,
+    },
+    /// See [`crate::reference::affine::by_range`].
+    Range {
+        /// Largest code.
+        max_code: i32,
+    },
+    /// The largest magnitude over `divisor` as scale; nearest integers, halves away from zero, as codes.
+    Magnitude {
+        /// See above.
+        divisor: f32,
+        /// Added to codes, so that none is negative.
+        offset: i32,
+    },
+}
+
+/// A format with one scale a block, and perhaps a minimum.
+pub(crate) trait Scaled<const N: usize> {
+    /// A block of the format.
+    type Block: Layout;
+    /// See [`Rule`].
+    const RULE: Rule;
+
+    /// Packs scale, minimum if there is one, and codes.
+    fn pack<F: F32Lanes>(d: f16, m: f16, codes: &[u8; N]) -> Self::Block;
+    /// The scalar reference.
+    fn reference(x: &[f32; N]) -> Self::Block;
+}
+
+impl<S: Scaled<N>, const N: usize> Plain<N> for S {
+    #[inline(always)]
+    fn encode_blocks<F: F32Lanes, E: Source>(x: &[E], out: &mut [u8]) -> bool {
+        let (mut finite, mut signs) = (true, F::Int::splat(0));
+        let batches = x.as_chunks::<N>().0.chunks(F::LEN).zip(out.chunks_mut(F::LEN * S::Block::BYTES));
+        for (blocks, out) in batches {
+            let fit = fit::<F, E, N>(blocks, S::RULE);
+            let (mut d, mut m) = ([f16::ZERO; MAX_LANES], [f16::ZERO; MAX_LANES]);
+            let (mut inverses, mut origins) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+            fit.scale.store_half(&mut d);
+            fit.origin.store_half(&mut m);
+            fit.inverse.store(&mut inverses);
+            fit.origin.store(&mut origins);
+            let odd = fit.odd.bits();
+            for (b, (x, out)) in blocks.iter().zip(out.chunks_exact_mut(S::Block::BYTES)).enumerate() {
+                if (odd >> b) & 1 == 1 {
+                    let x = widen(x);
+                    finite &= x.iter().all(|v| v.is_finite());
+                    S::reference(&x).write(out);
+                } else {
+                    let (codes, sign) = codes::<F, E, N>(x, S::RULE, inverses[b], origins[b]);
+                    signs = signs | sign;
+                    S::pack::<F>(d[b], m[b], &codes).write(out);
+                }
+            }
+        }
+        finite && !signs.shr::<31>().eq(F::Int::splat(1)).any()
+    }
+}
+
+/// Scales of as many blocks as there are lanes.
+struct Fit<F: F32Lanes> {
+    scale: F,
+    /// Its reciprocal, 0 for 0.
+    inverse: F,
+    /// What is subtracted from weights.
+    origin: F,
+    /// Blocks that are left to the reference.
+    odd: F::Mask,
+}
+
 #[inline(always)]
-pub(super) fn encode_blocks<F: F32Lanes, S: Plain<N>, const N: usize>(x: &[f32], out: &mut [u8]) {
-    for (x, out) in x.as_chunks::<N>().0.iter().zip(out.chunks_exact_mut(S::Block::BYTES)) {
-        S::encode::<F>(x).write(out);
+fn fit<F: F32Lanes, E: Source, const N: usize>(blocks: &[[E; N]], rule: Rule) -> Fit<F> {
+    let (zero, infinity) = (F::splat(0.0), F::splat(f32::INFINITY));
+    let (mut origin, scale, odd);
+    origin = zero;
+    match rule {
+        Rule::Magnitude { divisor, .. } => {
+            let largest = magnitudes::<F, E, N>(blocks);
+            scale = largest / F::splat(divisor);
+            odd = !largest.lt(infinity);
+        }
+        Rule::Extreme { half } => {
+            let (low, high) = ranges::<F, E, N>(blocks);
+            // Which of two that are equally large comes first has to be looked up.
+            let tie = high.eq(low.neg());
+            let empty = tie & high.eq(zero);
+            let extreme = F::select(high.gt(low.neg()), high, low);
+            scale = F::select(empty, zero, extreme) / F::splat(-half as f32);
+            odd = tie ^ empty;
+        }
+        Rule::Range { max_code } => {
+            let (low, high) = ranges::<F, E, N>(blocks);
+            scale = (high - low) / F::splat(max_code as f32);
+            origin = low;
+            // Which zero comes first decides the minimum's sign.
+            odd = low.eq(zero);
+        }
     }
+    let inverse = F::select(scale.eq(zero), zero, F::splat(1.0) / scale);
+    Fit { scale, inverse, origin, odd: odd | inverse.abs().eq(infinity) }
 }
 
-/// The largest magnitude.
+/// The largest magnitude of each block, or what is not less than infinity if some weight is not finite: bits of magnitudes
+/// are ordered as integers, NaN above all.
+#[inline(always)]
+pub(crate) fn magnitudes<F: F32Lanes, E: Source, const N: usize>(blocks: &[[E; N]]) -> F {
+    let mut rows = [F::splat(0.0); MAX_LANES];
+    for lane in 0..F::LEN {
+        let mut largest = F::Int::splat(0);
+        for x in blocks[lane.min(blocks.len() - 1)].chunks_exact(F::LEN) {
+            largest = largest.max(E::load::<F>(x).abs().as_int());
+        }
+        rows[lane] = largest.as_float();
+    }
+    F::transpose(&mut rows[..F::LEN]);
+    let mut largest = rows[0].as_int();
+    for row in &rows[1..F::LEN] {
+        largest = largest.max(row.as_int());
+    }
+    largest.as_float()
+}
+
+/// The smallest and the largest weight of each block. Which of several zeros it is, is left open; NaN does not count.
+#[inline(always)]
+fn ranges<F: F32Lanes, E: Source, const N: usize>(blocks: &[[E; N]]) -> (F, F) {
+    let (mut lows, mut highs) = ([F::splat(0.0); MAX_LANES], [F::splat(0.0); MAX_LANES]);
+    for lane in 0..F::LEN {
+        let block = &blocks[lane.min(blocks.len() - 1)];
+        let first: F = E::load(block);
+        let (mut low, mut high) = (first, first);
+        for x in block[F::LEN..].chunks_exact(F::LEN) {
+            let x: F = E::load(x);
+            low = x.lesser(low);
+            high = x.greater(high);
+        }
+        (lows[lane], highs[lane]) = (low, high);
+    }
+    F::transpose(&mut lows[..F::LEN]);
+    F::transpose(&mut highs[..F::LEN]);
+    let (mut low, mut high) = (lows[0], highs[0]);
+    for i in 1..F::LEN {
+        low = lows[i].lesser(low);
+        high = highs[i].greater(high);
+    }
+    (low, high)
+}
+
+/// Codes of a block, and a vector that is negative somewhere if some weight is not finite.
+///
+/// Scales bring finite weights to magnitudes of at most twice the largest code (the rounding of a subnormal scale is what
+/// makes it more than once), unless the reciprocal is infinite. Anything that is not finite is NaN or infinite once it is
+/// multiplied, even by the 0 that an infinite scale gives, and is truncated to `i32::MIN`, to which nothing is added that
+/// makes it positive. It is kept as 0, as the reference has it.
+#[inline(always)]
+fn codes<F: F32Lanes, E: Source, const N: usize>(
+    x: &[E; N],
+    rule: Rule,
+    inverse: f32,
+    origin: f32,
+) -> ([u8; N], F::Int) {
+    let (inverse, origin) = (F::splat(inverse), F::splat(origin));
+    let (mut codes, mut signs) = ([0; N], F::Int::splat(0));
+    for (part, to) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let mut vectors = [F::Int::splat(0); 8];
+        for k in 0..32 / F::LEN {
+            let x: F = E::load(&x[32 * part + k * F::LEN..]);
+            vectors[k] = match rule {
+                Rule::Extreme { half } => (x * inverse + F::splat(half as f32 + 0.5)).truncate(),
+                Rule::Range { .. } => ((x - origin) * inverse + F::splat(0.5)).truncate(),
+                Rule::Magnitude { offset, .. } => nearest(x * inverse) + F::Int::splat(offset),
+            };
+            signs = signs | vectors[k];
+        }
+        F::Int::store_limited(&vectors[..32 / F::LEN], to);
+    }
+    let top = match rule {
+        Rule::Extreme { half } => 2 * half - 1,
+        Rule::Range { max_code } => max_code,
+        Rule::Magnitude { .. } => 255,
+    };
+    for code in &mut codes {
+        *code = (*code).min(top as u8);
+    }
+    (codes, signs)
+}
+
+/// The nearest integer, halves away from zero.
+///
+/// With `h` just below a half, `2^-25` below, the truncation of `x + h` rounds `x = n + f >= 0` as wished. For `f < 1/2`
+/// the sum stays below `n + 1` by a step of the floats around `x` and more, and rounds to less than that; without such a
+/// step, below a half, it is exact. For `f >= 1/2` it falls short of `n + 1` by `2^-25` at most, which rounds to
+/// `n + 1`, to even if `n` is 0. What does not fit into 32 bits, infinities and NaN become `i32::MIN`, as in the
+/// reference.
+#[inline(always)]
+fn nearest<F: F32Lanes>(x: F) -> F::Int {
+    let sign = x.as_int() & F::Int::splat(i32::MIN);
+    (x + (F::splat(0.5f32.next_down()).as_int() | sign).as_float()).truncate()
+}
+
+/// Scales for which [`float4_by_power`] decides as [`fp4::nearest`] does.
+const POWERS: std::ops::RangeInclusive<f32> = 1e-30..=1e30;
+
+/// E2M1 codes of a block under a scale that is a power of two, given its largest magnitude; see [`fp4::nearest`].
+///
+/// `v = |x| * 2 / scale` is exact, or subnormal and far below everything that counts. The points half-way between codes are
+/// the integers 1, 3, 5, 7, 10, 14 and 20 then, and a point lies below `v` if it is not above the largest integer below `v`,
+/// which is what the float just before `v` is truncated to. Zero has no such float and becomes `i32::MIN`, kept as 0. All of
+/// this fits into bytes, of which many are compared at once.
+#[inline(always)]
+pub(crate) fn float4_by_power<F: F32Lanes, E: Source>(x: &[E; 32], magnitude: f32, scale: f32) -> [u8; 32] {
+    if !POWERS.contains(&scale) || magnitude > FLOAT4_RANGE.0 * scale {
+        let mut codes = [0; 32];
+        for i in 0..32 {
+            codes[i] = fp4::nearest(x[i].widen(), scale);
+        }
+        return codes;
+    }
+    let (inverse, mut vectors) = (F::splat(2.0 / scale), [F::Int::splat(0); 8]);
+    for k in 0..32 / F::LEN {
+        let x: F = E::load(&x[k * F::LEN..]);
+        let below = ((x * inverse).abs().as_int() - F::Int::splat(1)).as_float().truncate();
+        vectors[k] = below | (x.as_int().shr::<24>() & F::Int::splat(128));
+    }
+    let mut codes = [0; 32];
+    F::Int::store_limited(&vectors[..32 / F::LEN], &mut codes);
+    for code in &mut codes {
+        let (below, sign) = ((*code & 127) as i8, (*code >> 4) & 8);
+        let mut magnitude = 0;
+        for point in [1, 3, 5, 7, 10, 14, 20] {
+            magnitude += u8::from(below >= point);
+        }
+        *code = if magnitude == 0 { 0 } else { magnitude | sign };
+    }
+    codes
+}
+
+/// The largest magnitude; NaN does not count.
 #[inline(always)]
 pub(crate) fn magnitude<F: F32Lanes>(x: &[f32]) -> f32 {
     let mut largest = F::splat(0.0);
@@ -45,151 +339,6 @@ pub(crate) fn magnitude<F: F32Lanes>(x: &[f32]) -> f32 {
         largest = F::load(x).abs().greater(largest);
     }
     largest.largest()
-}
-
-/// The smallest and the largest weight. Of several zeros, which may differ in sign, it is the first one.
-#[inline(always)]
-pub(crate) fn range<F: F32Lanes, const N: usize>(x: &[f32; N]) -> (f32, f32) {
-    let (mut low, mut high) = (F::load(x), F::load(x));
-    for x in x[F::LEN..].chunks_exact(F::LEN) {
-        low = F::load(x).lesser(low);
-        high = F::load(x).greater(high);
-    }
-    (first_of_equals(x, low.least()), first_of_equals(x, high.largest()))
-}
-
-/// What equals `value`, which only makes a difference for zeros.
-#[inline(always)]
-fn first_of_equals(x: &[f32], value: f32) -> f32 {
-    if value != 0.0 { value } else { x.iter().copied().find(|v| *v == 0.0).unwrap_or(value) }
-}
-
-/// The weight largest in magnitude, the first of equals; 0 if all are zeros.
-#[inline(always)]
-fn extreme<F: F32Lanes, const N: usize>(x: &[f32; N]) -> f32 {
-    let (mut low, mut high) = (F::load(x), F::load(x));
-    for x in x[F::LEN..].chunks_exact(F::LEN) {
-        low = F::load(x).lesser(low);
-        high = F::load(x).greater(high);
-    }
-    let (low, high) = (low.least(), high.largest());
-    if high == -low {
-        return if high == 0.0 { 0.0 } else { x.iter().copied().find(|v| v.abs() == high).unwrap_or(high) };
-    }
-    // Looked up, because which of them it is cannot be predicted.
-    [low, high][usize::from(high > -low)]
-}
-
-/// How a weight becomes a code.
-pub(crate) trait Rule<F: F32Lanes>: Copy {
-    /// The code, of which the lowest byte is kept.
-    fn code(self, x: F) -> F::Int;
-}
-
-/// Codes of a block, `group` weights to a rule.
-#[inline(always)]
-pub(crate) fn codes<F: F32Lanes, R: Rule<F>, const N: usize>(x: &[f32; N], group: usize, rules: &[R]) -> [u8; N] {
-    let mut codes = [0; N];
-    for (part, to) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let mut vectors = [F::Int::splat(0); 8];
-        for k in 0..32 / F::LEN {
-            let at = 32 * part + k * F::LEN;
-            vectors[k] = rules[at / group].code(F::load(&x[at..]));
-        }
-        F::Int::store_bytes(&vectors[..32 / F::LEN], to);
-    }
-    codes
-}
-
-/// `truncate((x - origin) * inverse + offset)`, at most `top`; what does not fit into 32 bits has 0 in its lowest byte.
-#[derive(Clone, Copy)]
-struct Truncated<F: F32Lanes> {
-    inverse: F,
-    offset: F,
-    top: F::Int,
-}
-
-impl<F: F32Lanes> Rule<F> for Truncated<F> {
-    #[inline(always)]
-    fn code(self, x: F) -> F::Int {
-        (x * self.inverse + self.offset).truncate().min(self.top)
-    }
-}
-
-/// The same above a minimum.
-#[derive(Clone, Copy)]
-struct Above<F: F32Lanes> {
-    origin: F,
-    rule: Truncated<F>,
-}
-
-impl<F: F32Lanes> Rule<F> for Above<F> {
-    #[inline(always)]
-    fn code(self, x: F) -> F::Int {
-        self.rule.code(x - self.origin)
-    }
-}
-
-/// See [`crate::reference::symmetric::by_extreme`].
-#[inline(always)]
-pub(crate) fn by_extreme<F: F32Lanes, const N: usize>(x: &[f32; N], half: i32) -> (f32, [u8; N]) {
-    let scale = extreme::<F, N>(x) / -half as f32;
-    let rule = Truncated {
-        inverse: F::splat(reciprocal(scale)),
-        offset: F::splat(half as f32 + 0.5),
-        top: F::Int::splat(2 * half - 1),
-    };
-    (scale, codes(x, N, &[rule]))
-}
-
-/// See [`crate::reference::affine::by_range`]: scale, minimum with its own sign, codes.
-#[inline(always)]
-pub(crate) fn by_range<F: F32Lanes, const N: usize>(x: &[f32; N], max_code: i32) -> (f32, f32, [u8; N]) {
-    let (low, high) = range::<F, N>(x);
-    let scale = (high - low) / max_code as f32;
-    let rule = Truncated { inverse: F::splat(reciprocal(scale)), offset: F::splat(0.5), top: F::Int::splat(max_code) };
-    (scale, low, codes(x, N, &[Above { origin: F::splat(low), rule }]))
-}
-
-/// The nearest integer to `x * inverse`, halves away from zero, plus `offset`, within bounds.
-///
-/// With `h` just below a half, `2^-25` below, the truncation of `x + h` rounds `x = n + f >= 0` as wished. For `f < 1/2`
-/// the sum stays below `n + 1` by a step of the floats around `x` and more, and rounds to less than that; without such a
-/// step, below a half, it is exact. For `f >= 1/2` it falls short of `n + 1` by `2^-25` at most, which rounds to
-/// `n + 1`, to even if `n` is 0. What does not fit into 32 bits, infinities and NaN become `i32::MIN`, as in the
-/// reference.
-#[derive(Clone, Copy)]
-struct Nearest<F: F32Lanes> {
-    inverse: F,
-    offset: F::Int,
-    low: i32,
-    high: i32,
-}
-
-impl<F: F32Lanes> Rule<F> for Nearest<F> {
-    #[inline(always)]
-    fn code(self, x: F) -> F::Int {
-        (nearest(x * self.inverse) + self.offset).clamp(self.low, self.high)
-    }
-}
-
-#[inline(always)]
-fn nearest<F: F32Lanes>(x: F) -> F::Int {
-    let sign = x.as_int() & F::Int::splat(i32::MIN);
-    (x + (F::splat(0.5f32.next_down()).as_int() | sign).as_float()).truncate()
-}
-
-/// Largest magnitude over `divisor` as scale, and codes from the nearest integers, offset and limited.
-#[inline(always)]
-pub(crate) fn by_magnitude<F: F32Lanes, const N: usize>(
-    x: &[f32; N],
-    divisor: f32,
-    offset: i32,
-    (low, high): (i32, i32),
-) -> (f32, [u8; N]) {
-    let scale = magnitude::<F>(x) / divisor;
-    let rule = Nearest { inverse: F::splat(reciprocal(scale)), offset: F::Int::splat(offset), low, high };
-    (scale, codes(x, N, &[rule]))
 }
 
 /// E2M1 codes under `scale`, by the points half-way between them.
@@ -209,7 +358,7 @@ impl<F: F32Lanes> Float4<F> {
     }
 }
 
-impl<F: F32Lanes> Rule<F> for Float4<F> {
+impl<F: F32Lanes> Float4<F> {
     #[inline(always)]
     fn code(self, x: F) -> F::Int {
         let zero = F::Int::splat(0);
@@ -242,7 +391,15 @@ pub(crate) fn float4<F: F32Lanes, const N: usize, const S: usize>(
     for (rule, &scale) in rules.iter_mut().zip(scales) {
         *rule = Float4::new(scale);
     }
-    let mut codes = codes(x, N / S, &rules);
+    let mut codes = [0; N];
+    for (part, to) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let mut vectors = [F::Int::splat(0); 8];
+        for k in 0..32 / F::LEN {
+            let at = 32 * part + k * F::LEN;
+            vectors[k] = rules[at / (N / S)].code(F::load(&x[at..]));
+        }
+        F::Int::store_bytes(&vectors[..32 / F::LEN], to);
+    }
     for s in 0..S {
         let (largest, top) = FLOAT4_RANGE;
         if !(magnitudes[s] <= largest * scales[s] && scales[s] <= top) {
@@ -256,7 +413,7 @@ pub(crate) fn float4<F: F32Lanes, const N: usize, const S: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::{F32Lanes, I32Lanes, float4, nearest};
+    use super::{F32Lanes, I32Lanes, float4, float4_by_power, nearest};
     use crate::block::fp4;
     use crate::lanes::portable::Floats;
     use crate::reference::rounding::round_half_away;
@@ -287,6 +444,10 @@ mod tests {
                 let largest = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
                 let got: [u8; 32] = float4::<Floats<8>, 32, 1>(&x, &[largest], &[scale]);
                 assert_eq!(got, x.map(|v| fp4::nearest(v, scale)), "{scale:e} {middle}");
+                if scale.to_bits() << 9 == 0 {
+                    let got = float4_by_power::<Floats<8>, f32>(&x, largest, scale);
+                    assert_eq!(got, x.map(|v| fp4::nearest(v, scale)), "{scale:e} {middle}");
+                }
             }
         }
     }

@@ -2,11 +2,11 @@
 
 use std::marker::PhantomData;
 
-use super::symmetric;
+use super::symmetric::{self, Own};
 use super::tile::{self, Tile, load_lanes, store_lanes};
 use super::{BATCH, BatchEncoder, MAX_GROUPS};
 use crate::block::layout::Layout;
-use crate::lanes::{F32Lanes, MAX_LANES};
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
 
 /// Weights in a sub-block, and sub-blocks in a super-block.
 const G: usize = 16;
@@ -28,6 +28,8 @@ pub(crate) trait Signed {
     type Block: Layout + Copy;
     /// Scales of a block as they are stored.
     type Scales: Copy;
+    /// A block of zeros.
+    const EMPTY: Self::Block;
     /// Codes lie in `-HALF..HALF`.
     const HALF: i32;
     /// Whether codes are searched for one by one without an importance matrix.
@@ -41,8 +43,8 @@ pub(crate) trait Signed {
     fn by_largest(scales: &[f32; G]) -> Option<Self::Scales>;
     /// Scales from their common scale and their codes, offset by `HALF_SCALE`.
     fn by_codes(d: f32, codes: &[u8; G]) -> Self::Scales;
-    /// Scale of sub-block `j`, as it decodes.
-    fn decode(scales: &Self::Scales, j: usize) -> f32;
+    /// Scales of the sub-blocks, as they decode.
+    fn decode(scales: &Self::Scales) -> [f32; G];
     /// Packs scales and codes.
     fn pack(scales: &Self::Scales, codes: &[u8; 256]) -> Self::Block;
     /// The scalar reference.
@@ -56,8 +58,8 @@ pub(crate) struct Encoder<S>(PhantomData<S>);
 struct Fits {
     scales: [f32; MAX_GROUPS],
     totals: [f32; MAX_GROUPS],
-    /// Codes that the searches left.
-    codes: [[u8; 256]; BATCH],
+    /// See [`symmetric::Fit`]; unused by the search that moves codes.
+    inverses: [f32; MAX_GROUPS],
 }
 
 impl<S: Signed> BatchEncoder<256> for Encoder<S> {
@@ -68,35 +70,37 @@ impl<S: Signed> BatchEncoder<256> for Encoder<S> {
         x: &[&[f32; 256]; BATCH],
         imatrix: Option<&[&[f32; 256]; BATCH]>,
     ) -> [S::Block; BATCH] {
-        let mut fits = fit::<F, S>(x, imatrix);
-        let scales: [Option<S::Scales>; BATCH] = match imatrix {
+        let fits = fit::<F, S>(x, imatrix);
+        let scales = match imatrix {
             Some(_) if S::WEIGHTING == Weighting::Search => by_search::<F, S>(&fits),
-            _ => std::array::from_fn(|b| S::by_largest(&fits.scales.as_chunks().0[b])),
+            _ => by_largest::<S>(&fits),
         };
-        recode::<F, S>(x, &mut fits, &scales);
-        std::array::from_fn(|b| match &scales[b] {
-            Some(scales) => S::pack(scales, &fits.codes[b]),
-            None => S::reference(x[b], imatrix.map(|rows| rows[b])),
-        })
+        let codes = recode::<F, S>(x, imatrix.is_some(), &fits, &scales);
+        let mut blocks = [S::EMPTY; BATCH];
+        for b in 0..BATCH {
+            blocks[b] = match &scales[b] {
+                Some(scales) => S::pack(scales, &codes[b]),
+                None => S::reference(x[b], imatrix.map(|rows| rows[b])),
+            };
+        }
+        blocks
     }
 }
 
 #[inline(always)]
 fn fit<F: F32Lanes, S: Signed>(x: &[&[f32; 256]; BATCH], imatrix: Option<&[&[f32; 256]; BATCH]>) -> Fits {
-    let mut fits = Fits { scales: [0.0; MAX_GROUPS], totals: [0.0; MAX_GROUPS], codes: [[0; 256]; BATCH] };
+    let mut fits = Fits { scales: [0.0; MAX_GROUPS], totals: [0.0; MAX_GROUPS], inverses: [0.0; MAX_GROUPS] };
     let sigma2 = match imatrix {
         Some(_) if S::WEIGHTING == Weighting::Search => {
             tile::sums_of_squares::<F, _, _>(x).map(|sum| 2.0 * sum / 256.0)
         }
         _ => [0.0; BATCH],
     };
+    let mut own = Own::room();
     for first in (0..MAX_GROUPS).step_by(WIDTH * F::LEN) {
         let tile: Tile<F, G, WIDTH> = tile::load(x, first);
-        let codes = &mut fits.codes.as_flattened_mut()[G * first..];
         if imatrix.is_none() && S::PLAIN_DESCENDS {
-            let (scales, left) = symmetric::descend(&tile, S::HALF);
-            store_lanes(scales, &mut fits.scales[first..]);
-            tile::store_codes(&left, codes);
+            store_lanes(symmetric::descend(&tile, S::HALF, &mut own), &mut fits.scales[first..]);
             continue;
         }
         let weights = match imatrix {
@@ -110,7 +114,7 @@ fn fit<F: F32Lanes, S: Signed>(x: &[&[f32; 256]; BATCH], imatrix: Option<&[&[f32
         };
         let found = symmetric::search(&tile, &weights, S::HALF);
         store_lanes(found.scale, &mut fits.scales[first..]);
-        tile::store_codes(&symmetric::codes(&tile, found.inverse, S::HALF), codes);
+        store_lanes(found.inverse, &mut fits.inverses[first..]);
     }
     fits
 }
@@ -124,6 +128,16 @@ fn squares<F: F32Lanes, const T: usize>(x: &Tile<F, G, T>) -> Tile<F, G, T> {
         }
     }
     squares
+}
+
+/// Scales of all blocks from the largest one of each. A loop, since closures are compiled without the instruction set.
+#[inline(always)]
+fn by_largest<S: Signed>(fits: &Fits) -> [Option<S::Scales>; BATCH] {
+    let mut scales = [None; BATCH];
+    for b in 0..BATCH {
+        scales[b] = S::by_largest(&fits.scales.as_chunks().0[b]);
+    }
+    scales
 }
 
 /// Searches for the scales of all blocks at once, one a lane. Blocks whose scales are not all finite get none.
@@ -154,26 +168,45 @@ fn by_search<F: F32Lanes, S: Signed>(fits: &Fits) -> [Option<S::Scales>; BATCH] 
     })
 }
 
-/// Replaces the codes of the searches by those that suit the stored scales.
+/// Codes that suit the stored scales; where such a scale is zero, those that the search left.
 #[inline(always)]
-fn recode<F: F32Lanes, S: Signed>(x: &[&[f32; 256]; BATCH], fits: &mut Fits, scales: &[Option<S::Scales>; BATCH]) {
+fn recode<F: F32Lanes, S: Signed>(
+    x: &[&[f32; 256]; BATCH],
+    weighted: bool,
+    fits: &Fits,
+    scales: &[Option<S::Scales>; BATCH],
+) -> [[u8; 256]; BATCH] {
     let mut steps = [0.0; MAX_GROUPS];
     for (steps, scales) in steps.as_chunks_mut::<G>().0.iter_mut().zip(scales) {
         if let Some(scales) = scales {
-            *steps = std::array::from_fn(|j| S::decode(scales, j));
+            *steps = S::decode(scales);
         }
     }
+    let mut codes = [[0; 256]; BATCH];
     for first in (0..MAX_GROUPS).step_by(WIDTH * F::LEN) {
         let tile: Tile<F, G, WIDTH> = tile::load(x, first);
-        let codes = symmetric::recode(&tile, load_lanes(&steps[first..]), S::HALF);
-        let mut bytes = [0; 2 * MAX_LANES * G];
-        tile::store_codes(&codes, &mut bytes);
-        let groups = WIDTH * F::LEN;
-        let kept = fits.codes.as_flattened_mut()[G * first..].as_chunks_mut::<G>().0;
-        for ((kept, codes), step) in kept.iter_mut().zip(bytes.as_chunks::<G>().0).zip(&steps[first..][..groups]) {
-            if *step != 0.0 {
-                *kept = *codes;
+        let steps: [F; WIDTH] = load_lanes(&steps[first..]);
+        let mut tile_codes = symmetric::recode(&tile, steps, S::HALF);
+        let (zero, mut any) = (F::splat(0.0), steps[0].lt(steps[0]));
+        for step in steps {
+            any = any | step.eq(zero);
+        }
+        if any.any() {
+            // Rare with ordinary weights, so that the codes are made once more rather than kept.
+            let left = if S::PLAIN_DESCENDS && !weighted {
+                let mut own = Own::room();
+                symmetric::descend(&tile, S::HALF, &mut own);
+                symmetric::own_codes(&own, S::HALF)
+            } else {
+                symmetric::codes(&tile, load_lanes(&fits.inverses[first..]), S::HALF)
+            };
+            for i in 0..G {
+                for t in 0..WIDTH {
+                    tile_codes[i][t] = F::Int::select(steps[t].eq(zero), left[i][t], tile_codes[i][t]);
+                }
             }
         }
+        tile::store_codes(&tile_codes, &mut codes.as_flattened_mut()[G * first..]);
     }
+    codes
 }

@@ -1,5 +1,7 @@
 //! Every operation of an instruction set against its meaning, lane by lane.
 
+use half::f16;
+
 use super::portable::Floats;
 use super::{F32Lanes, I32Lanes, MAX_LANES, Mask};
 use crate::reference::rounding::nearest_int;
@@ -58,6 +60,7 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
     let mut bits = [0; MAX_LANES];
     j.store(&mut bits);
     let words = bits.map(|bits| bits as u16);
+    let halves = words.map(f16::from_bits);
     // A table that repeats.
     let mut table = [0.0; MAX_LANES];
     b.store(&mut table);
@@ -75,6 +78,9 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         a.abs(),
         a.neg(),
         a.sqrt(),
+        a.round(),
+        (a * F::splat(0.3)).round(),
+        F::load_half(&halves),
         F::select(mask, b, c),
         i.to_float(),
         (i ^ j).as_float(),
@@ -94,6 +100,7 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i ^ j,
         i.min(j),
         i.max(j),
+        i.unsigned_min(j),
         i.clamp(-5, 1_000_000),
         i.shl::<8>(),
         i.shr::<7>(),
@@ -132,6 +139,15 @@ pub(crate) fn conversions<F: F32Lanes>() {
         let mut bytes = [0; 32];
         F::Int::store_bytes(&vectors, &mut bytes);
         assert!(bytes.iter().zip(&words).all(|(byte, word)| *byte == *word as u8), "{words:?}");
+        assert_eq!(F::Int::high_bits(&bytes), (0..32).map(|i| u32::from(bytes[i] >> 7) << i).sum::<u32>());
+        F::Int::store_limited(&vectors, &mut bytes);
+        assert!(bytes.iter().zip(&words).all(|(byte, word)| i32::from(*byte) == (*word).clamp(0, 255)), "{words:?}");
+        let turned: [f32; MAX_LANES] = std::array::from_fn(|i| VALUES[(i + turn) % VALUES.len()]);
+        let mut halves = [f16::ZERO; MAX_LANES];
+        F::load(&turned).store_half(&mut halves);
+        for (half, value) in halves.iter().zip(turned).take(F::LEN).filter(|(_, value)| !value.is_nan()) {
+            assert_eq!(half.to_bits(), crate::reference::rounding::to_half(value).to_bits(), "{value}");
+        }
     }
     // Small integers, whose sums are exact in any order.
     let numbers: [f32; MAX_LANES] = std::array::from_fn(|i| (i * i) as f32 - 40.0);
@@ -158,6 +174,10 @@ fn rounding_is_that_of_the_reference() {
         assert_eq!(ints(Floats::<4>::load(values).nearest_int()), values.map(nearest_int));
         let small = values.map(|v| if v.abs() <= 4_194_303.0 { v } else { 0.0 });
         let codes = small.map(|v| (nearest_int(v).clamp(-32, 31) as f32).to_bits());
-        assert_eq!(floats(Floats::<4>::load(&small).nearest_code(-32.0, 31.0)), codes);
+        // Adding zero takes the sign of a negative one away.
+        let zero = Floats::splat(0.0);
+        assert_eq!(floats(Floats::<4>::load(&small).nearest_code(-32.0, 31.0) + zero), codes);
+        let codes = small.map(|v| (nearest_int(v).clamp(0, 15) as f32).to_bits());
+        assert_eq!(floats(Floats::<4>::load(&small).nearest_code(0.0, 15.0)), codes);
     }
 }

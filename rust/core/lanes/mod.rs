@@ -67,8 +67,14 @@ pub(crate) trait I32Lanes:
     fn to_float(self) -> Self::Float;
     /// The float with these bits.
     fn as_float(self) -> Self::Float;
+    /// The lesser of two as unsigned numbers.
+    fn unsigned_min(self, other: Self) -> Self;
     /// Writes the lowest byte of each lane of 32 lanes: `vectors` holds `32 / LEN` of them.
     fn store_bytes(vectors: &[Self], to: &mut [u8; 32]);
+    /// Limits each lane of 32 lanes to `0..=255` and writes them as bytes: `vectors` holds `32 / LEN` of them.
+    fn store_limited(vectors: &[Self], to: &mut [u8; 32]);
+    /// The highest bit of each byte, that of byte `i` at bit `i`.
+    fn high_bits(bytes: &[u8; 32]) -> u32;
     /// -1 where the mask is true, 0 elsewhere.
     fn minus_one(mask: Self::Mask) -> Self;
     /// The entry that each lane names; lanes lie in `0..16`.
@@ -96,8 +102,14 @@ pub(crate) trait F32Lanes:
     fn splat(value: f32) -> Self;
     /// The first values of a slice, which has at least as many as there are lanes.
     fn load(from: &[f32]) -> Self;
+    /// The first values of a slice of halves, which has at least as many as there are lanes.
+    fn load_half(from: &[f16]) -> Self;
     /// Writes lane `i` to `to[i]`.
     fn store(self, to: &mut [f32]);
+    /// Writes the half nearest to lane `i`, ties to even, to `to[i]`. Which NaN it is for NaN is left open.
+    fn store_half(self, to: &mut [f16]);
+    /// The nearest integer, ties to even, with the sign of the value even if that is zero.
+    fn round(self) -> Self;
     /// `if self < other { self } else { other }`: the second if either is NaN or both are zero.
     fn lesser(self, other: Self) -> Self;
     /// `if self > other { self } else { other }`: the second if either is NaN or both are zero.
@@ -153,12 +165,32 @@ pub(crate) trait F32Lanes:
         ((self + Self::splat(ROUNDER)).as_int() & Self::Int::splat(0x007f_ffff)) - Self::Int::splat(0x0040_0000)
     }
 
-    /// `nearest_int(self).clamp(low, high) as f32`, for magnitudes of at most 4194303, where nothing wraps.
+    /// The lesser of the value and `high`, which is not negative. Zeros keep their sign; NaN may become `high`.
+    ///
+    /// Floats that are not negative are ordered as their bits are, and negative ones are negative integers: a comparison of
+    /// integers, for which more units stand ready than for one of floats.
+    #[inline(always)]
+    fn at_most(self, high: f32) -> Self {
+        self.as_int().min(Self::Int::splat(high.to_bits() as i32)).as_float()
+    }
+
+    /// The greater of the value and `low`, which is not positive. Zeros keep their sign unless `low` is zero. NaN may become
+    /// `low`.
+    ///
+    /// As unsigned numbers, the bits of negative floats are above those of all others and grow with the magnitude.
+    #[inline(always)]
+    fn at_least(self, low: f32) -> Self {
+        if low == 0.0 {
+            return self.as_int().max(Self::Int::splat(0)).as_float();
+        }
+        self.as_int().unsigned_min(Self::Int::splat(low.to_bits() as i32)).as_float()
+    }
+
+    /// `nearest_int(self).clamp(low, high) as f32` with `low <= 0 <= high`, for magnitudes of at most 4194303, where nothing
+    /// wraps; zero may be negative unless `low` is 0.
     #[inline(always)]
     fn nearest_code(self, low: f32, high: f32) -> Self {
-        // Positive floats compare as their bits do, and integers are compared where nothing else is waiting.
-        let bits = |code: f32| (ROUNDER + code).to_bits() as i32;
-        (self + Self::splat(ROUNDER)).as_int().clamp(bits(low), bits(high)).as_float() - Self::splat(ROUNDER)
+        self.round().at_least(low).at_most(high)
     }
 }
 

@@ -110,10 +110,24 @@ impl<const N: usize> I32Lanes for Ints<N> {
         Floats(self.0.map(|value| f32::from_bits(value as u32)))
     }
 
+    fn unsigned_min(self, other: Self) -> Self {
+        Self(zip(self.0, other.0, |a, b| (a as u32).min(b as u32) as i32))
+    }
+
     fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
         for (to, value) in to.iter_mut().zip(vectors.iter().flat_map(|vector| vector.0)) {
             *to = value as u8;
         }
+    }
+
+    fn store_limited(vectors: &[Self], to: &mut [u8; 32]) {
+        for (to, value) in to.iter_mut().zip(vectors.iter().flat_map(|vector| vector.0)) {
+            *to = value.clamp(0, 255) as u8;
+        }
+    }
+
+    fn high_bits(bytes: &[u8; 32]) -> u32 {
+        bytes.iter().enumerate().map(|(i, byte)| u32::from(byte >> 7) << i).sum()
     }
 
     fn minus_one(mask: Bools<N>) -> Self {
@@ -140,6 +154,20 @@ impl<const N: usize> F32Lanes for Floats<N> {
 
     fn store(self, to: &mut [f32]) {
         to[..N].copy_from_slice(&self.0);
+    }
+
+    fn load_half(from: &[f16]) -> Self {
+        Self(std::array::from_fn(|i| from[i].to_f32()))
+    }
+
+    fn store_half(self, to: &mut [f16]) {
+        for (to, value) in to.iter_mut().zip(self.0) {
+            *to = f16::from_f32(value);
+        }
+    }
+
+    fn round(self) -> Self {
+        Self(self.0.map(f32::round_ties_even))
     }
 
     fn lesser(self, other: Self) -> Self {

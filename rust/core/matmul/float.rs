@@ -7,8 +7,11 @@
 //! With at most `min(K, 256) + K / 256 + 1` roundings on the way of any one product, the error of a result is at most that
 //! number times `2^-24` times the sum of the magnitudes of its products, to first order.
 //!
-//! A tile is `R` rows of one operand, whose numbers are broadcast, by 16 of the other, which lie side by side. For large
-//! batches the activations lie side by side, for small ones the weights.
+//! A tile is up to 6 rows of activations (12 with AVX-512), whose numbers are broadcast, by 16 rows of weights, which are
+//! decoded once for all activations and laid side by side. Activations lie a stretch after another, so that the rows of a
+//! tile are a known distance apart: with that distance in a register the same loop runs a sixth slower.
+
+use std::ops::Range;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -17,65 +20,104 @@ use super::slab::{Facts, SLAB, Slab};
 use super::unpack::{Unpacker, integers};
 use super::wide::{LANES, Portable, Wide};
 use super::{Matrix, Output};
-use crate::arch::{Isa, Kernel, kernel_for};
+use crate::arch::{Isa, Kernel, kernel_for, prefetch};
 use crate::block::Format;
 use crate::encode::Run;
 use crate::error::Result;
 use crate::lanes::{F32Lanes, MAX_LANES};
+use crate::scratch::Buffers;
 
 /// Columns summed before they are added to the total.
 const STRETCH: usize = SLAB;
-/// Rows of weights in a task.
-const ROWS: usize = 48;
-/// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
+/// Rows of weights in a task: decoded, they fit a core's own cache.
+const ROWS: usize = 3 * LANES;
+/// Matrices of fewer rows than this are cut into tasks of [`LANES`] rows, so that all threads have some.
+const MANY_ROWS: usize = 16 * ROWS;
+/// Rows of activations that are multiplied at a time: their sums fit a core's own cache.
 const BATCH: usize = 512;
-/// Up to this many rows of activations, weights lie side by side and activations are broadcast.
-const SMALL_BATCH: usize = 8;
-/// Rows in a tile at most.
-const TILE: usize = 6;
+/// Stretches of activations that are laid out at a time, as long as one batch has fewer: 32 MB.
+const ROUND: usize = 1 << 15;
+/// Rows of activations that stay in cache while they meet all weights of a task, a multiple of every size of tile.
+const BLOCK: usize = 48;
 
-/// Adds the products of `rows` broadcast rows, `stride` apart, and 16 columns of `side` to `sums`.
-type AddTile =
-    unsafe fn(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]);
+/// Columns of a row of activations that are summed together.
+type Stretch = [f32; STRETCH];
+
+/// Where the results of some rows of activations go: 16 numbers each, `stride` apart.
+#[derive(Clone, Copy)]
+struct Sums {
+    start: *mut f32,
+    stride: usize,
+    /// Whether they count as zero, whatever is there.
+    fresh: bool,
+}
+
+impl Sums {
+    /// Those of later rows, or of other weights.
+    fn skip(self, rows: usize, columns: usize) -> Self {
+        Self { start: self.start.wrapping_add(rows * self.stride + columns), ..self }
+    }
+}
+
+/// Adds the products of some rows of activations and 16 rows of weights, laid side by side, to sums, which this alone may
+/// have access to.
+type AddTile = unsafe fn(x: &[Stretch], side: &[[f32; LANES]], sums: Sums);
 
 /// Decodes a slab.
 type DecodeSlab = unsafe fn(slab: &Slab, facts: &Facts, to: &mut [f32; SLAB]);
-/// Transposes up to 16 rows, `stride` apart.
-type SideBySide = unsafe fn(from: &[f32], stride: usize, to: &mut [[f32; LANES]]);
+/// Transposes 16 rows.
+type SideBySide = unsafe fn(from: &[Stretch; LANES], to: &mut [[f32; LANES]]);
 
 pub(super) fn matmul(isa: Isa, weights: Matrix<'_>, x: &[f32], n: usize, out: &mut [f32], run: Run<'_>) -> Result<()> {
+    let cols = weights.cols;
     let job = Job {
         decoder: Decoder::new(weights.format, isa)?,
         functions: functions(isa),
         weights,
         output: Output::new(out, n, weights.rows),
     };
-    let cols = weights.cols;
-    if n <= SMALL_BATCH {
-        let tasks = (0..weights.rows.div_ceil(LANES)).collect();
-        return run.for_each(tasks, |scratch, _, tile| {
-            job.small(x, n, tile * LANES, scratch);
-            Ok(())
-        });
+    let rows = if weights.rows < MANY_ROWS { LANES } else { ROWS };
+    let slabs = cols.div_ceil(STRETCH);
+    // Several batches at once: threads that wait for each other after each lose a third of their time on short rows.
+    let round = BATCH * (ROUND / (BATCH * slabs)).max(1);
+    // Rows of one stretch lie as they should.
+    let len = if cols == STRETCH { 0 } else { round.min(n) * slabs };
+    LAID_OUT.with(len, [0.0; STRETCH], |room| {
+        for (number, x) in x.chunks(round * cols).enumerate() {
+            let count = x.len() / cols;
+            let stretches =
+                if cols == STRETCH { x.as_chunks().0 } else { lay_out(x, cols, &mut room[..count * slabs], run)? };
+            let batches = (0..count).step_by(BATCH).zip(stretches.chunks(BATCH * slabs));
+            let tasks =
+                batches.flat_map(|batch| (0..weights.rows).step_by(rows).map(move |row| (batch, row))).collect();
+            run.for_each(tasks, |scratch, _, ((first, stretches), row): ((usize, &[Stretch]), usize)| {
+                let rows = row..weights.rows.min(row + rows);
+                job.panel(stretches, number * round + first, BATCH.min(count - first), rows, scratch);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// Where activations are laid out.
+static LAID_OUT: Buffers<Stretch> = Buffers::new();
+
+/// Lays rows of `cols` activations out, batch by batch, a stretch of all its rows after another.
+fn lay_out<'a>(x: &[f32], cols: usize, stretches: &'a mut [Stretch], run: Run<'_>) -> Result<&'a [Stretch]> {
+    let slabs = cols.div_ceil(STRETCH);
+    let mut tasks = Vec::new();
+    for (stretches, x) in stretches.chunks_mut(BATCH * slabs).zip(x.chunks(BATCH * cols)) {
+        tasks.extend(stretches.chunks_mut(x.len() / cols).enumerate().map(|(i, to)| (i * STRETCH, to, x)));
     }
-    let mut packed = vec![[0.0; LANES]; cols * BATCH.min(n).div_ceil(LANES)];
-    for first in (0..n).step_by(BATCH) {
-        let count = BATCH.min(n - first);
-        let x = &x[first * cols..][..count * cols];
-        let tasks = packed.chunks_mut(cols).zip(x.chunks(LANES * cols)).collect();
-        run.for_each(tasks, |_, _, (to, from): (&mut [[f32; LANES]], &[f32])| {
-            // SAFETY: `functions` chose them for this machine.
-            unsafe { (job.functions.side_by_side)(from, cols, to) };
-            Ok(())
-        })?;
-        let packed = &packed[..cols * count.div_ceil(LANES)];
-        let tasks = (0..weights.rows.div_ceil(ROWS)).collect();
-        run.for_each(tasks, |scratch, _, panel| {
-            job.panel(packed, first, count, panel * ROWS, scratch);
-            Ok(())
-        })?;
-    }
-    Ok(())
+    run.for_each(tasks, |_, _, (from, to, x): (usize, &mut [Stretch], &[f32])| {
+        let len = STRETCH.min(cols - from);
+        for (to, x) in to.iter_mut().zip(x.chunks_exact(cols)) {
+            to[..len].copy_from_slice(&x[from..from + len]);
+        }
+        Ok(())
+    })?;
+    Ok(stretches)
 }
 
 struct Job<'a> {
@@ -86,110 +128,94 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Results of up to [`ROWS`] rows of weights with `count` packed activations, the first of which is row `first`.
-    fn panel(&self, packed: &[[f32; LANES]], first: usize, count: usize, row: usize, scratch: &mut Vec<f32>) {
-        let (rows, cols) = (ROWS.min(self.weights.rows - row), self.weights.cols);
-        let tiles = count.div_ceil(LANES);
-        scratch.clear();
-        scratch.resize(ROWS * STRETCH + ROWS * tiles * LANES, 0.0);
-        let (decoded, sums) = scratch.split_at_mut(ROWS * STRETCH);
-        let sums = sums.as_chunks_mut::<LANES>().0;
-        for from in (0..cols).step_by(STRETCH) {
+    /// Results of up to [`ROWS`] rows of weights with `count` rows of activations, the first of which is row `first`.
+    fn panel(&self, x: &[Stretch], first: usize, count: usize, rows: Range<usize>, scratch: &mut Vec<f32>) {
+        let cols = self.weights.cols;
+        let tiles = rows.len().div_ceil(LANES);
+        // Results of a single stretch need not be kept anywhere else.
+        let direct = cols <= STRETCH && rows.len() == tiles * LANES;
+        let kept = if direct { 0 } else { count * ROWS };
+        if scratch.len() < tiles * LANES * STRETCH + kept {
+            scratch.resize(tiles * LANES * STRETCH + kept, 0.0);
+        }
+        let (side, kept) = scratch.split_at_mut(tiles * LANES * STRETCH);
+        let side = side.as_chunks_mut::<LANES>().0;
+        let mut decoded = [[0.0; STRETCH]; LANES];
+        for (x, from) in x.chunks_exact(count).zip((0..cols).step_by(STRETCH)) {
             let len = STRETCH.min(cols - from);
-            for (i, decoded) in decoded.chunks_exact_mut(STRETCH).take(rows).enumerate() {
-                let bytes = self.weights.bytes(row + i, from, from + len);
-                self.decoder.decode(bytes, &mut decoded[..len]);
+            for (side, row) in side.chunks_exact_mut(STRETCH).zip(rows.clone().step_by(LANES)) {
+                for (decoded, row) in decoded.iter_mut().zip(row..rows.end) {
+                    self.decoder.decode(self.weights.bytes(row, from, from + len), &mut decoded[..len]);
+                }
+                // SAFETY: `functions` chose it for this machine.
+                unsafe { (self.functions.side_by_side)(&decoded, &mut side[..len]) };
             }
-            for (packed, sums) in packed.chunks_exact(cols).zip(sums.chunks_exact_mut(ROWS)) {
-                let side = &packed[from..from + len];
-                for i in (0..rows).step_by(TILE) {
-                    let count = TILE.min(rows - i);
-                    // SAFETY: `functions` chose them for this machine.
-                    unsafe {
-                        (self.functions.add_tile)(
-                            &decoded[i * STRETCH..],
-                            STRETCH,
-                            count,
-                            side,
-                            &mut sums[i..i + count],
-                        )
-                    };
+            let fresh = from == 0;
+            let sums = if direct {
+                // SAFETY: this task alone has these rows.
+                let start = unsafe { self.output.place(first, count, rows.clone()) };
+                Sums { start, stride: self.output.rows, fresh }
+            } else {
+                Sums { start: kept.as_mut_ptr(), stride: ROWS, fresh }
+            };
+            for (i, x) in x.chunks(BLOCK).enumerate() {
+                for (j, side) in side.chunks_exact(STRETCH).enumerate() {
+                    // SAFETY: `count` rows of as many columns as the tiles have start at `sums`, in both cases.
+                    unsafe { self.block(x, &side[..len], sums.skip(i * BLOCK, j * LANES)) };
                 }
             }
         }
-        let mut column = [0.0; ROWS];
-        for i in 0..count {
-            for (to, sums) in column.iter_mut().zip(&sums[i / LANES * ROWS..]) {
-                *to = sums[i % LANES];
-            }
+        if direct {
+            return;
+        }
+        for (i, sums) in kept.chunks_exact(ROWS).take(count).enumerate() {
             // SAFETY: this task alone has these rows.
-            unsafe { self.output.write(first + i, row, &column[..rows]) };
+            unsafe { self.output.write(first + i, rows.start, &sums[..rows.len()]) };
         }
     }
 
-    /// Results of up to 16 rows of weights with all activations, which are few.
-    fn small(&self, x: &[f32], n: usize, row: usize, scratch: &mut Vec<f32>) {
-        let (rows, cols) = (LANES.min(self.weights.rows - row), self.weights.cols);
-        scratch.clear();
-        scratch.resize(LANES * STRETCH, 0.0);
-        let mut side = [[0.0; LANES]; STRETCH];
-        let mut sums = [[0.0; LANES]; SMALL_BATCH];
-        for from in (0..cols).step_by(STRETCH) {
-            let len = STRETCH.min(cols - from);
-            for (i, decoded) in scratch.chunks_exact_mut(STRETCH).take(rows).enumerate() {
-                let bytes = self.weights.bytes(row + i, from, from + len);
-                self.decoder.decode(bytes, &mut decoded[..len]);
-            }
-            // SAFETY: `functions` chose them for this machine.
-            unsafe { (self.functions.side_by_side)(scratch, STRETCH, &mut side[..len]) };
-            for i in (0..n).step_by(TILE) {
-                let count = TILE.min(n - i);
-                // SAFETY: `functions` chose them for this machine.
-                unsafe {
-                    (self.functions.add_tile)(
-                        &x[i * cols + from..],
-                        cols,
-                        count,
-                        &side[..len],
-                        &mut sums[i..i + count],
-                    );
-                }
-            }
-        }
-        for (i, sums) in sums[..n].iter().enumerate() {
-            // SAFETY: this task alone has these rows.
-            unsafe { self.output.write(i, row, &sums[..rows]) };
+    /// Adds the products of some rows of activations and 16 of weights to `sums`, in tiles as equal as they can be: a tile
+    /// of one row takes as long as one of two.
+    ///
+    /// # Safety
+    /// There are sums for all these rows.
+    unsafe fn block(&self, mut x: &[Stretch], side: &[[f32; LANES]], mut sums: Sums) {
+        for tiles in (1..=x.len().div_ceil(self.functions.tile)).rev() {
+            let count = x.len().div_ceil(tiles);
+            // SAFETY: `functions` chose it for this machine; there are sums by this function's contract.
+            unsafe { (self.functions.add_tile)(&x[..count], side, sums) };
+            (x, sums) = (&x[count..], sums.skip(count, 0));
         }
     }
 }
 
-/// Up to 16 rows, `stride` apart, transposed so that their numbers of one column lie side by side.
+/// Rows transposed so that their numbers of one column lie side by side, for as many columns as `to` has.
 #[inline(always)]
-fn transpose<F: F32Lanes>(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
-    let rows = from.len().div_ceil(stride);
-    let whole = to.len() / F::LEN * F::LEN;
+fn transpose<F: F32Lanes>(from: &[Stretch; LANES], to: &mut [[f32; LANES]]) {
+    let whole = to.len().min(STRETCH) / F::LEN * F::LEN;
     for k in (0..whole).step_by(F::LEN) {
         for first in (0..LANES).step_by(F::LEN) {
             let mut square = [F::splat(0.0); MAX_LANES];
-            for lane in 0..F::LEN.min(rows.saturating_sub(first)) {
-                square[lane] = F::load(&from[(first + lane) * stride + k..]);
+            for lane in 0..F::LEN {
+                square[lane] = F::load(&from[first + lane][k..]);
             }
             F::transpose(&mut square[..F::LEN]);
-            for (lanes, to) in square[..F::LEN].iter().zip(&mut to[k..]) {
-                lanes.store(&mut to[first..]);
+            for lane in 0..F::LEN {
+                square[lane].store(&mut to[k + lane][first..]);
             }
         }
     }
-    if whole < to.len() {
-        transpose_tail(&from[whole..], stride, &mut to[whole..]);
-    }
+    transpose_columns(from, whole, to);
 }
 
 /// As [`transpose`], one number at a time.
-fn transpose_tail(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
-    let rows = from.len().div_ceil(stride);
-    for (k, to) in to.iter_mut().enumerate() {
-        *to = std::array::from_fn(|lane| if lane < rows { from[lane * stride + k] } else { 0.0 });
+fn transpose_plainly(from: &[Stretch; LANES], to: &mut [[f32; LANES]]) {
+    transpose_columns(from, 0, to);
+}
+
+fn transpose_columns(from: &[Stretch; LANES], first: usize, to: &mut [[f32; LANES]]) {
+    for (k, to) in to.iter_mut().enumerate().take(STRETCH).skip(first) {
+        *to = std::array::from_fn(|lane| from[lane][k]);
     }
 }
 
@@ -197,7 +223,9 @@ fn transpose_tail(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
 #[derive(Clone, Copy)]
 enum Decoder {
     Integers(Unpacker, DecodeSlab),
-    Halves,
+    F16,
+    Bf16,
+    F32,
     Reference(Kernel),
 }
 
@@ -206,7 +234,9 @@ impl Decoder {
         let decode_slab = functions(isa).decode_slab;
         Ok(match integers(format, isa) {
             Ok(Some(unpacker)) => Self::Integers(unpacker, decode_slab),
-            _ if format == Format::F16 => Self::Halves,
+            _ if format == Format::F16 => Self::F16,
+            _ if format == Format::BF16 => Self::Bf16,
+            _ if format == Format::F32 => Self::F32,
             _ => Self::Reference(kernel_for(format, isa)?),
         })
     }
@@ -221,13 +251,23 @@ impl Decoder {
                 unsafe { decode_slab(&slab[0], facts, &mut decoded) };
                 to.copy_from_slice(&decoded[..to.len()]);
             }
-            Self::Halves => {
+            Self::F16 => {
                 // The library converts slices with the machine's own instruction, single numbers only after asking for it.
                 let mut halves = [f16::ZERO; STRETCH];
                 for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *half = f16::from_le_bytes(*bytes);
                 }
                 halves[..to.len()].convert_to_f32_slice(to);
+            }
+            Self::Bf16 => {
+                for (to, bytes) in to.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *to = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+                }
+            }
+            Self::F32 => {
+                for (to, bytes) in to.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *to = f32::from_le_bytes(*bytes);
+                }
             }
             Self::Reference(kernel) => kernel.decode(bytes, to),
         }
@@ -237,6 +277,8 @@ impl Decoder {
 /// Functions of the instruction set.
 #[derive(Clone, Copy)]
 struct Functions {
+    /// Rows of activations in a tile at most.
+    tile: usize,
     add_tile: AddTile,
     side_by_side: SideBySide,
     decode_slab: DecodeSlab,
@@ -245,59 +287,128 @@ struct Functions {
 fn functions(isa: Isa) -> Functions {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn avx2(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
-        add_rows::<super::wide::Avx2>(broadcast, stride, rows, side, sums);
+    unsafe fn avx2(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+        // SAFETY: by the contract of `AddTile`.
+        unsafe { add_rows::<super::wide::Avx2>(x, side, sums) };
+    }
+    // Plain Rust once more, for the machine's own `mul_add`: in software it takes ten times as long for the same bits.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "fma")]
+    unsafe fn portable_fma(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+        // SAFETY: by the contract of `AddTile`.
+        unsafe { add_rows::<Portable>(x, side, sums) };
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn transpose_avx2(from: &[f32], stride: usize, to: &mut [[f32; LANES]]) {
-        transpose::<crate::arch::avx2::F32>(from, stride, to);
+    fn transpose_avx2(from: &[Stretch; LANES], to: &mut [[f32; LANES]]) {
+        transpose::<crate::arch::avx2::F32>(from, to);
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    fn avx512(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
-        add_rows::<super::wide::Avx512>(broadcast, stride, rows, side, sums);
+    unsafe fn avx512(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+        // SAFETY: by the contract of `AddTile`.
+        unsafe { add_rows::<super::wide::Avx512>(x, side, sums) };
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn decode_avx2(slab: &Slab, facts: &Facts, to: &mut [f32; SLAB]) {
         slab.decode(facts, to);
     }
+    let plain = Functions {
+        tile: Portable::TILE,
+        add_tile: add_rows::<Portable>,
+        side_by_side: transpose_plainly,
+        decode_slab: Slab::decode,
+    };
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Functions { add_tile: avx2, side_by_side: transpose_avx2, decode_slab: decode_avx2 },
+        Isa::Avx2 => Functions {
+            tile: super::wide::Avx2::TILE,
+            add_tile: avx2,
+            side_by_side: transpose_avx2,
+            decode_slab: decode_avx2,
+        },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Functions { add_tile: avx512, side_by_side: transpose_avx2, decode_slab: decode_avx2 },
-        _ => Functions { add_tile: add_rows::<Portable>, side_by_side: transpose_tail, decode_slab: Slab::decode },
+        Isa::Avx512 => Functions {
+            tile: super::wide::Avx512::TILE,
+            add_tile: avx512,
+            side_by_side: transpose_avx2,
+            decode_slab: decode_avx2,
+        },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Scalar if std::arch::is_x86_feature_detected!("fma") => Functions { add_tile: portable_fma, ..plain },
+        _ => plain,
     }
 }
 
+/// # Safety
+/// As [`AddTile`].
 #[inline(always)]
-fn add_rows<W: Wide>(broadcast: &[f32], stride: usize, rows: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
-    match rows {
-        1 => add::<W, 1>(broadcast, stride, side, sums),
-        2 => add::<W, 2>(broadcast, stride, side, sums),
-        3 => add::<W, 3>(broadcast, stride, side, sums),
-        4 => add::<W, 4>(broadcast, stride, side, sums),
-        5 => add::<W, 5>(broadcast, stride, side, sums),
-        _ => add::<W, TILE>(broadcast, stride, side, sums),
-    }
-}
-
-#[inline(always)]
-fn add<W: Wide, const R: usize>(broadcast: &[f32], stride: usize, side: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
-    let Some(sums) = sums.as_chunks_mut::<R>().0.first_mut() else { return };
-    let rows: [&[f32]; R] = std::array::from_fn(|r| &broadcast[r * stride..][..side.len()]);
-    let mut own = [W::zero(); R];
-    for (k, side) in side.iter().enumerate() {
-        let side = W::load(side);
-        for r in 0..R {
-            // SAFETY: every row was cut to the length of `side`, which `k` is below.
-            own[r] = own[r].fused(unsafe { *rows[r].get_unchecked(k) }, side);
+unsafe fn add_rows<W: Wide>(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        match x.len() {
+            1 => add::<W, 1>(x, side, sums),
+            2 => add::<W, 2>(x, side, sums),
+            3 => add::<W, 3>(x, side, sums),
+            4 => add::<W, 4>(x, side, sums),
+            5 => add::<W, 5>(x, side, sums),
+            6 => add::<W, 6>(x, side, sums),
+            _ if W::TILE <= 6 => unreachable!("a tile has at most `W::TILE` rows"),
+            7 => add::<W, 7>(x, side, sums),
+            8 => add::<W, 8>(x, side, sums),
+            9 => add::<W, 9>(x, side, sums),
+            10 => add::<W, 10>(x, side, sums),
+            11 => add::<W, 11>(x, side, sums),
+            _ => add::<W, 12>(x, side, sums),
         }
+    }
+}
+
+/// # Safety
+/// As [`AddTile`].
+#[inline(always)]
+unsafe fn add<W: Wide, const R: usize>(x: &[Stretch], side: &[[f32; LANES]], sums: Sums) {
+    let Some((x, _)) = x.split_first_chunk::<R>() else { return };
+    let side = &side[..side.len().min(STRETCH)];
+    let mut own = [W::zero(); R];
+    // The rows of the next tile come right after these. Nothing but an address: it may lie past the end.
+    let next = x.as_ptr().wrapping_add(R).cast::<f32>();
+    // Four columns a turn: fewer turns, and their distances are part of the instructions.
+    let (turns, rest) = side.as_chunks::<4>();
+    let mut k = 0;
+    for turn in turns {
+        // A line of cache has sixteen numbers. The machine alone fetches too late: a row's stretch is only sixteen lines.
+        for line in 0..R.div_ceil(3) {
+            prefetch(next.wrapping_add(R * k + 12 * line), 1);
+        }
+        for side in turn {
+            own = fused(own, x, k, side);
+            k += 1;
+        }
+    }
+    for side in rest {
+        own = fused(own, x, k, side);
+        k += 1;
     }
     // By constant index, so that the sums stay in registers up to here.
     for r in 0..R {
-        own[r].add_to(&mut sums[r]);
+        // SAFETY: there are sums for each row, to which nothing else has access, by the contract of `AddTile`.
+        let to = unsafe { &mut *sums.start.add(r * sums.stride).cast::<[f32; LANES]>() };
+        if sums.fresh {
+            *to = [0.0; LANES];
+        }
+        own[r].add_to(to);
     }
+}
+
+/// `own` and the products of column `k`, which is less than [`STRETCH`].
+#[inline(always)]
+fn fused<W: Wide, const R: usize>(mut own: [W; R], x: &[Stretch; R], k: usize, side: &[f32; LANES]) -> [W; R] {
+    let side = W::load(side);
+    for r in 0..R {
+        // SAFETY: by this function's contract, which `add` keeps.
+        own[r] = own[r].fused(unsafe { *x[r].get_unchecked(k) }, side);
+    }
+    own
 }

@@ -6,20 +6,25 @@
 //! activations is that of a sum of `2 * K / 256` terms (`K / 16` at most where scales are floats), each off by two
 //! roundings more.
 
+use std::ops::Range;
+
 use super::activation::Rounded;
 use super::dot::{self, Dot, ROWS};
-use super::slab::{SLAB, Slab};
+use super::gemv::{self, MultiplyRow};
+use super::slab::{Facts, SLAB, Slab};
 use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
 use super::unpack::Unpacker;
 use super::{Matrix, Output};
-use crate::arch::Isa;
+use crate::arch::{Isa, prefetch};
 use crate::encode::Run;
 use crate::error::Result;
 
 /// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
 const BATCH: usize = 512;
-/// Up to this many rows of activations, weights are read once and multiplied as they come.
+/// Up to this many rows of activations, blocks are multiplied in registers: beyond, it pays to lay weights out once for all.
 const SMALL_BATCH: usize = 8;
+/// Rows of activations at a time where weights are unpacked a few rows at a time.
+const STREAMED: usize = 8;
 /// Slabs of a row that are unpacked at a time for a small batch.
 const AT_ONCE: usize = 4;
 /// Weights in a task of a small batch, as far as whole rows allow.
@@ -37,8 +42,10 @@ pub(super) fn matmul(
     run: Run<'_>,
 ) -> Result<()> {
     let output = Output::new(out, n, weights.rows);
-    match tile::kernels(&unpacker.facts, isa) {
-        Some(kernels) if n > SMALL_BATCH => {
+    let direct = if n <= SMALL_BATCH { gemv::kernels(weights.format, isa) } else { None };
+    match (tile::kernels(&unpacker.facts, isa), direct) {
+        (_, Some(kernels)) => Direct { facts: &unpacker.facts, kernels, weights, output }.batch(x, run),
+        (Some(kernels), _) if n > STREAMED => {
             let job = Tiled { unpacker, kernels, weights, output };
             for first in (0..n).step_by(BATCH) {
                 let count = BATCH.min(n - first);
@@ -62,13 +69,16 @@ impl Tiled<'_> {
     fn batch(&self, x: &[f32], first: usize, count: usize, run: Run<'_>) -> Result<()> {
         let (cols, facts) = (self.weights.cols, &self.unpacker.facts);
         let (slabs, tiles) = (cols.div_ceil(SLAB), count.div_ceil(COLUMNS));
-        let mut quads = vec![Quad::ZERO; tiles * slabs * self.kernels.quads];
-        let mut sides = vec![Side::ZERO; tiles * slabs];
-        let packed = quads.chunks_mut(slabs * self.kernels.quads).zip(sides.chunks_mut(slabs));
-        let tasks = packed.zip(x.chunks(COLUMNS * cols)).collect();
-        run.for_each(tasks, |_, _, ((quads, sides), x): ((&mut [Quad], &mut [Side]), &[f32])| {
+        // All tiles of a slab one after another, as a panel meets them.
+        let mut quads = vec![Quad::ZERO; slabs * tiles * self.kernels.quads];
+        let mut sides = vec![Side::ZERO; slabs * tiles];
+        let tasks = quads.chunks_mut(self.kernels.quads).zip(&mut sides).enumerate().collect();
+        run.for_each(tasks, |_, _, (i, (quads, side)): (usize, (&mut [Quad], &mut Side))| {
+            let (slab, tile) = (i / tiles, i % tiles);
+            let x = &x[tile * COLUMNS * cols..count.min((tile + 1) * COLUMNS) * cols];
+            let slab = slab * SLAB..cols.min((slab + 1) * SLAB);
             // SAFETY: the kernels are for this machine.
-            unsafe { (self.kernels.pack)(x, cols, facts, quads, sides) };
+            unsafe { (self.kernels.pack)(x, cols, slab, facts, quads, side) };
             Ok(())
         })?;
         let tasks = (0..self.weights.rows.div_ceil(PANEL)).collect();
@@ -88,16 +98,20 @@ impl Tiled<'_> {
         for i in 0..slabs {
             let (from, to) = (i * SLAB, weights.cols.min((i + 1) * SLAB));
             for (r, laid_out) in panel[..rows].iter_mut().enumerate() {
+                // The next slab of the row, which lies too far from the next row's for the machine to guess.
+                let next = weights.bytes(row + r, to, weights.cols.min(to + SLAB));
+                prefetch(next.as_ptr(), next.len());
                 (unpacker.unpack)(weights.bytes(row + r, from, to), &mut slab);
                 // SAFETY: the kernels are for this machine.
                 unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
             }
-            let tiles = quads.chunks_exact(kernels.quads).skip(i).step_by(slabs);
-            for ((quads, side), sums) in
-                tiles.zip(sides.iter().skip(i).step_by(slabs)).zip(sums.chunks_exact_mut(PANEL))
-            {
+            let tiles = count.div_ceil(COLUMNS);
+            let quads = quads[i * tiles * kernels.quads..].chunks_exact(kernels.quads);
+            let tiles = quads.zip(&sides[i * tiles..]).zip(sums.chunks_exact_mut(PANEL));
+            for (tile, ((quads, side), sums)) in tiles.enumerate() {
+                let multiply = kernels.multiply[usize::from(count - tile * COLUMNS > COLUMNS / 2)];
                 // SAFETY: as above.
-                unsafe { (kernels.multiply)(&panel, quads, side, sums) };
+                unsafe { multiply(&panel, quads, side, sums) };
             }
         }
         let mut column = [0.0; PANEL];
@@ -111,7 +125,65 @@ impl Tiled<'_> {
     }
 }
 
-/// Small batches, and machines without kernels.
+/// Activations of each row, rounded, a slab at a time.
+fn round(x: &[f32], cols: usize, facts: &Facts, run: Run<'_>) -> Result<Vec<Rounded>> {
+    let slabs = cols.div_ceil(SLAB);
+    let mut rounded = vec![Rounded::ZERO; x.len() / cols * slabs];
+    let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
+    run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
+        for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
+            *to = Rounded::new(facts, x);
+        }
+        Ok(())
+    })?;
+    Ok(rounded)
+}
+
+/// Small batches: rows of weights straight from memory.
+struct Direct<'a> {
+    facts: &'a Facts,
+    kernels: [MultiplyRow; gemv::PIECES.len()],
+    weights: Matrix<'a>,
+    output: Output,
+}
+
+impl Direct<'_> {
+    fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
+        let (rows, cols) = (self.weights.rows, self.weights.cols);
+        let rounded = round(x, cols, self.facts, run)?;
+        let rows_per_task = (TASK_WEIGHTS / cols).max(1);
+        let tasks = (0..rows.div_ceil(rows_per_task)).collect();
+        run.for_each(tasks, |_, _, task| {
+            let first = task * rows_per_task;
+            self.rows(&rounded, first..rows.min(first + rows_per_task));
+            Ok(())
+        })
+    }
+
+    /// Results of some rows of weights, which come from memory for the first piece of the batch and from a cache for others.
+    fn rows(&self, rounded: &[Rounded], rows: Range<usize>) {
+        let Self { kernels, weights, output, .. } = self;
+        let slabs = weights.cols.div_ceil(SLAB);
+        let mut first = 0;
+        for (&piece, multiply) in gemv::PIECES.iter().zip(kernels) {
+            while output.n - first >= piece {
+                let x = &rounded[first * slabs..(first + piece) * slabs];
+                for row in rows.clone() {
+                    let mut sums = [0.0; gemv::PIECES[0]];
+                    // SAFETY: the function is for this machine, and a row is whole blocks.
+                    unsafe { multiply(weights.bytes(row, 0, weights.cols), x, slabs, &mut sums[..piece]) };
+                    for (i, sum) in sums[..piece].iter().enumerate() {
+                        // SAFETY: this task alone has this row.
+                        unsafe { output.write(first + i, row, &[*sum]) };
+                    }
+                }
+                first += piece;
+            }
+        }
+    }
+}
+
+/// Small batches of formats without kernels of their own, and machines without any.
 struct Streamed<'a> {
     unpacker: Unpacker,
     dot: Dot,
@@ -121,16 +193,8 @@ struct Streamed<'a> {
 
 impl Streamed<'_> {
     fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
-        let (cols, facts) = (self.weights.cols, &self.unpacker.facts);
-        let slabs = cols.div_ceil(SLAB);
-        let mut rounded = vec![Rounded::ZERO; self.output.n * slabs];
-        let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
-        run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
-            for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
-                *to = Rounded::new(facts, x);
-            }
-            Ok(())
-        })?;
+        let cols = self.weights.cols;
+        let rounded = round(x, cols, &self.unpacker.facts, run)?;
         let rows_per_task = (TASK_WEIGHTS / cols / ROWS).max(1) * ROWS;
         let tasks = (0..self.weights.rows.div_ceil(rows_per_task)).collect();
         run.for_each(tasks, |_, _, task| {
@@ -147,14 +211,15 @@ impl Streamed<'_> {
     fn rows(&self, rounded: &[Rounded], row: usize, rows: usize, unpacked: &mut [[Slab; AT_ONCE]; ROWS]) {
         let Self { unpacker, weights, output, .. } = self;
         let slabs = weights.cols.div_ceil(SLAB);
-        for first in (0..output.n).step_by(SMALL_BATCH) {
-            let count = SMALL_BATCH.min(output.n - first);
-            let mut sums = [[0.0; ROWS]; SMALL_BATCH];
+        for first in (0..output.n).step_by(STREAMED) {
+            let count = STREAMED.min(output.n - first);
+            let mut sums = [[0.0; ROWS]; STREAMED];
             for i in (0..slabs).step_by(AT_ONCE) {
                 let own = AT_ONCE.min(slabs - i);
                 let (from, to) = (i * SLAB, weights.cols.min((i + own) * SLAB));
                 for (r, unpacked) in unpacked[..rows].iter_mut().enumerate() {
-                    dot::prefetch(weights.ahead(row + r, from, to, AHEAD, ROWS));
+                    let ahead = weights.ahead(row + r, from, to, AHEAD, ROWS);
+                    prefetch(ahead.as_ptr(), ahead.len());
                     (unpacker.unpack)(weights.bytes(row + r, from, to), unpacked);
                 }
                 let slabs_of_rows = [0, 1, 2, 3].map(|r| &unpacked[r][..own]);

@@ -11,11 +11,12 @@ mod activation;
 mod dot;
 mod experts;
 mod float;
+mod gemv;
 mod int8;
 mod slab;
 mod tile;
 mod unpack;
-mod wide;
+pub(crate) mod wide;
 
 use crate::arch::{Isa, isa};
 use crate::block::Format;
@@ -180,6 +181,16 @@ impl Output {
     fn new(out: &mut [f32], n: usize, rows: usize) -> Self {
         assert_eq!(out.len(), n * rows);
         Self { start: out.as_mut_ptr(), n, rows }
+    }
+
+    /// Where results of `count` rows of the batch from `n` on start, for weight rows `rows`: as many numbers for each row of
+    /// the batch, `self.rows` apart.
+    ///
+    /// # Safety
+    /// No two threads may have the same `(n, row)` at a time.
+    unsafe fn place(&self, n: usize, count: usize, rows: std::ops::Range<usize>) -> *mut f32 {
+        assert!(n + count <= self.n && rows.end <= self.rows);
+        self.start.wrapping_add(n * self.rows + rows.start)
     }
 
     /// Writes `values` for row `n` of the batch, weight rows `first..`.

@@ -4,10 +4,12 @@
 use std::arch::x86_64::*;
 
 /// Lanes of a vector, and so columns or rows in a tile.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Sixteen independent sums. Every lane is one sum in order, so the instruction set cannot change a result.
-pub(super) trait Wide: Copy {
+pub(crate) trait Wide: Copy {
+    /// Sums that the registers hold beside what is multiplied.
+    const TILE: usize;
     /// All lanes zero.
     fn zero() -> Self;
     /// Sixteen numbers.
@@ -20,9 +22,11 @@ pub(super) trait Wide: Copy {
 
 /// Plain Rust. Without a machine instruction for it, `mul_add` is computed in software, to the same bits.
 #[derive(Clone, Copy)]
-pub(super) struct Portable([f32; LANES]);
+pub(crate) struct Portable([f32; LANES]);
 
 impl Wide for Portable {
+    const TILE: usize = 6;
+
     #[inline(always)]
     fn zero() -> Self {
         Self([0.0; LANES])
@@ -49,10 +53,12 @@ impl Wide for Portable {
 /// Two registers of 8 lanes. Only used inside functions with `avx2,fma` enabled.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(__m256, __m256);
+pub(crate) struct Avx2(__m256, __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Wide for Avx2 {
+    const TILE: usize = 6;
+
     #[inline(always)]
     fn zero() -> Self {
         // SAFETY: used only where AVX2 and FMA were detected.
@@ -88,10 +94,12 @@ impl Wide for Avx2 {
 /// One register. Only used inside functions with `avx512f` enabled.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(crate) struct Avx512(__m512);
 
 #[cfg(target_arch = "x86_64")]
 impl Wide for Avx512 {
+    const TILE: usize = 12;
+
     #[inline(always)]
     fn zero() -> Self {
         // SAFETY: used only where AVX-512 was detected.

@@ -19,6 +19,17 @@ pub enum Activation {
     Relu,
 }
 
+/// What derivatives of activations are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Curve {
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+    /// `(1 + erf(x / sqrt 2)) / 2`, the share of a normal distribution below `x`.
+    Normal,
+    /// `e^x`, 0 below -87.33 and about 2.4e38 above 88.37.
+    Exponential,
+}
+
 /// How the two halves of a gated feed-forward network become one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Gate {
@@ -40,6 +51,21 @@ pub enum Gate {
 pub fn activate(x: &mut [f32], activation: Activation, run: Run) -> Result<()> {
     let isa = isa()?;
     for_rows(run, 1, x, |_, part| activate_part(isa, activation, part))
+}
+
+/// Replaces each value of `x` by that of a curve.
+///
+/// # Errors
+/// `Interrupted`.
+pub fn curve(x: &mut [f32], curve: Curve, run: Run) -> Result<()> {
+    let isa = isa()?;
+    for_rows(run, 1, x, |_, part| match curve {
+        Curve::Sigmoid => sigmoids(isa, part),
+        Curve::Normal => {
+            part.iter_mut().for_each(|v| *v = 0.5 * (1.0 + libm::erff(*v * std::f32::consts::FRAC_1_SQRT_2)));
+        }
+        Curve::Exponential => exponentials(isa, part),
+    })
 }
 
 /// Replaces each value of `gate` by the gated product with the value of `up` in its place.
@@ -84,6 +110,8 @@ fn activate_part(isa: Isa, activation: Activation, x: &mut [f32]) {
 per_isa! {
     fn silu(x: &mut [f32]) = silu_generic;
     fn gelu_tanh(x: &mut [f32]) = gelu_tanh_generic;
+    fn sigmoids(x: &mut [f32]) = sigmoids_generic;
+    fn exponentials(x: &mut [f32]) = exponentials_generic;
     fn multiply(x: &mut [f32], by: &[f32]) = multiply_generic;
     fn clamped(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) = clamped_generic;
     fn cap_part(x: &mut [f32], cap: f32) = cap_generic;
@@ -103,6 +131,20 @@ fn gelu_tanh_generic(x: &mut [f32]) {
     for v in x {
         let u = TWICE_SQRT_2_OVER_PI * *v * (1.0 + 0.044715 * *v * *v);
         *v /= 1.0 + exp(-u);
+    }
+}
+
+#[inline(always)]
+fn sigmoids_generic(x: &mut [f32]) {
+    for v in x {
+        *v = sigmoid(*v);
+    }
+}
+
+#[inline(always)]
+fn exponentials_generic(x: &mut [f32]) {
+    for v in x {
+        *v = exp(*v);
     }
 }
 

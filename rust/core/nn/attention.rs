@@ -164,7 +164,7 @@ fn product(rows: [&[f32]; TILE], panel: &[[f32; WIDTH]]) -> [[f32; WIDTH]; TILE]
     #[inline(always)]
     fn add(sums: &mut [f32; WIDTH], factor: f32, values: &[f32; WIDTH]) {
         for j in 0..WIDTH {
-            sums[j] += factor * values[j];
+            sums[j] = factor.mul_add(values[j], sums[j]);
         }
     }
     let (mut a, mut b, mut c, mut d) = ([0.0; WIDTH], [0.0; WIDTH], [0.0; WIDTH], [0.0; WIDTH]);

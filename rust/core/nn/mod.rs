@@ -2,25 +2,27 @@
 //!
 //! Everything is float32, row-major, and parallel over rows. Results depend neither on the number of threads nor on the
 //! instruction set: work is cut at fixed places, every sum has a fixed order of additions, multiplications and additions
-//! are not fused, and the exponential is the same few operations everywhere. Code is written on arrays of a fixed width
-//! and compiled once for each instruction set.
+//! are fused where the code says so and nowhere else, and the exponential is the same few operations everywhere. Code is
+//! written on arrays of a fixed width and compiled once for each instruction set.
 
 mod activation;
 mod attention;
 mod function;
 mod norm;
 mod rope;
+mod rounding;
 mod statistics;
 
 use crate::encode::Run;
 use crate::error::{At, Error, Result};
 
-pub use activation::{Activation, Gate, activate, gate, soft_cap};
+pub use activation::{Activation, Curve, Gate, activate, curve, gate, soft_cap};
 pub use attention::{Attention, attention};
 pub(crate) use function::exp;
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{Pairing, Rotation, rotate};
-pub use statistics::{column_squares, negative_log_likelihood};
+pub use rounding::{Half, round_to};
+pub use statistics::{column_squares, negative_log_likelihood, softmax};
 pub(crate) use statistics::{log_sum, log_sum_generic};
 
 /// Floats that are worked on side by side: two registers of AVX2, one of AVX-512.
@@ -34,12 +36,18 @@ macro_rules! per_isa {
     ($($vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:path;)+) => {$(
         $vis fn $name(isa: $crate::arch::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
+            #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $ty),*) $(-> $ret)? {
                 $generic($($arg),*)
             }
+            // Plain Rust with the machine's own `mul_add`, which takes ten times as long in software.
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            #[target_feature(enable = "fma")]
+            fn fused($($arg: $ty),*) $(-> $ret)? {
+                $generic($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "fma,avx512f,avx512bw,avx512dq,avx512vl")]
             fn avx512($($arg: $ty),*) $(-> $ret)? {
                 $generic($($arg),*)
             }
@@ -50,6 +58,9 @@ macro_rules! per_isa {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::arch::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: the machine has just been asked.
+                #[cfg(target_arch = "x86_64")]
+                $crate::arch::Isa::Scalar if std::arch::is_x86_feature_detected!("fma") => unsafe { fused($($arg),*) },
                 _ => $generic($($arg),*),
             }
         }

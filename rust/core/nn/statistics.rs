@@ -1,7 +1,7 @@
 //! Sums over activations and logits.
 
 use super::function::exp;
-use super::{WIDTH, check_len, check_rows, per_isa, wrong_shape};
+use super::{WIDTH, check_len, check_rows, for_rows, per_isa, wrong_shape};
 use crate::arch::isa;
 use crate::encode::Run;
 use crate::error::Result;
@@ -53,7 +53,18 @@ pub fn negative_log_likelihood(logits: &[f32], columns: usize, targets: &[u32], 
     Ok(out)
 }
 
+/// Replaces each row of `columns` values by its softmax. Values of minus infinity become 0; a row of nothing else becomes NaN.
+///
+/// # Errors
+/// `Shape` if `x` is not whole rows; `Interrupted`.
+pub fn softmax(x: &mut [f32], columns: usize, run: Run) -> Result<()> {
+    check_rows("softmax", x.len(), columns)?;
+    let isa = isa()?;
+    for_rows(run, columns, x, |_, rows| shares(isa, rows, columns))
+}
+
 per_isa! {
+    fn shares(rows: &mut [f32], columns: usize) = shares_generic;
     fn add_squares(rows: &[f32], sums: &mut [f32]) = add_squares_generic;
     pub(crate) fn log_sum(row: &[f32]) -> (f32, f64) = log_sum_generic;
 }
@@ -63,6 +74,17 @@ fn add_squares_generic(rows: &[f32], sums: &mut [f32]) {
     for row in rows.chunks_exact(sums.len()) {
         for (sum, value) in sums.iter_mut().zip(row) {
             *sum += value * value;
+        }
+    }
+}
+
+#[inline(always)]
+fn shares_generic(rows: &mut [f32], columns: usize) {
+    for row in rows.chunks_exact_mut(columns) {
+        let (largest, sum) = log_sum_generic(row);
+        let sum = sum as f32;
+        for value in row {
+            *value = exp(*value - largest) / sum;
         }
     }
 }

@@ -49,6 +49,7 @@ impl Width {
 }
 
 /// Takes codes apart that lie back to back, the lowest bits first. `data` holds at least as many as `codes`.
+#[inline(always)] // so that it is compiled with the features of its caller
 pub fn unpack(data: &[u8], width: Width, codes: &mut [u8]) {
     match width.0 {
         1 => unpack_octets::<1>(data, codes),
@@ -100,6 +101,7 @@ pub fn unpack_awq(words: &[u8], output: usize, codes: &mut [u8]) {
 }
 
 /// Two codes a byte.
+#[inline(always)]
 fn unpack_halves(data: &[u8], codes: &mut [u8]) {
     let (pairs, last) = codes.as_chunks_mut::<2>();
     for (pair, &byte) in pairs.iter_mut().zip(data) {
@@ -111,6 +113,7 @@ fn unpack_halves(data: &[u8], codes: &mut [u8]) {
 }
 
 /// Eight codes of `B` bits fill `B` bytes exactly.
+#[inline(always)]
 fn unpack_octets<const B: usize>(data: &[u8], codes: &mut [u8]) {
     let apart = |bytes: &[u8]| -> [u8; 8] {
         let mut word = [0; 8];
@@ -131,19 +134,28 @@ fn unpack_octets<const B: usize>(data: &[u8], codes: &mut [u8]) {
 }
 
 fn pack_octets<const B: usize>(codes: &[u8], data: &mut [u8]) {
-    let together = |codes: &[u8]| -> [u8; 8] {
-        let word = codes.iter().enumerate().fold(0, |word, (i, &code)| word | u64::from(code) << (i * B));
-        word.to_le_bytes()
-    };
     let (octets, rest) = codes.as_chunks::<8>();
     let (full, tail) = data.split_at_mut(octets.len() * B);
     for (octet, bytes) in octets.iter().zip(full.as_chunks_mut::<B>().0) {
-        bytes.copy_from_slice(&together(octet)[..B]);
+        bytes.copy_from_slice(&together::<B>(*octet)[..B]);
     }
     tail.fill(0);
-    let last = together(rest);
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
     let len = (rest.len() * B).div_ceil(8);
-    tail[..len].copy_from_slice(&last[..len]);
+    tail[..len].copy_from_slice(&together::<B>(last)[..len]);
+}
+
+/// Eight codes of `B` bits back to back: all pairs at once, then all fours, then both halves.
+#[inline(always)]
+fn together<const B: usize>(codes: [u8; 8]) -> [u8; 8] {
+    const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
+    const PAIRS: u64 = 0x0000_ffff_0000_ffff;
+    let word = u64::from_le_bytes(codes);
+    let pairs = (word & BYTES) | (word >> 8 & BYTES) << B;
+    let fours = (pairs & PAIRS) | (pairs >> 16 & PAIRS) << (2 * B);
+    let eight = (fours & u64::from(u32::MAX)) | (fours >> 32) << (4 * B);
+    eight.to_le_bytes()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub enum Groups<'a> {
 /// `scale * (code - zero)` for a row, exact but for one rounding of the product.
 ///
 /// `scales` and `zeros` have one entry a group.
+#[inline(always)] // so that it is compiled with the features of its caller
 pub fn dequantize(codes: &[u8], groups: Groups<'_>, scales: &[f32], zeros: &[i32], out: &mut [f32]) {
     let value = |code: u8, scale: f32, zero: i32| (i32::from(code) - zero) as f32 * scale;
     match groups {

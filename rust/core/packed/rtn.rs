@@ -3,8 +3,13 @@
 use half::{bf16, f16};
 
 use super::bits::Width;
+use crate::arch::isa;
 use crate::encode::{Run, TASK_WEIGHTS, check_finite};
 use crate::error::{At, Error, Result};
+use crate::nn::per_isa;
+
+/// Weights that are looked at side by side.
+const LANES: usize = 16;
 
 /// The type in which scales are stored. Codes are found with the stored scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +24,7 @@ pub enum ScaleType {
 
 impl ScaleType {
     /// The stored scale nearest to `scale`, at least the smallest there is; `None` if it is too large.
-    fn store(self, scale: f32) -> Option<f32> {
+    pub fn store(self, scale: f32) -> Option<f32> {
         let stored = match self {
             Self::F16 => f16::from_f32(scale).max(f16::from_bits(1)).to_f32(),
             Self::BF16 => bf16::from_f32(scale).max(bf16::from_bits(1)).to_f32(),
@@ -40,6 +45,8 @@ pub struct Grid {
     pub symmetric: bool,
     /// Type of the scales.
     pub scale: ScaleType,
+    /// The smallest zero point that the layout can store, 0 or 1.
+    pub least_zero: u8,
 }
 
 /// Weights on a grid: `scale * (code - zero)`.
@@ -69,26 +76,39 @@ pub fn round_to_nearest(x: &[f32], columns: usize, grid: Grid, run: Run<'_>) -> 
     let parameters = scales.chunks_mut(task_rows * groups).zip(zeros.chunks_mut(task_rows * groups));
     let tasks: Vec<_> =
         x.chunks(task_rows * columns).zip(codes.chunks_mut(task_rows * columns)).zip(parameters).collect();
+    let isa = isa()?;
     run.for_each(tasks, |_, task, ((x, codes), (scales, zeros))| {
         check_finite(x, task * task_rows * columns, columns)?;
         let rows = x.chunks(columns).zip(codes.chunks_mut(columns));
         let parameters = scales.chunks_mut(groups).zip(zeros.chunks_mut(groups));
         for (row, ((x, codes), (scales, zeros))) in rows.zip(parameters).enumerate() {
-            let parts = x.chunks(grid.group_len).zip(codes.chunks_mut(grid.group_len));
-            for (group, (x, codes)) in parts.enumerate() {
-                let (scale, zero) = span(x, grid).ok_or_else(|| too_large(task * task_rows + row, group))?;
-                onto(x, scale, zero, grid.width, codes);
-                (scales[group], zeros[group]) = (scale, zero);
-            }
+            put_row(isa, x, grid, codes, scales, zeros).map_err(|group| too_large(task * task_rows + row, group))?;
         }
         Ok(())
     })?;
     Ok(Gridded { codes, scales, zeros })
 }
 
+per_isa! {
+    fn put_row(x: &[f32], grid: Grid, codes: &mut [u8], scales: &mut [f32], zeros: &mut [u8]) -> Result<(), usize>
+        = row_onto;
+}
+
+/// Puts a row onto its grids; the number of the first group whose scale is too large is the error.
+#[inline(always)]
+fn row_onto(x: &[f32], grid: Grid, codes: &mut [u8], scales: &mut [f32], zeros: &mut [u8]) -> Result<(), usize> {
+    let parts = x.chunks(grid.group_len).zip(codes.chunks_mut(grid.group_len));
+    for (group, ((x, codes), (scale, zero))) in parts.zip(scales.iter_mut().zip(zeros)).enumerate() {
+        (*scale, *zero) = span(x, grid).ok_or(group)?;
+        onto(x, *scale, *zero, grid.width, codes);
+    }
+    Ok(())
+}
+
 /// Scale and zero point of the grid that spans a group; `None` where the scale is too large for its type.
+#[inline(always)]
 fn span(x: &[f32], grid: Grid) -> Option<(f32, u8)> {
-    let (low, high) = x.iter().fold((0_f32, 0_f32), |(low, high), &x| (low.min(x), high.max(x)));
+    let (low, high) = range(x);
     let max = f32::from(grid.width.max());
     let middle = 1 << (grid.width.bits() - 1);
     let (low, high) = match (grid.symmetric, low == high) {
@@ -99,13 +119,40 @@ fn span(x: &[f32], grid: Grid) -> Option<(f32, u8)> {
     // Halved, so that a range beyond the largest float does not become infinite on the way.
     let scale = grid.scale.store((high / 2.0 - low / 2.0) / (max / 2.0))?;
     let zero = if grid.symmetric { middle } else { (-low / scale).round_ties_even().clamp(0.0, max) as u8 };
+    if zero < grid.least_zero {
+        // Less than half a step lies below zero. From 1 on, the codes reach as far up with a slightly wider step.
+        return Some((grid.scale.store(high / (max - 1.0))?, grid.least_zero));
+    }
     Some((scale, zero))
 }
 
+/// The smallest and the largest of the weights and zero.
+#[inline(always)]
+fn range(x: &[f32]) -> (f32, f32) {
+    // Many at a time: the order of comparisons makes no difference.
+    let (mut low, mut high) = ([0_f32; LANES], [0_f32; LANES]);
+    let (lanes, rest) = x.as_chunks::<LANES>();
+    for x in lanes {
+        for ((low, high), &x) in low.iter_mut().zip(&mut high).zip(x) {
+            *low = if x < *low { x } else { *low };
+            *high = if x > *high { x } else { *high };
+        }
+    }
+    let all = low.iter().chain(&high).chain(rest);
+    all.fold((0.0, 0.0), |(low, high), &x| (if x < low { x } else { low }, if x > high { x } else { high }))
+}
+
+#[inline(always)]
 fn onto(x: &[f32], scale: f32, zero: u8, width: Width, codes: &mut [u8]) {
-    let (zero, max) = (f32::from(zero), f32::from(width.max()));
+    /// 1.5 * 2^23: a small number added to it is rounded to a whole number, ties to even, and stands in its last bits.
+    const ROUNDER: f32 = 12_582_912.0;
+    let (low, high) = (-f32::from(zero), f32::from(width.max()) - f32::from(zero));
     for (code, &x) in codes.iter_mut().zip(x) {
-        *code = ((x / scale).round_ties_even() + zero).clamp(0.0, max) as u8;
+        // Both ends are whole, so that it makes no difference whether rounding comes before or after.
+        let steps = x / scale;
+        let steps = if steps < low { low } else { steps };
+        let steps = if steps > high { high } else { steps };
+        *code = (steps + ROUNDER).to_bits().wrapping_add(u32::from(zero)) as u8;
     }
 }
 

@@ -4,11 +4,12 @@ use ggquant::block::scalar::{self, ScalarCodec};
 use ggquant::block::{Format, ImatrixUse};
 use ggquant::encode::{Imatrix, Run, Weights};
 use half::slice::HalfBitsSliceExt;
-use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
+use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::errors;
 use crate::run::detached;
 
 /// Below this many weights work is done on the calling thread.
@@ -54,9 +55,41 @@ pub(crate) fn formats(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
         .collect()
 }
 
-/// Encodes a flat, contiguous array of rows. `weights` is float32, or uint16 holding the bits of `dtype` F16 or BF16.
+/// What a job fills: an array of the caller's, of exactly `len` elements, or a new one.
+enum Target<'py, T: Element> {
+    Given(Bound<'py, PyArray1<T>>, PyReadwriteArray1<'py, T>),
+    New(Vec<T>),
+}
+
+impl<'py, T: Element + Copy + Default> Target<'py, T> {
+    fn new(given: Option<Bound<'py, PyArray1<T>>>, len: usize) -> PyResult<Self> {
+        let Some(array) = given else { return Ok(Self::New(vec![T::default(); len])) };
+        if array.len() != len {
+            return Err(PyValueError::new_err(format!("out has {} elements, and {len} are written", array.len())));
+        }
+        let view = array.try_readwrite().map_err(|error| PyValueError::new_err(format!("out: {error}")))?;
+        Ok(Self::Given(array, view))
+    }
+
+    fn as_slice(&mut self) -> PyResult<&mut [T]> {
+        match self {
+            Self::Given(_, view) => Ok(view.as_slice_mut()?),
+            Self::New(vec) => Ok(vec),
+        }
+    }
+
+    fn into_array(self, py: Python<'py>) -> Bound<'py, PyArray1<T>> {
+        match self {
+            Self::Given(array, _) => array,
+            Self::New(vec) => PyArray1::from_vec(py, vec),
+        }
+    }
+}
+
+/// Encodes a flat, contiguous array of rows into `out` or a new array. `weights` is float32, or uint16 holding the bits of
+/// `dtype` F16 or BF16.
 #[pyfunction]
-#[pyo3(signature = (format, weights, dtype, row_len, imatrix, rows_per_expert, threads))]
+#[pyo3(signature = (format, weights, dtype, row_len, imatrix, rows_per_expert, threads, out=None))]
 pub(crate) fn encode<'py>(
     py: Python<'py>,
     format: &str,
@@ -66,6 +99,7 @@ pub(crate) fn encode<'py>(
     imatrix: Option<PyReadonlyArray1<'py, f32>>,
     rows_per_expert: usize,
     threads: Option<usize>,
+    out: Option<Bound<'py, PyArray1<u8>>>,
 ) -> PyResult<Bound<'py, PyArray1<u8>>> {
     let format = parse_format(format)?;
     let floats: PyReadonlyArray1<'py, f32>;
@@ -91,41 +125,37 @@ pub(crate) fn encode<'py>(
         Some(array) => Some(Imatrix { values: array.as_slice()?, rows_per_expert }),
         None => None,
     };
-    let out = detached(py, count < SMALL, |interrupt| {
-        let row_bytes = row_bytes(format, row_len)?;
-        let mut out = vec![0; count.checked_div(row_len).unwrap_or(0) * row_bytes];
-        ggquant::encode::encode(
-            format,
-            source,
-            row_len,
-            importance,
-            &mut out,
-            Run { threads, interrupt: Some(interrupt) },
-        )?;
-        Ok(out)
+    let row_bytes = row_bytes(format, row_len).map_err(|error| errors::to_python(py, &error))?;
+    let mut target = Target::new(out, count.checked_div(row_len).unwrap_or(0) * row_bytes)?;
+    let out = target.as_slice()?;
+    detached(py, count < SMALL, |interrupt| {
+        let run = Run { threads, interrupt: Some(interrupt) };
+        ggquant::encode::encode(format, source, row_len, importance, out, run)
     })?;
-    Ok(PyArray1::from_vec(py, out))
+    Ok(target.into_array(py))
 }
 
-/// Decodes a flat, contiguous array of encoded rows into float32.
+/// Decodes a flat, contiguous array of encoded rows into float32: `out` or a new array.
 #[pyfunction]
+#[pyo3(signature = (format, data, row_len, threads, out=None))]
 pub(crate) fn decode<'py>(
     py: Python<'py>,
     format: &str,
     data: PyReadonlyArray1<'py, u8>,
     row_len: usize,
     threads: Option<usize>,
+    out: Option<Bound<'py, PyArray1<f32>>>,
 ) -> PyResult<Bound<'py, PyArray1<f32>>> {
     let format = parse_format(format)?;
     let bytes = data.as_slice()?;
     let small = data.len() < SMALL / 2;
-    let out = detached(py, small, |interrupt| {
-        let row_bytes = row_bytes(format, row_len)?;
-        let mut out = vec![0.0; bytes.len().checked_div(row_bytes).unwrap_or(0) * row_len];
-        ggquant::encode::decode(format, bytes, row_len, &mut out, Run { threads, interrupt: Some(interrupt) })?;
-        Ok(out)
+    let row_bytes = row_bytes(format, row_len).map_err(|error| errors::to_python(py, &error))?;
+    let mut target = Target::new(out, bytes.len().checked_div(row_bytes).unwrap_or(0) * row_len)?;
+    let out = target.as_slice()?;
+    detached(py, small, |interrupt| {
+        ggquant::encode::decode(format, bytes, row_len, out, Run { threads, interrupt: Some(interrupt) })
     })?;
-    Ok(PyArray1::from_vec(py, out))
+    Ok(target.into_array(py))
 }
 
 /// Names of the formats in which every weight has a code of its own.

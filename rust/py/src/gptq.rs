@@ -8,6 +8,7 @@ use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 
 use crate::blocks::parse_format;
+use crate::packed::scale_type_of;
 use crate::run::detached;
 
 /// A damped and factored Hessian.
@@ -31,10 +32,13 @@ impl HessianFactor {
         act_order: bool,
         joint: bool,
         passes: u32,
+        threads: Option<usize>,
     ) -> PyResult<Self> {
         let hessian = hessian.as_slice()?;
         let options = Options { damp, act_order, joint, effort: Effort { rounds: 0, passes } };
-        let inner = detached(py, row_len < 512, |_| gptq::Factor::new(hessian, row_len, &options))?;
+        let inner = detached(py, row_len < 512, |interrupt| {
+            gptq::Factor::new(hessian, row_len, &options, Run { threads, interrupt: Some(interrupt) })
+        })?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -92,7 +96,7 @@ type Groups<'py> =
 
 /// Quantizes flat, contiguous rows into groups of integers.
 #[pyfunction]
-#[pyo3(signature = (weights, hessian, row_len, bits, group_size, symmetric, act_order, damp, threads))]
+#[pyo3(signature = (weights, hessian, row_len, bits, group_size, symmetric, act_order, damp, scale_type, least_zero, threads))]
 pub(crate) fn gptq_groups<'py>(
     py: Python<'py>,
     weights: PyReadonlyArray1<'py, f32>,
@@ -103,10 +107,13 @@ pub(crate) fn gptq_groups<'py>(
     symmetric: bool,
     act_order: bool,
     damp: f64,
+    scale_type: &str,
+    least_zero: u8,
     threads: Option<usize>,
 ) -> PyResult<Groups<'py>> {
     let (weights, hessian) = (weights.as_slice()?, hessian.as_slice()?);
-    let options = integer::Options { bits, group_size, symmetric, act_order, damp };
+    let scale = scale_type_of(scale_type)?;
+    let options = integer::Options { bits, group_size, symmetric, act_order, damp, scale, least_zero };
     let groups = detached(py, false, |interrupt| {
         integer::solve(weights, hessian, row_len, &options, Run { threads, interrupt: Some(interrupt) })
     })?;

@@ -5,6 +5,7 @@ mod convert;
 mod errors;
 mod gguf;
 mod gptq;
+mod linalg;
 mod matmul;
 mod metadata;
 mod nn;
@@ -41,10 +42,13 @@ mod _native {
     #[pymodule_export]
     use super::gptq::{HessianFactor, gptq_formats, gptq_groups};
     #[pymodule_export]
+    use super::linalg::{add_gram, add_products, cholesky, mirror, solve_factored};
+    #[pymodule_export]
     use super::matmul::{matmul, matmul_id};
     #[pymodule_export]
     use super::nn::{
-        activate, attention, column_squares, gated, layer_norm, negative_log_likelihood, rms_norm, rope, soft_cap,
+        activate, attention, column_squares, curve, gated, layer_norm, negative_log_likelihood, rms_norm, rope,
+        round_to, soft_cap, softmax,
     };
     #[pymodule_export]
     use super::packed::{block_codes, pack_codes, packed_codes, read_packed, round_to_nearest};

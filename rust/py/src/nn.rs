@@ -116,6 +116,38 @@ pub(crate) fn activate(
     detached(py, data.len() < SMALL, |interrupt| nn::activate(data, kind, Run { threads, interrupt: Some(interrupt) }))
 }
 
+/// Replaces each value by that of a curve: "sigmoid", "normal" or "exp".
+#[pyfunction]
+pub(crate) fn curve(
+    py: Python<'_>,
+    mut x: PyReadwriteArray1<'_, f32>,
+    kind: &str,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let kind = match kind {
+        "sigmoid" => nn::Curve::Sigmoid,
+        "normal" => nn::Curve::Normal,
+        "exp" => nn::Curve::Exponential,
+        other => return Err(PyValueError::new_err(format!("unknown curve '{other}'"))),
+    };
+    let data = x.as_slice_mut()?;
+    detached(py, data.len() < SMALL, |interrupt| nn::curve(data, kind, Run { threads, interrupt: Some(interrupt) }))
+}
+
+/// Replaces rows of `columns` values by their softmax.
+#[pyfunction]
+pub(crate) fn softmax(
+    py: Python<'_>,
+    mut x: PyReadwriteArray1<'_, f32>,
+    columns: usize,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let data = x.as_slice_mut()?;
+    detached(py, data.len() < SMALL, |interrupt| {
+        nn::softmax(data, columns, Run { threads, interrupt: Some(interrupt) })
+    })
+}
+
 /// Replaces each value of `gate` by its activation times the value of `up`; with `limit`, by gpt-oss's clamped product.
 #[pyfunction]
 pub(crate) fn gated(
@@ -143,6 +175,26 @@ pub(crate) fn soft_cap(
 ) -> PyResult<()> {
     let data = x.as_slice_mut()?;
     detached(py, data.len() < SMALL, |interrupt| nn::soft_cap(data, cap, Run { threads, interrupt: Some(interrupt) }))
+}
+
+/// Each value rounded to the nearest "F16" or "BF16"; `out` may not be `x`.
+#[pyfunction]
+pub(crate) fn round_to(
+    py: Python<'_>,
+    x: PyReadonlyArray1<'_, f32>,
+    kind: &str,
+    mut out: PyReadwriteArray1<'_, f32>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let kind = match kind {
+        "F16" => nn::Half::F16,
+        "BF16" => nn::Half::Bf16,
+        other => return Err(PyValueError::new_err(format!("unknown type '{other}'"))),
+    };
+    let (data, out) = (x.as_slice()?, out.as_slice_mut()?);
+    detached(py, data.len() < SMALL, |interrupt| {
+        nn::round_to(data, kind, out, Run { threads, interrupt: Some(interrupt) })
+    })
 }
 
 /// Sums of squares over the rows, for each column.

@@ -1,6 +1,7 @@
 //! Packed weights of GPTQ, AWQ and compressed-tensors checkpoints as Python plans them.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ggquant::Format;
 use ggquant::convert::{self, Coding, Grouping, PackedWeights, SourceType, View, Zeros};
@@ -9,7 +10,7 @@ use ggquant::packed::bits::Width;
 use ggquant::packed::blocks::{self, Target};
 use ggquant::packed::layouts;
 use ggquant::packed::rtn::{self, Grid, ScaleType};
-use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -44,6 +45,9 @@ pub(crate) struct GivenPacked {
     shape: Vec<u64>,
     strides: Vec<u64>,
     start: u64,
+    /// Little-endian words of 32 bits.
+    row_order: Option<Vec<u8>>,
+    column_order: Option<Vec<u8>>,
 }
 
 impl GivenPacked {
@@ -74,8 +78,14 @@ impl GivenPacked {
             shape: self.shape,
             strides: self.strides,
             start: self.start,
+            row_order: self.row_order.map(words),
+            column_order: self.column_order.map(words),
         })
     }
+}
+
+fn words(bytes: Vec<u8>) -> Arc<[u32]> {
+    bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
 }
 
 fn view((file, offset, dtype, shape, strides, start): ViewParts) -> Result<View, String> {
@@ -93,19 +103,33 @@ fn coding(name: &str, bits: u64) -> Result<Coding, String> {
     }
 }
 
+/// The type of scales of this name.
+pub(crate) fn scale_type_of(name: &str) -> PyResult<ScaleType> {
+    match name {
+        "F16" => Ok(ScaleType::F16),
+        "BF16" => Ok(ScaleType::BF16),
+        "F32" => Ok(ScaleType::F32),
+        other => Err(PyValueError::new_err(format!("scales are not stored as {other}"))),
+    }
+}
+
 /// The format of this name, if it can take codes as they are.
 pub(crate) fn target(name: &str) -> Result<Target, String> {
     let format = Format::from_str(name).map_err(|e| e.to_string())?;
     Target::of(format).ok_or_else(|| format!("{name} cannot take codes as they are"))
 }
 
-/// The values of packed weights, flat, in the order of their walk.
+/// The values of packed weights, flat, in the order of their walk, into `out`.
 #[pyfunction]
-pub(crate) fn read_packed(py: Python<'_>, part: GivenPacked, threads: Option<usize>) -> PyResult<Floats<'_>> {
+pub(crate) fn read_packed(
+    py: Python<'_>,
+    part: GivenPacked,
+    mut out: PyReadwriteArray1<'_, f32>,
+    threads: Option<usize>,
+) -> PyResult<()> {
     let plan = part.plan().map_err(PyValueError::new_err)?;
-    let out =
-        detached(py, false, |interrupt| convert::read_packed(&plan, Run { threads, interrupt: Some(interrupt) }))?;
-    Ok(PyArray1::from_vec(py, out))
+    let out = out.as_slice_mut()?;
+    detached(py, false, |interrupt| convert::read_packed(&plan, out, Run { threads, interrupt: Some(interrupt) }))
 }
 
 /// The codes, scales and zero points of packed weights, flat, in the order of their walk.
@@ -157,18 +181,14 @@ pub(crate) fn round_to_nearest<'py>(
     group_len: usize,
     symmetric: bool,
     scale_type: &str,
+    least_zero: u8,
     threads: Option<usize>,
 ) -> PyResult<(Bytes<'py>, Floats<'py>, Bytes<'py>)> {
     let width = Width::new(bits).map_err(PyValueError::new_err)?;
-    let scale = match scale_type {
-        "F16" => ScaleType::F16,
-        "BF16" => ScaleType::BF16,
-        "F32" => ScaleType::F32,
-        other => return Err(PyValueError::new_err(format!("scales are not stored as {other}"))),
-    };
+    let scale = scale_type_of(scale_type)?;
     let x = weights.as_slice()?;
     let made = detached(py, x.len() < SMALL, |interrupt| {
-        let grid = Grid { width, group_len, symmetric, scale };
+        let grid = Grid { width, group_len, symmetric, scale, least_zero };
         rtn::round_to_nearest(x, columns, grid, Run { threads, interrupt: Some(interrupt) })
     })?;
     let zeros = PyArray1::from_vec(py, made.zeros);

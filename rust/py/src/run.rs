@@ -24,17 +24,24 @@ enum Message<T, E> {
 /// Runs `work` with the GIL released. `work` gets a flag that is raised when a signal handler raised an exception
 /// (Ctrl-C); that exception is then what the caller sees.
 ///
-/// `small` work stays on this thread: it is over before anyone could press a key.
+/// `small` work stays on this thread: it is over before anyone could press a key. So does work of any thread but Python's
+/// main one, the only one that signals are handled on.
 pub(crate) fn detached<T: Send>(
     py: Python<'_>,
     small: bool,
     work: impl FnOnce(&AtomicBool) -> ggquant::Result<T> + Send,
 ) -> PyResult<T> {
-    if small {
+    if small || !on_main_thread(py)? {
         let never = AtomicBool::new(false);
         return settle(py, py.detach(|| catch_unwind(AssertUnwindSafe(|| work(&never)))));
     }
     with_events(py, |interrupt, _: &dyn Fn(())| work(interrupt), |()| Ok(()))
+}
+
+/// Whether this is the thread that handles signals.
+fn on_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import("threading")?;
+    Ok(threading.call_method0("current_thread")?.is(&threading.call_method0("main_thread")?))
 }
 
 /// Runs `work` on a thread of its own with the GIL released, while this thread polls for signals and hands the events that

@@ -1,8 +1,8 @@
 """Makes `golden.json` and `logits.kld.gz`: what llama-perplexity says of tinylm in Q2_K, held against it in F32.
 
 Usage: make.py LLAMA_BIN_FOLDER. Both models are plain floats there (the second is Q2_K, dequantized), with plain float
-attention, so that only the order of additions is between its arithmetic and ours. `text.txt` is from novels in the
-public domain.
+attention, so that only the order of additions is between its arithmetic and ours. `as_run` is what it says of Q4_K_M
+held against BF16 with its defaults, which round. `text.txt` is from novels in the public domain.
 """
 
 import gzip
@@ -50,9 +50,11 @@ def widened(source: Path, target: Path) -> None:
 def main() -> None:
     tool = Path(sys.argv[1]) / "llama-perplexity"
 
-    def run(model: Path, *words: object) -> str:
-        plain = ("-fa", "off", "-ctk", "f32", "-ctv", "f32", "-f", HERE / "text.txt")
-        done = subprocess.run([tool, "-m", model, *plain, *words], capture_output=True, text=True, check=True)
+    plain = ("-fa", "off", "-ctk", "f32", "-ctv", "f32")
+
+    def run(model: Path, *words: object, options: tuple[str, ...] = plain) -> str:
+        command = [tool, "-m", model, *options, "-f", HERE / "text.txt", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return done.stdout + done.stderr
 
     with tempfile.TemporaryDirectory() as name:
@@ -66,6 +68,10 @@ def main() -> None:
             folder / "made.gguf", "-c", str(CONTEXT), "--kl-divergence", "--kl-divergence-base", folder / "all.kld"
         )
         run(base, *FEW, "--kl-divergence-base", folder / "few.kld")
+        rounded = {kind: gg.convert(HERE.parent / "tinylm", folder / kind, kind).path for kind in ("BF16", "Q4_K_M")}
+        file = ("--kl-divergence-base", folder / "rounded.kld")
+        rounded_alone = run(rounded["BF16"], *map(str, words), *file, options=())
+        rounded_both = run(rounded["Q4_K_M"], "-c", str(CONTEXT), "--kl-divergence", *file, options=())
         (HERE / "logits.kld.gz").write_bytes(gzip.compress((folder / "few.kld").read_bytes(), mtime=0))
     final = re.search(r"PPL = ([\d.]+) \+/- ([\d.]+)", alone)
     assert final is not None, alone
@@ -74,6 +80,15 @@ def main() -> None:
         found = re.search(pattern + NUMBER, both)
         assert found is not None, key
         content[key] = [float(found[1]), *([float(found[2])] if found[2] else [])]
+    as_run = {}
+    for key, pattern, log in (
+        ("ppl_base", "PPL =", rounded_alone),
+        *((key, NAMES[key] + r"\s*:", rounded_both) for key in ("ppl", "kld_mean", "dp_rms", "same_top")),
+    ):
+        number = re.search(pattern + r"\s*([\d.]+)", log)
+        assert number is not None, key
+        as_run[key] = float(number[1])
+    content["as_run"] = as_run
     (HERE / "golden.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 

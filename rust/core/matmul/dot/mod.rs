@@ -32,18 +32,6 @@ pub(super) fn portable(facts: &Facts, rows: [&[Slab]; ROWS], x: &[Rounded], sums
     }
 }
 
-/// Asks for the cache lines of `bytes`, which will be needed soon.
-#[inline(always)]
-pub(super) fn prefetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
-}
-
 fn add(facts: &Facts, sum: f32, slab: &Slab, x: &Rounded) -> f32 {
     let dot = |columns: std::ops::Range<usize>| -> i32 {
         let codes = slab.codes[columns.clone()].iter().zip(&x.codes[columns]);

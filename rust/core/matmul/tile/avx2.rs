@@ -3,63 +3,97 @@
 //! Intrinsics stand in loops and not in closures for `array::from_fn`: those are compiled on their own, without AVX2.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::{COLUMNS, Facts, Kernels, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab};
+use super::{COLUMNS, Facts, Kernels, LayOut, Multiply, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab};
+use crate::arch::prefetch;
 
 /// Rows in a tile.
 const ROWS: usize = 4;
-/// Registers that 16 columns take.
-const HALVES: usize = 2;
-
-/// A register for each row and half of the columns.
-type Tile = [[__m256i; HALVES]; ROWS];
+/// A register for each row and 8 columns: one or two of these, which kernels are generic over.
+type Tile<const HALVES: usize> = [[__m256i; HALVES]; ROWS];
 
 pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn lay_out(slab: &Slab, facts: &Facts, row: &mut Row) {
-        super::lay_out(slab, facts, row);
-    }
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn pack(x: &[f32], cols: usize, facts: &Facts, quads: &mut [Quad], sides: &mut [Side]) {
-        super::pack(x, cols, facts, quads, sides);
-    }
     let Plan { pairing, depth } = Plan::new(facts);
     use Pairing::{Biased, Unsigned, Wide};
-    let multiply = match (facts.scaling, pairing, depth, facts.group) {
-        (Scaling::Super, Unsigned, 8, 32) => super_blocks::<8, false, 4>,
-        (Scaling::Super, Unsigned, 4, 32) => super_blocks::<4, false, 4>,
-        (Scaling::Super, Unsigned, 4, 16) => super_blocks::<4, false, 8>,
-        (Scaling::Super, Biased, 8, _) => super_blocks::<8, true, 0>,
-        (Scaling::Super, Biased, 4, _) => super_blocks::<4, true, 0>,
-        (Scaling::Super, Biased, 2, _) => super_blocks::<2, true, 0>,
-        (Scaling::Super, Biased, 1, _) => super_blocks::<1, true, 0>,
-        (Scaling::Super, Wide, ..) => wide_super_blocks,
-        (Scaling::Groups, Unsigned, 8, 32) => groups::<8, 8, false>,
-        (Scaling::Groups, Unsigned, 4, 32) => groups::<4, 8, false>,
-        (Scaling::Groups, Biased, 8, 32) => groups::<8, 8, true>,
-        (Scaling::Groups, Biased, 4, 32) => groups::<4, 8, true>,
-        (Scaling::Groups, Biased, 4, 16) => groups::<4, 4, true>,
-        (Scaling::Groups, Wide, _, 32) => wide_groups,
+    /// A kernel for 8 and for 16 columns, and the function that lays out for it.
+    macro_rules! pair {
+        ($kernel:ident $(, $constant:literal)*; $scaling:ident $pairing:ident $group:literal) => {
+            (
+                [$kernel::<$({ $constant },)* 1> as Multiply, $kernel::<$({ $constant },)* 2>],
+                lay_out::<{ Scaling::$scaling as u8 }, { $pairing as u8 }, $group> as LayOut,
+            )
+        };
+    }
+    let (multiply, lay_out) = match (facts.scaling, pairing, depth, facts.group) {
+        (Scaling::Super, Unsigned, 8, 32) => pair!(super_blocks, 8, false, 4; Super Unsigned 32),
+        (Scaling::Super, Unsigned, 4, 32) => pair!(super_blocks, 4, false, 4; Super Unsigned 32),
+        (Scaling::Super, Unsigned, 4, 16) => pair!(super_blocks, 4, false, 8; Super Unsigned 16),
+        (Scaling::Super, Biased, 8, _) => pair!(super_blocks, 8, true, 0; Super Biased 0),
+        (Scaling::Super, Biased, 4, _) => pair!(super_blocks, 4, true, 0; Super Biased 0),
+        (Scaling::Super, Biased, 2, _) => pair!(super_blocks, 2, true, 0; Super Biased 0),
+        (Scaling::Super, Biased, 1, _) => pair!(super_blocks, 1, true, 0; Super Biased 0),
+        (Scaling::Super, Wide, ..) => pair!(wide_super_blocks; Super Wide 0),
+        (Scaling::Groups, Unsigned, 8, 32) => pair!(groups, 8, 8, false; Groups Unsigned 32),
+        (Scaling::Groups, Unsigned, 4, 32) => pair!(groups, 4, 8, false; Groups Unsigned 32),
+        (Scaling::Groups, Biased, 8, 32) => pair!(groups, 8, 8, true; Groups Biased 32),
+        (Scaling::Groups, Biased, 4, 32) => pair!(groups, 4, 8, true; Groups Biased 32),
+        (Scaling::Groups, Biased, 4, 16) => pair!(groups, 4, 4, true; Groups Biased 16),
+        (Scaling::Groups, Wide, _, 32) => pair!(wide_groups; Groups Wide 0),
         _ => return None,
     };
     let quads = if pairing == Wide { SLAB / 2 } else { SLAB / 4 };
     Some(Kernels { quads, multiply, lay_out, pack })
 }
 
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pack(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [Quad], side: &mut Side) {
+    super::pack(x, cols, slab, facts, quads, side);
+}
+
+/// Lays out with the facts that steer it known to the compiler; `GROUP` 0 where it makes no difference.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn lay_out<const SCALING: u8, const PAIRING: u8, const GROUP: usize>(slab: &Slab, facts: &Facts, row: &mut Row) {
+    let scaling = if SCALING == Scaling::Super as u8 { Scaling::Super } else { Scaling::Groups };
+    let pairing = match PAIRING {
+        pairing if pairing == Pairing::Unsigned as u8 => Pairing::Unsigned,
+        pairing if pairing == Pairing::Biased as u8 => Pairing::Biased,
+        _ => Pairing::Wide,
+    };
+    let group = if GROUP == 0 { facts.group } else { GROUP };
+    let facts = Facts { scaling, group, mins: pairing == Pairing::Unsigned, ..*facts };
+    super::lay_out(slab, pairing, &facts, row, |codes| {
+        // SAFETY: SSE2, and 16 bytes of `codes`. With 128 added, signed bytes are unsigned ones.
+        let sums = unsafe {
+            let codes = _mm_loadu_si128(codes.as_ptr().cast());
+            _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(i8::MIN)), _mm_setzero_si128())
+        };
+        _mm_cvtsi128_si32(sums) + _mm_extract_epi16::<4>(sums) - 16 * 128
+    });
+}
+
 #[inline(always)]
-fn zero() -> Tile {
+fn zero<const HALVES: usize>() -> Tile<HALVES> {
     // SAFETY: every caller has AVX2 enabled.
     unsafe { [[_mm256_setzero_si256(); HALVES]; ROWS] }
 }
 
 /// Four bytes of each row, starting at byte `4 * quad`, times a quad.
 #[inline(always)]
-fn times(rows: &[Row; ROWS], at: usize, quad: &Quad, mut product: impl FnMut(usize, usize, __m256i, __m256i)) {
+fn times<const HALVES: usize>(
+    rows: &[Row; ROWS],
+    at: usize,
+    quad: &Quad,
+    mut product: impl FnMut(usize, usize, __m256i, __m256i),
+) {
     // SAFETY: every caller has AVX2 enabled; a quad holds two registers, and codes hold `4 * at + 4` bytes, since `at` is
     // below the number of quads in a slab.
     unsafe {
         let start = quad.0.as_ptr().cast::<__m256i>();
-        let halves = [_mm256_load_si256(start), _mm256_load_si256(start.add(1))];
+        let mut halves = [_mm256_setzero_si256(); HALVES];
+        for c in 0..HALVES {
+            halves[c] = _mm256_load_si256(start.add(c));
+        }
         for r in 0..ROWS {
             let codes = _mm256_set1_epi32(rows[r].codes.as_ptr().cast::<i32>().add(at).read_unaligned());
             for c in 0..HALVES {
@@ -78,11 +112,11 @@ fn rolled<const N: usize>() -> usize {
 
 /// Sums in 16 bits of the products of `quads`, the first of which is quad `at` of its slab.
 #[inline(always)]
-fn narrow<const BIASED: bool>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile {
-    let mut sums = zero();
+fn narrow<const BIASED: bool, const HALVES: usize>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile<HALVES> {
+    let mut sums = zero::<HALVES>();
     for (i, quad) in quads.iter().enumerate() {
         // SAFETY: every caller has AVX2 enabled.
-        times(rows, at + i, quad, |r, c, codes, x| unsafe {
+        times::<HALVES>(rows, at + i, quad, |r, c, codes, x| unsafe {
             let products = if BIASED { _mm256_maddubs_epi16(x, codes) } else { _mm256_maddubs_epi16(codes, x) };
             sums[r][c] = _mm256_add_epi16(sums[r][c], products);
         });
@@ -92,7 +126,7 @@ fn narrow<const BIASED: bool>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> 
 
 /// Pairs of 16-bit sums times `factor`, added to `sums`.
 #[inline(always)]
-fn widen(sums: &mut [__m256i; HALVES], narrow: &[__m256i; HALVES], factor: __m256i) {
+fn widen<const HALVES: usize>(sums: &mut [__m256i; HALVES], narrow: &[__m256i; HALVES], factor: __m256i) {
     for c in 0..HALVES {
         // SAFETY: every caller has AVX2 enabled.
         sums[c] = unsafe { _mm256_add_epi32(sums[c], _mm256_madd_epi16(narrow[c], factor)) };
@@ -117,31 +151,51 @@ fn accumulate(to: &mut [f32; COLUMNS], half: usize, a: f32, b: &[f32; COLUMNS], 
     }
 }
 
-/// Calls `tile` for all tiles of a panel.
+/// Calls `tile` for all tiles of a panel. Meanwhile what the next call will read is fetched, a share with each tile: it is
+/// a few kilobytes from a slower cache, too short for the machine to fetch ahead by itself.
 #[inline(always)]
-fn tiles(panel: &[Row; PANEL], sums: &mut [[f32; COLUMNS]], tile: impl Fn(&[Row; ROWS], &mut [[f32; COLUMNS]; ROWS])) {
-    for (rows, sums) in panel.as_chunks::<ROWS>().0.iter().zip(sums.as_chunks_mut::<ROWS>().0) {
+fn tiles(
+    panel: &[Row; PANEL],
+    quads: &[Quad],
+    side: &Side,
+    sums: &mut [[f32; COLUMNS]],
+    tile: impl Fn(&[Row; ROWS], &mut [[f32; COLUMNS]; ROWS]),
+) {
+    let next_quads = quads.as_ptr_range().end;
+    let next_side = std::ptr::from_ref(side).wrapping_add(1);
+    let next_sums = sums.as_ptr().wrapping_add(PANEL);
+    for (i, (rows, sums)) in panel.as_chunks::<ROWS>().0.iter().zip(sums.as_chunks_mut::<ROWS>().0).enumerate() {
+        fetch_share(next_quads, quads.len(), i);
+        fetch_share(next_side, 1, i);
+        fetch_share(next_sums, PANEL, i);
         tile(rows, sums);
     }
 }
 
+/// Asks for the `i`th of as many shares as a panel has tiles of the `count` values at `start`, which need not be readable.
+#[inline(always)]
+fn fetch_share<T>(start: *const T, count: usize, i: usize) {
+    let share = (count * size_of::<T>()).div_ceil(PANEL / ROWS);
+    prefetch(start.cast::<u8>().wrapping_add(i * share), share);
+}
+
 /// Super-blocks with codes of few bits: `DEPTH` quads between widenings, `PAIRS` pairs of minima.
 #[target_feature(enable = "avx2,fma")]
-fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize>(
+fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize, const HALVES: usize>(
     panel: &[Row; PANEL],
     quads: &[Quad],
     side: &Side,
     sums: &mut [[f32; COLUMNS]],
 ) {
-    tiles(panel, sums, |rows, sums| {
-        let mut whole = zero();
+    tiles(panel, quads, side, sums, |rows, sums| {
+        let mut whole = zero::<HALVES>();
         for r in 0..ROWS {
             if BIASED {
                 whole[r] = [_mm256_set1_epi32(rows[r].bias[0]); HALVES];
             }
         }
         for (i, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
-            let narrow = narrow::<BIASED>(rows, i * DEPTH, quads);
+            let narrow = narrow::<BIASED, HALVES>(rows, i * DEPTH, quads);
             for r in 0..ROWS {
                 widen(&mut whole[r], &narrow[r], splat(rows[r].scales[i * DEPTH / 4]));
             }
@@ -157,7 +211,7 @@ fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize>(
         for r in 0..ROWS {
             let mut whole = [_mm256_setzero_si256(); HALVES];
             for j in 0..PAIRS {
-                widen(&mut whole, &load(&side.sums[j]), splat(rows[r].mins[j]));
+                widen(&mut whole, &load::<HALVES>(&side.sums[j]), splat(rows[r].mins[j]));
             }
             for c in 0..HALVES {
                 accumulate(&mut sums[r], c, rows[r].m[0], &side.d[0], whole[c]);
@@ -167,33 +221,37 @@ fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize>(
 }
 
 #[inline(always)]
-fn load(pairs: &[[i16; 2]; COLUMNS]) -> [__m256i; HALVES] {
+fn load<const HALVES: usize>(pairs: &[[i16; 2]; COLUMNS]) -> [__m256i; HALVES] {
     // SAFETY: every caller has AVX2 enabled; 16 pairs are two registers.
     unsafe {
         let start = pairs.as_ptr().cast::<__m256i>();
-        [_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))]
+        let mut halves = [_mm256_setzero_si256(); HALVES];
+        for c in 0..HALVES {
+            halves[c] = _mm256_loadu_si256(start.add(c));
+        }
+        halves
     }
 }
 
 /// Groups of `QUADS` quads with a float scale each, and codes of few bits. Unsigned codes come with minima.
 #[target_feature(enable = "avx2,fma")]
-fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool>(
+fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALVES: usize>(
     panel: &[Row; PANEL],
     quads: &[Quad],
     side: &Side,
     sums: &mut [[f32; COLUMNS]],
 ) {
-    tiles(panel, sums, |rows, sums| {
+    tiles(panel, quads, side, sums, |rows, sums| {
         for (i, quads) in quads.as_chunks::<QUADS>().0.iter().enumerate() {
             let (group, block) = (i * QUADS / 4, i * QUADS / 8);
-            let mut whole = zero();
+            let mut whole = zero::<HALVES>();
             for r in 0..ROWS {
                 if BIASED {
                     whole[r] = [_mm256_set1_epi32(rows[r].bias[group]); HALVES];
                 }
             }
             for (j, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
-                let narrow = narrow::<BIASED>(rows, i * QUADS + j * DEPTH, quads);
+                let narrow = narrow::<BIASED, HALVES>(rows, i * QUADS + j * DEPTH, quads);
                 for r in 0..ROWS {
                     widen(&mut whole[r], &narrow[r], splat([1, 1]));
                 }
@@ -203,7 +261,7 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool>(
                     accumulate(&mut sums[r], c, rows[r].d[group], &side.d[block], whole[r][c]);
                 }
                 if !BIASED {
-                    shift(&mut sums[r], rows[r].m[group], &side.s[block]);
+                    shift::<HALVES>(&mut sums[r], rows[r].m[group], &side.s[block]);
                 }
             }
         }
@@ -212,7 +270,7 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool>(
 
 /// `to + a * b`.
 #[inline(always)]
-fn shift(to: &mut [f32; COLUMNS], a: f32, b: &[f32; COLUMNS]) {
+fn shift<const HALVES: usize>(to: &mut [f32; COLUMNS], a: f32, b: &[f32; COLUMNS]) {
     for c in 0..HALVES {
         // SAFETY: every caller has AVX2 and FMA enabled; both halves lie in 16 columns.
         unsafe {
@@ -225,11 +283,11 @@ fn shift(to: &mut [f32; COLUMNS], a: f32, b: &[f32; COLUMNS]) {
 
 /// Sums in 32 bits of the products of quads of two columns each.
 #[inline(always)]
-fn wide(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile {
-    let mut sums = zero();
+fn wide<const HALVES: usize>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile<HALVES> {
+    let mut sums = zero::<HALVES>();
     for (i, quad) in quads.iter().enumerate() {
         // SAFETY: every caller has AVX2 enabled.
-        times(rows, at + i, quad, |r, c, codes, x| unsafe {
+        times::<HALVES>(rows, at + i, quad, |r, c, codes, x| unsafe {
             sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(codes, x));
         });
     }
@@ -238,9 +296,14 @@ fn wide(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile {
 
 /// Super-blocks with codes of 8 bits.
 #[target_feature(enable = "avx2,fma")]
-fn wide_super_blocks(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
-    tiles(panel, sums, |rows, sums| {
-        let whole = wide(rows, 0, quads);
+fn wide_super_blocks<const HALVES: usize>(
+    panel: &[Row; PANEL],
+    quads: &[Quad],
+    side: &Side,
+    sums: &mut [[f32; COLUMNS]],
+) {
+    tiles(panel, quads, side, sums, |rows, sums| {
+        let whole = wide::<HALVES>(rows, 0, quads);
         for r in 0..ROWS {
             for c in 0..HALVES {
                 accumulate(&mut sums[r], c, rows[r].d[0], &side.d[0], whole[r][c]);
@@ -251,10 +314,10 @@ fn wide_super_blocks(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &m
 
 /// Groups of 32 with a float scale each, and codes of 8 bits.
 #[target_feature(enable = "avx2,fma")]
-fn wide_groups(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
-    tiles(panel, sums, |rows, sums| {
+fn wide_groups<const HALVES: usize>(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
+    tiles(panel, quads, side, sums, |rows, sums| {
         for (i, quads) in quads.as_chunks::<16>().0.iter().enumerate() {
-            let whole = wide(rows, 16 * i, quads);
+            let whole = wide::<HALVES>(rows, 16 * i, quads);
             for r in 0..ROWS {
                 for c in 0..HALVES {
                     accumulate(&mut sums[r], c, rows[r].d[2 * i], &side.d[i], whole[r][c]);

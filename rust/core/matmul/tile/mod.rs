@@ -10,6 +10,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
+use std::ops::Range;
+
 use super::activation::Rounded;
 use super::slab::{Facts, GROUPS, SLAB, Scaling, Slab};
 use crate::arch::Isa;
@@ -115,19 +117,21 @@ impl Row {
     };
 }
 
-/// Adds the products of a panel and a slab of 16 columns to `sums`, one entry a row.
+/// Adds the products of a panel and a slab of 8 or 16 columns to `sums`, one entry a row. The kernel asks for what lies
+/// behind `quads`, `side` and `sums` ahead of time: what the next call multiplies has to lie there.
 type Multiply = unsafe fn(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]);
 /// Lays out one slab of a row.
 type LayOut = unsafe fn(slab: &Slab, facts: &Facts, row: &mut Row);
-/// Rounds and packs up to 16 rows of activations: `quads` and `sides` have the slabs one after another.
-type Pack = unsafe fn(x: &[f32], cols: usize, facts: &Facts, quads: &mut [Quad], sides: &mut [Side]);
+/// Rounds and packs one slab of up to 16 rows of activations, of which there are `cols` in a row of `x`.
+type Pack = unsafe fn(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [Quad], side: &mut Side);
 
 /// The functions for one format on one instruction set. All need what [`kernels`] was told is there.
 #[derive(Clone, Copy)]
 pub(super) struct Kernels {
     /// Quads in a slab.
     pub(super) quads: usize,
-    pub(super) multiply: Multiply,
+    /// For up to 8 columns, and for up to 16.
+    pub(super) multiply: [Multiply; 2],
     pub(super) lay_out: LayOut,
     pub(super) pack: Pack,
 }
@@ -141,9 +145,9 @@ pub(super) fn kernels(facts: &Facts, isa: Isa) -> Option<Kernels> {
     }
 }
 
+/// Lays out a slab; `sum` adds 16 signed codes, which compilers take apart into single bytes.
 #[inline(always)]
-fn lay_out(slab: &Slab, facts: &Facts, row: &mut Row) {
-    let plan = Plan::new(facts);
+fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sum: impl Fn(&[u8; 16]) -> i32) {
     let offset = facts.offset;
     row.d = slab.d;
     row.m = slab.m;
@@ -154,17 +158,14 @@ fn lay_out(slab: &Slab, facts: &Facts, row: &mut Row) {
             _ => [slab.mins[4 * j % GROUPS], slab.mins[(4 * j + 2) % GROUPS]],
         });
     }
-    match plan.pairing {
+    match pairing {
         Pairing::Unsigned => row.codes[..SLAB].copy_from_slice(&slab.codes),
         Pairing::Biased => {
             let mut total = 0;
+            let (from, to) = (slab.codes.as_chunks::<16>().0, row.codes.as_chunks_mut::<16>().0);
             for j in 0..GROUPS {
-                let mut sum = 0;
-                for k in 16 * j..16 * j + 16 {
-                    let code = slab.codes[k].wrapping_sub(offset);
-                    row.codes[k] = code;
-                    sum += i32::from(code as i8);
-                }
+                to[j] = from[j].map(|code| code.wrapping_sub(offset));
+                let sum = sum(&to[j]);
                 row.bias[j] = -128 * sum;
                 total += sum * i32::from(slab.scales[j]);
             }
@@ -187,38 +188,33 @@ fn lay_out(slab: &Slab, facts: &Facts, row: &mut Row) {
 }
 
 #[inline(always)]
-fn pack(x: &[f32], cols: usize, facts: &Facts, quads: &mut [Quad], sides: &mut [Side]) {
+fn pack(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [Quad], side: &mut Side) {
     let plan = Plan::new(facts);
-    let per_slab = quads.len() / sides.len();
-    for (i, (quads, side)) in quads.chunks_exact_mut(per_slab).zip(sides).enumerate() {
-        let from = i * SLAB;
-        let to = cols.min(from + SLAB);
-        for column in 0..COLUMNS {
-            let rounded = match x.get(column * cols..(column + 1) * cols) {
-                Some(x) => Rounded::new(facts, &x[from..to]),
-                None => Rounded::ZERO,
-            };
-            match plan.pairing {
-                Pairing::Unsigned => spread(&rounded.codes.map(|code| code as u8), column, quads),
-                Pairing::Biased => spread(&rounded.codes.map(|code| code as u8 ^ 0x80), column, quads),
-                Pairing::Wide => {
-                    let mut wide = [0; 2 * SLAB];
-                    for (wide, code) in wide.as_chunks_mut::<2>().0.iter_mut().zip(rounded.codes) {
-                        *wide = i16::from(code).to_le_bytes();
-                    }
-                    spread(&wide, column, quads);
+    for column in 0..COLUMNS {
+        let rounded = match x.get(column * cols..(column + 1) * cols) {
+            Some(x) => Rounded::new(facts, &x[slab.clone()]),
+            None => Rounded::ZERO,
+        };
+        match plan.pairing {
+            Pairing::Unsigned => spread(&rounded.codes.map(|code| code as u8), column, quads),
+            Pairing::Biased => spread(&rounded.codes.map(|code| code as u8 ^ 0x80), column, quads),
+            Pairing::Wide => {
+                let mut wide = [0; 2 * SLAB];
+                for (wide, code) in wide.as_chunks_mut::<2>().0.iter_mut().zip(rounded.codes) {
+                    *wide = i16::from(code).to_le_bytes();
                 }
+                spread(&wide, column, quads);
             }
-            for j in 0..SLAB / 32 {
-                side.d[j][column] = rounded.d[j];
-                side.s[j][column] = rounded.s[j];
-            }
-            for j in 0..GROUPS / 2 {
-                let sums = &rounded.sums;
-                let both = |k: usize| sums[k % GROUPS] + sums[(k + 1) % GROUPS];
-                side.sums[j][column] =
-                    if facts.group == 16 { [sums[2 * j], sums[2 * j + 1]] } else { [both(4 * j), both(4 * j + 2)] };
-            }
+        }
+        for j in 0..SLAB / 32 {
+            side.d[j][column] = rounded.d[j];
+            side.s[j][column] = rounded.s[j];
+        }
+        for j in 0..GROUPS / 2 {
+            let sums = &rounded.sums;
+            let both = |k: usize| sums[k % GROUPS] + sums[(k + 1) % GROUPS];
+            side.sums[j][column] =
+                if facts.group == 16 { [sums[2 * j], sums[2 * j + 1]] } else { [both(4 * j), both(4 * j + 2)] };
         }
     }
 }

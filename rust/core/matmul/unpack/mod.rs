@@ -6,7 +6,7 @@ mod codebook;
 mod kquants;
 mod look_up;
 mod small;
-mod tables;
+pub(super) mod tables;
 
 use half::f16;
 

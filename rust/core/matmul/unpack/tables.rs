@@ -64,15 +64,15 @@ const fn even_masks() -> [u64; 128] {
 const IQ2_CODES: [u64; 4] = [8, 25, 43, 0];
 const IQ3_XXS_CODES: [u32; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
 
-pub(super) static SIGNS: [u64; 256] = masks();
-pub(super) static EVEN_SIGNS: [u64; 128] = even_masks();
-pub(super) static IQ2_XXS: [u64; 256] = spell8(&codewords::IQ2_XXS, IQ2_CODES);
-pub(super) static IQ2_XS: [u64; 512] = spell8(&codewords::IQ2_XS, IQ2_CODES);
-pub(super) static IQ2_S: [u64; 1024] = spell8(&codewords::IQ2_S, IQ2_CODES);
-pub(super) static IQ3_XXS: [u32; 256] = spell4(&codewords::IQ3_XXS, IQ3_XXS_CODES);
-pub(super) static IQ3_S: [u32; 512] = spell4(&codewords::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
+pub(in crate::matmul) static SIGNS: [u64; 256] = masks();
+pub(in crate::matmul) static EVEN_SIGNS: [u64; 128] = even_masks();
+pub(in crate::matmul) static IQ2_XXS: [u64; 256] = spell8(&codewords::IQ2_XXS, IQ2_CODES);
+pub(in crate::matmul) static IQ2_XS: [u64; 512] = spell8(&codewords::IQ2_XS, IQ2_CODES);
+pub(in crate::matmul) static IQ2_S: [u64; 1024] = spell8(&codewords::IQ2_S, IQ2_CODES);
+pub(in crate::matmul) static IQ3_XXS: [u32; 256] = spell4(&codewords::IQ3_XXS, IQ3_XXS_CODES);
+pub(in crate::matmul) static IQ3_S: [u32; 512] = spell4(&codewords::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
 /// Eight times level, which is 9 more than the code if the shift is down, and 7 more if it is up.
-pub(super) static IQ1: [u64; 2048] = spell8(&codewords::IQ1, [0, 8, 16, 0]);
+pub(in crate::matmul) static IQ1: [u64; 2048] = spell8(&codewords::IQ1, [0, 8, 16, 0]);
 
 /// Turns the sign of the bytes under `mask`. No byte of `codes` is zero, so no carry leaves one.
 #[inline(always)]

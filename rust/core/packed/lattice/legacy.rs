@@ -1,34 +1,11 @@
-//! Blocks whose weights lie on a format's own grid already: files that were dequantized, and models that were trained for
-//! a format and published in full precision. Their codes are found again, where encoding them anew would lose them.
-//!
-//! A block is on the grid if there are codes and an `f16` scale (and minimum) whose decoded values, rounded to the type that
-//! the weights were stored in, are the weights bit for bit.
+//! Blocks of 32 with a scale of their own: Q4_0 to Q5_1, Q8_0.
 
-use half::{bf16, f16};
+use half::f16;
 
-use super::blocks::{BLOCK, Target, write_parts};
-
-/// The type that weights were stored in, to which decoded values are rounded before they are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
-    /// As they are.
-    F32,
-    /// IEEE half.
-    F16,
-    /// Brain float.
-    BF16,
-}
+use super::super::blocks::{BLOCK, Target, write_parts};
+use super::Stored;
 
 impl Stored {
-    #[inline]
-    fn round(self, x: f32) -> f32 {
-        match self {
-            Self::F32 => x,
-            Self::F16 => f16::from_f32(x).to_f32(),
-            Self::BF16 => bf16::from_f32(x).to_f32(),
-        }
-    }
-
     /// How far a stored number may be from the one it was made of, relative to it.
     const fn error(self) -> f32 {
         match self {
@@ -39,12 +16,12 @@ impl Stored {
     }
 }
 
-/// More scales than this are not tried for one assignment of codes: an interval of bf16's error holds 8 or 9 halves, unless
-/// they are subnormal and any of many would do.
-const MOST_SCALES: usize = 24;
+/// More scales than this are not tried for one assignment of codes: an interval of bf16's error holds 8 or 9 halves, or some
+/// dozens where weights are close together far from zero, unless they are subnormal and any of many would do.
+const MOST_SCALES: usize = 256;
 
 /// Writes the block if `x` is on the grid of `target`, and says whether it is.
-pub fn encode(target: Target, x: &[f32; BLOCK], stored: Stored, out: &mut [u8]) -> bool {
+pub(super) fn encode(target: Target, x: &[f32; BLOCK], stored: Stored, out: &mut [u8]) -> bool {
     let found = match target {
         Target::Q4_0 => symmetric(x, -8, 7, stored),
         Target::Q5_0 => symmetric(x, -16, 15, stored),
@@ -101,31 +78,40 @@ fn on_symmetric(x: &[f32; BLOCK], d: f32, low: i32, high: i32, stored: Stored) -
     Some(codes)
 }
 
-/// `x = d * q + m` with `q` from 0 to `max`: a grid through zero, or one whose ends are the block's extremes.
+/// `x = d * q + m` with `q` from 0 to `max`, whichever codes the block uses.
+///
+/// The largest weight minus the smallest is `d` times a whole number, which leaves few scales; every other weight must be
+/// as far from the smallest, too, which nearly all of them fail at once. Then the smallest weight may have any code that
+/// leaves room for the largest, and each gives the minimum. Missed are minima so much smaller than the steps that hundreds
+/// of halves would do, if they are not zero and all weights are far from them.
 fn affine(x: &[f32; BLOCK], max: i32, stored: Stored) -> Option<Found> {
-    let extreme = extreme(x)?;
+    let extreme = extreme(x)?.abs();
     let (low, high) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
     if low == high {
         let m = f16::from_f32(low);
         let codes = on_affine(x, 0.0, m.to_f32(), max, stored)?;
         return Some((f16::ZERO, m, codes));
     }
-    let through_zero = (1..=max).rev().find_map(|k| {
-        scales(extreme.abs() / k as f32, stored).find_map(|d| {
-            let zero = (-low / d.to_f32()).round_ties_even().clamp(0.0, max as f32);
-            let m = f16::from_f32(-zero * d.to_f32());
-            let codes = on_affine(x, d.to_f32(), m.to_f32(), max, stored)?;
-            Some((d, m, codes))
-        })
-    });
-    through_zero.or_else(|| {
-        scales(low, stored).find_map(|m| {
-            let span = high - m.to_f32();
-            // The error of both ends counts against their difference, which is smaller.
-            let slack = stored.error() * (high.abs() + low.abs()) / span;
-            halves(span / max as f32, slack).find_map(|d| {
-                let codes = on_affine(x, d.to_f32(), m.to_f32(), max, stored)?;
-                Some((d, m, codes))
+    // A stored weight is off by its own rounding, by that of the product, and by that of the sum.
+    let least = if stored == Stored::F16 { f16::from_bits(1).to_f32() } else { 0.0 };
+    let off = |x: f32| x.abs() * stored.error() + least + extreme * 4.0 * Stored::F32.error();
+    (1..=max).rev().find_map(|used| {
+        let step = (high - low) / used as f32;
+        halves(step, (off(low) + off(high)) / (high - low)).find_map(|d| {
+            let step = d.to_f32();
+            let apart = |x: f32| (x - low) / step;
+            let is_near = |x: f32| (apart(x) - apart(x).round_ties_even()).abs() <= (off(x) + off(low)) / step;
+            if !x.iter().all(|&x| is_near(x)) {
+                return None;
+            }
+            (0..=max - used).find_map(|k| {
+                let m = low - k as f32 * step;
+                // First a grid through zero, which is what packed integers have.
+                let through_zero = f16::from_f32((m / step).round_ties_even() * step);
+                std::iter::once(through_zero).chain(halves_around(m, off(low))).find_map(|m| {
+                    let codes = on_affine(x, step, m.to_f32(), max, stored)?;
+                    Some((d, m, codes))
+                })
             })
         })
     })
@@ -169,19 +155,22 @@ fn scales(d: f32, stored: Stored) -> impl Iterator<Item = f16> {
     halves(d, stored.error())
 }
 
-/// The `f16` numbers within a relative distance of `d`, the nearest first.
+/// The `f16` numbers within a relative distance of `d`, the nearest first; not zero.
 fn halves(d: f32, distance: f32) -> impl Iterator<Item = f16> {
-    let nearest = f16::from_f32(d);
+    halves_around(d, distance * d.abs()).filter(|half| *half != f16::ZERO)
+}
+
+/// The `f16` numbers within a distance of `x`, the nearest first; the nearest in any case.
+fn halves_around(x: f32, distance: f32) -> impl Iterator<Item = f16> {
+    let nearest = f16::from_f32(x);
     // Bits of one sign are in the order of magnitudes.
     let bits = nearest.to_bits();
-    let near = move |half: f16| half.is_finite() && (half.to_f32() - d).abs() <= distance * d.abs();
-    let outwards = (1..=MOST_SCALES as u16 / 2).flat_map(move |step| {
+    let near = move |half: &f16| half.is_finite() && (half.to_f32() - x).abs() <= distance;
+    let outwards = (1..=MOST_SCALES as u16 / 2).map(move |step| {
         let up = bits.checked_add(step).filter(|up| up & 0x8000 == bits & 0x8000);
         let down = ((bits & 0x7fff) >= step).then(|| bits - step);
-        [up, down].into_iter().flatten().map(f16::from_bits)
+        [up, down].map(|half| half.map(f16::from_bits).filter(near))
     });
-    std::iter::once(nearest)
-        .filter(|half| half.is_finite())
-        .chain(outwards.filter(move |&half| near(half)))
-        .filter(|half| *half != f16::ZERO)
+    let found = outwards.take_while(|pair| pair.iter().any(Option::is_some)).flatten().flatten();
+    std::iter::once(nearest).filter(|half| half.is_finite()).chain(found)
 }
