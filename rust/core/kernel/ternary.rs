@@ -179,7 +179,7 @@ fn points<F: F32Lanes, const W: usize>(
             if searched >> lane & 1 == 0 {
                 continue;
             }
-            let word = match neighbours.spot(keys[lane] as usize) {
+            let word = match neighbours.spot(keys[lane] as usize, false) {
                 Spot::OnGrid(word) => word,
                 Spot::Near(list) => {
                     found.off_grid |= 1 << lane;

@@ -4,6 +4,7 @@ use super::magnitudes::{Magnitudes, octets};
 use super::{Codebook, Found};
 use crate::block::layout::group;
 use crate::kernel::grid::candidates::{self, MAX_CANDIDATES, Octets, Points};
+use crate::kernel::grid::cell::{is_inside, to_edge};
 use crate::kernel::grid::nearest::{Target, nearest};
 use crate::kernel::grid::{Neighbours, Spot, extend_key, look_up, next_level, odd_numbers};
 use crate::kernel::{superblock, tile};
@@ -329,15 +330,17 @@ fn settle<F: F32Lanes, const N: usize, const W: usize>(
         }
         let inverse = F::splat(1.0) / F::load(&lanes);
         let columns: [F; 8] = octets(&magnitudes.x, first);
-        let mut keys = [[0; MAX_LANES]; 2];
+        let (mut keys, mut inside) = ([[0; MAX_LANES]; 2], [0; 2]);
         for h in 0..8 / N {
-            let mut key = F::splat(0.0);
+            let (mut key, mut to_edges) = (F::splat(0.0), F::splat(1.0));
             for i in (N * h..N * (h + 1)).rev() {
+                to_edges = to_edges.lesser(to_edge(F::splat(0.5) * inverse * columns[i]));
                 // Any scale may come out of cancelling sums: rounding wraps as the reference has it.
                 let rounded = (F::splat(0.5) * (inverse * columns[i] - F::splat(1.0))).nearest_int();
                 key = extend_key::<F, N>(key, rounded.clamp(0, i32::from(search.grid.max_level())).to_float());
             }
             key.nearest_int().store(&mut keys[h]);
+            inside[h] = is_inside(to_edges).bits();
         }
         for lane in 0..F::LEN {
             let octet = first + lane;
@@ -347,7 +350,7 @@ fn settle<F: F32Lanes, const N: usize, const W: usize>(
                 if revisited[j] >> k & 1 == 0 {
                     continue;
                 }
-                let word = match neighbours.spot(keys[h][lane] as usize) {
+                let word = match neighbours.spot(keys[h][lane] as usize, inside[h] >> lane & 1 == 1) {
                     Spot::OnGrid(word) => word,
                     Spot::Near(list) => {
                         let at = 8 * octet + N * h;

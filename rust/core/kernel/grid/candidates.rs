@@ -5,11 +5,12 @@
 //! is [certainly](super::lines) the nearest at both ends of a stretch, it is so in between. Where that is not certain the
 //! stretch is halved, and at a single candidate distances are summed as the reference does.
 
+use super::cell::{is_inside, to_edge};
 use super::lines::{self, Ends, Lines, Lowest, Terms};
 use super::nearest::{Target, nearest};
 use super::scores::{Scores, Vector};
 use super::{Neighbours, Slot, extend_key, odd_numbers};
-use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, ROUNDER, head};
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask, ROUNDER, head};
 
 /// Candidates of a search, at most.
 pub(crate) const MAX_CANDIDATES: usize = 31;
@@ -72,6 +73,8 @@ pub(crate) struct Workspace {
     keys: [[[i32; MAX_LANES]; 2]; MAX_CANDIDATES],
     /// Scales by candidate and octet.
     scales: [[f32; MAX_LANES]; 32],
+    /// Halves of their inverses.
+    inverses: [[f32; MAX_LANES]; 32],
     /// Roots of importances, and their products with magnitudes.
     roots: [f32; ROOM],
     products: [f32; ROOM],
@@ -101,6 +104,7 @@ impl Workspace {
             },
             keys: [[[0; MAX_LANES]; 2]; MAX_CANDIDATES],
             scales: [[0.0; MAX_LANES]; 32],
+            inverses: [[0.0; MAX_LANES]; 32],
             roots: [0.0; ROOM],
             products: [0.0; ROOM],
             lines: Lines::new(),
@@ -145,12 +149,25 @@ pub(crate) fn find<F: F32Lanes, const N: usize>(
     top: f32,
     workspace: &mut Workspace,
 ) {
-    let Workspace { points, keys, scales, roots, products, lines, runs, ends, by_length, uneven, middles, pending } =
-        workspace;
+    let Workspace {
+        points,
+        keys,
+        scales,
+        inverses,
+        roots,
+        products,
+        lines,
+        runs,
+        ends,
+        by_length,
+        uneven,
+        middles,
+        pending,
+    } = workspace;
     let values = odd_numbers::<F, N>();
     let mut starts = [[0i32; MAX_LANES]; 2];
     let mut margins = [0f32; VECTORS];
-    round::<F, N>(octets, tops, (top - 1.0) * 0.5, keys, scales, &mut starts);
+    round::<F, N>(octets, tops, (top - 1.0) * 0.5, keys, scales, inverses, &mut starts);
     let largest_scale = F::load(&scales[0]);
     for h in 0..8 / N {
         let mut sum = F::splat(0.0);
@@ -176,13 +193,19 @@ pub(crate) fn find<F: F32Lanes, const N: usize>(
         for h in 0..8 / N {
             let vector = lane * (8 / N) + h;
             first_runs[vector] = count;
+            let x = F::load(&octets.x[N * vector..]);
             let mut left = if octets.skipped >> lane & 1 == 1 { 0 } else { starts[h][lane] as u32 };
             while left != 0 {
                 let from = left.trailing_zeros();
                 left &= left - 1;
                 let to = left.trailing_zeros();
-                let slot = neighbours.slot(keys[from as usize][h][lane] as usize);
                 let last = to.min(tops.len() as u32) - 1;
+                // What is inside its cell at both ends of a run is so in between.
+                let at_ends = [from, last].map(|candidate| inverses[candidate as usize % 32][lane]);
+                let nearer = to_edge(F::splat(at_ends[0]) * x).lesser(to_edge(F::splat(at_ends[1]) * x));
+                let inside = is_inside(nearer).bits();
+                let in_cell = inside & ((1 << N) - 1) == (1 << N) - 1;
+                let slot = neighbours.slot(keys[from as usize][h][lane] as usize, in_cell);
                 runs[count % RUNS] =
                     Run { vector: vector as u8, from: from as u8, last: last as u8, to: to as u8, slot };
                 ends[count % RUNS] = Ends { words: [slot.word(); 2], clear: true };
@@ -426,6 +449,7 @@ fn round<F: F32Lanes, const N: usize>(
     max_level: f32,
     keys: &mut [[[i32; MAX_LANES]; 2]; MAX_CANDIDATES],
     scales: &mut [[f32; MAX_LANES]; 32],
+    inverses: &mut [[f32; MAX_LANES]; 32],
     starts: &mut [[i32; MAX_LANES]; 2],
 ) {
     let (half, lowest, highest) = (F::splat(0.5), F::splat(ROUNDER), F::splat(ROUNDER + max_level));
@@ -439,6 +463,7 @@ fn round<F: F32Lanes, const N: usize>(
     for (c, &top) in tops.iter().enumerate() {
         let inverse = F::splat(top) / octets.width;
         (F::splat(1.0) / inverse).store(&mut scales[c]);
+        (half * inverse).store(&mut inverses[c]);
         for h in 0..8 / N {
             let mut key = F::splat(0.0);
             for i in (N * h..N * (h + 1)).rev() {
@@ -482,8 +507,8 @@ mod tests {
         let octets = Octets {
             columns: columns(x),
             roots: columns(root),
-            x,
-            root,
+            x: &padded(x),
+            root: &padded(root),
             weight: &padded(&weight),
             product: &padded(&product),
             width: F::splat(widest),
@@ -499,7 +524,7 @@ mod tests {
                 let level =
                     |v: f32| nearest_int(0.5 * (inverse * v - 1.0)).clamp(0, ((top - 1.0) / 2.0) as i32) as usize;
                 let key = x.iter().rev().fold(0, |key, &v| key * if N == 8 { 3 } else { 8 } + level(v));
-                let (word, on_grid) = match neighbours.spot(key) {
+                let (word, on_grid) = match neighbours.spot(key, false) {
                     Spot::OnGrid(word) => (word, true),
                     Spot::Near(list) => {
                         let distances = spelled_out(list, x, root, 1.0 / inverse);

@@ -91,7 +91,7 @@ impl Ends {
     }
 }
 
-/// The ends of a stretch with a list of at most `E` (8, 16 or 32) points.
+/// The ends of a stretch with a list of at most `E` points: 8, 16, or 32 if there are more than 16.
 #[inline(always)]
 pub(crate) fn ends_of_few<F: F32Lanes, const N: usize, const E: usize>(
     few: &Few<'_>,
@@ -123,7 +123,7 @@ pub(crate) fn ends_of_few<F: F32Lanes, const N: usize, const E: usize>(
             near |= heights[v].lt(limit).bits() << (v * F::LEN);
         }
         near &= valid;
-        ends.clear &= near & near.wrapping_sub(1) == 0;
+        ends.clear &= near.is_power_of_two();
         ends.words[s] = words[near.trailing_zeros() as usize % (2 * CHUNK)];
     }
     ends
@@ -182,7 +182,7 @@ impl Lines {
                 (near, at) = (here, v * F::LEN);
             }
         }
-        clear &= near & near.wrapping_sub(1) == 0;
+        clear &= near.is_power_of_two();
         let position = at + near.trailing_zeros() as usize % F::LEN;
         Lowest { word: list.words.as_flattened()[position], clear }
     }
@@ -208,6 +208,8 @@ pub(crate) fn crossing<F: F32Lanes, const N: usize>(vector: &Vector<F, N>, words
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
 
     use super::super::nearest::tests::{nearest_spelled_out, spelled_out};
     use super::*;
@@ -228,7 +230,7 @@ mod tests {
         let mut lines = Lines::new();
         for key in keys {
             let key = key % 3usize.pow(8).min(8usize.pow(N as u32));
-            let Spot::Near(list) = neighbours.spot(key) else { continue };
+            let Spot::Near(list) = neighbours.spot(key, false) else { continue };
             let widest = x.iter().fold(1e-20f32, |a, b| a.max(b.abs())) / (0.8 * top);
             let sum = (0..N).fold(0.0, |sum, i| sum + root[i] * (widest * top + x[i].abs()).powi(2));
             let mut margins = [0.0; MAX_LANES];
@@ -241,11 +243,12 @@ mod tests {
                 let scales = [widest / from, widest / to];
                 let found = lines.ends::<F>(list, scales, margins[0]);
                 if list.count <= 32 {
-                    let few = neighbours.few(neighbours.slot(key));
-                    let same = if list.count <= 8 {
-                        ends_of_few::<F, N, 8>(&few, &terms, scales, margins[0])
-                    } else {
-                        ends_of_few::<F, N, 32>(&few, &terms, scales, margins[0])
+                    let few = neighbours.few(neighbours.slot(key, false));
+                    // Beyond its own chunks, a list is followed by another one's points.
+                    let same = match list.count {
+                        0..=8 => ends_of_few::<F, N, 8>(&few, &terms, scales, margins[0]),
+                        9..=16 => ends_of_few::<F, N, 16>(&few, &terms, scales, margins[0]),
+                        _ => ends_of_few::<F, N, 32>(&few, &terms, scales, margins[0]),
                     };
                     assert_eq!(same.clear, found.clear);
                     assert!(!same.clear || same.words == found.words);
@@ -264,6 +267,18 @@ mod tests {
         (clear, all)
     }
 
+    /// [`check`] for every codebook. 4 coordinates are the first of 8.
+    fn check_all(keys: &[usize], x: [f32; 8], root: [f32; 8]) -> [(u32, u32); 5] {
+        let (x4, root4) = (*x.first_chunk().unwrap(), *root.first_chunk().unwrap());
+        [
+            check::<Floats<8>, 8>(&grid::IQ2_XS, keys, &x, &root, 5.0),
+            check::<Floats<16>, 8>(&grid::IQ2_XXS, keys, &x, &root, 5.0),
+            check::<Floats<16>, 8>(&grid::IQ2_S, keys, &x, &root, 5.0),
+            check::<Floats<8>, 4>(&grid::IQ3_XXS, keys, &x4, &root4, 15.0),
+            check::<Floats<16>, 4>(&grid::IQ3_S, keys, &x4, &root4, 15.0),
+        ]
+    }
+
     proptest! {
         #[test]
         fn clear_at_both_ends_is_nearest_between(
@@ -273,26 +288,34 @@ mod tests {
             scale in -40i32..20,
             coarse: bool,
         ) {
+            // Coarse values have many equal distances.
             let round = |v: f32| if coarse { (v * 8.0).round() / 8.0 } else { v };
-            let (x, root) = (x.map(|v| round(v) * (scale as f32).exp2()), root.map(round));
-            let (x4, root4) = (*x.first_chunk().unwrap(), *root.first_chunk().unwrap());
-            let mut counts = [
-                check::<Floats<8>, 8>(&grid::IQ2_XS, &keys, &x, &root, 5.0),
-                check::<Floats<16>, 8>(&grid::IQ2_XXS, &keys, &x, &root, 5.0),
-                check::<Floats<16>, 8>(&grid::IQ2_S, &keys, &x, &root, 5.0),
-                check::<Floats<8>, 4>(&grid::IQ3_XXS, &keys, &x4, &root4, 15.0),
-                check::<Floats<16>, 4>(&grid::IQ3_S, &keys, &x4, &root4, 15.0),
-            ];
-            // Ordinary weights are clear almost always.
-            counts.sort();
-            prop_assert!(coarse || scale < -30 || 2 * counts[2].0 >= counts[2].1, "{counts:?}");
+            check_all(&keys, x.map(|v| round(v) * (scale as f32).exp2()), root.map(round));
+        }
+    }
+
+    /// Were no stretch clear, or all of them, the test above would say nothing.
+    #[test]
+    fn most_stretches_are_clear_and_some_are_not() {
+        let mut runner = TestRunner::deterministic();
+        let vectors = (prop::array::uniform8(0f32..1.0), prop::array::uniform8(0.1f32..1.0));
+        let cases = (prop::collection::vec(0usize..6561, 24), vectors);
+        let mut totals = [(0, 0); 5];
+        for _ in 0..64 {
+            let (keys, (x, root)) = cases.new_tree(&mut runner).unwrap().current();
+            for (total, (clear, all)) in totals.iter_mut().zip(check_all(&keys, x, root)) {
+                *total = (total.0 + clear, total.1 + all);
+            }
+        }
+        for (clear, all) in totals {
+            assert!(2 * clear > all && clear < all, "{totals:?}");
         }
     }
 
     #[test]
     fn every_list_fits() {
         fn longest<const N: usize>(neighbours: &Neighbours<N>, keys: usize) -> usize {
-            let counts = (0..keys).map(|key| neighbours.slot(key).count());
+            let counts = (0..keys).map(|key| neighbours.slot(key, false).count());
             counts.max().unwrap().next_multiple_of(MAX_LANES)
         }
         for book in [&*grid::IQ2_XXS, &*grid::IQ2_XS, &*grid::IQ2_S] {

@@ -4,12 +4,14 @@
 //! A *key* numbers all vectors of levels that occur: in base 3 for vectors of 8, in base 8 for vectors of 4, where it is the
 //! word itself.
 //!
+//! - [`cell`]: which points of a list can be left out;
 //! - [`nearest`]: the best of some points under a scale;
 //! - [`lines`]: where it stays the best while the scale changes;
 //! - [`candidates`]: the points of a sub-block under a row of scales;
 //! - [`scores`]: which of these scales may be the best.
 
 pub(crate) mod candidates;
+pub(crate) mod cell;
 pub(crate) mod lines;
 pub(crate) mod nearest;
 pub(crate) mod scores;
@@ -124,7 +126,8 @@ impl Slot {
 
 /// A codebook's points and neighbour lists by key.
 pub(crate) struct Neighbours<const N: usize> {
-    slots: Vec<Slot>,
+    /// For vectors anywhere, and for those well inside their cells.
+    slots: Vec<[Slot; 2]>,
     /// Index of the point with this key.
     indices: Vec<u16>,
     words: Vec<[u16; CHUNK]>,
@@ -133,37 +136,46 @@ pub(crate) struct Neighbours<const N: usize> {
 impl<const N: usize> Neighbours<N> {
     fn new(grid: &Grid<N>) -> Self {
         let keys = base::<N>().pow(N as u32);
-        let mut all = Self { slots: Vec::with_capacity(keys), indices: vec![0; keys], words: Vec::new() };
+        let mut all = Self { slots: vec![[Slot(0); 2]; keys], indices: vec![0; keys], words: Vec::new() };
         let pack =
             |levels: &[u8; N]| (0..N).fold(0, |word, i| word | u16::from(levels[i]) << (bits::<N>() as usize * i));
-        for key in 0..keys {
-            let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
-            all.slots.push(match grid.place(&levels) {
-                Place::OnGrid(index) => {
-                    all.indices[key] = index;
-                    Slot(u32::from(pack(&levels)) << 16)
-                }
-                Place::Near(list) => {
-                    let start = all.words.len() as u32;
-                    for indices in list.chunks(CHUNK) {
-                        let index = |i: usize| *indices.get(i).unwrap_or(&list[list.len() - 1]);
-                        all.words.push(std::array::from_fn(|i| pack(grid.point(index(i)))));
+        // Lists that are read often lie together.
+        for in_cell in [true, false] {
+            for key in 0..keys {
+                let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
+                all.slots[key][usize::from(in_cell)] = match grid.place(&levels) {
+                    Place::OnGrid(index) => {
+                        all.indices[key] = index;
+                        Slot(u32::from(pack(&levels)) << 16)
                     }
-                    let length = [8, 16, 32].iter().filter(|&&most| list.len() > most).count() as u32;
-                    assert!(start < 1 << 16 && list.len() < 1 << 12, "codebooks are as they are");
-                    Slot(start << 16 | length << 12 | list.len() as u32)
-                }
-            });
+                    Place::Near(list) => {
+                        let points: Vec<[u8; N]> = list.iter().map(|&index| *grid.point(index)).collect();
+                        let points = if in_cell { cell::undominated(&levels, &points) } else { points };
+                        all.push(points.iter().map(pack).collect())
+                    }
+                };
+            }
         }
         // The last list may be read as two chunks.
         all.words.push([0; CHUNK]);
         all
     }
 
-    /// The entry of a rounded vector.
+    /// Adds a list of words.
+    fn push(&mut self, list: Vec<u16>) -> Slot {
+        let start = self.words.len() as u32;
+        for words in list.chunks(CHUNK) {
+            self.words.push(std::array::from_fn(|i| *words.get(i).unwrap_or(&list[list.len() - 1])));
+        }
+        let length = [8, 16, 32].iter().filter(|&&most| list.len() > most).count() as u32;
+        assert!(start < 1 << 16 && list.len() < 1 << 12, "codebooks are as they are");
+        Slot(start << 16 | length << 12 | list.len() as u32)
+    }
+
+    /// The entry of a rounded vector, which may be well inside its [`cell`].
     #[inline(always)]
-    pub(crate) fn slot(&self, key: usize) -> Slot {
-        self.slots[key]
+    pub(crate) fn slot(&self, key: usize, in_cell: bool) -> Slot {
+        self.slots[key][usize::from(in_cell)]
     }
 
     /// The neighbours that an entry stands for.
@@ -179,10 +191,10 @@ impl<const N: usize> Neighbours<N> {
         Few { words: crate::lanes::head(&self.words[usize::from(slot.word())..]), count: slot.count() }
     }
 
-    /// Looks up a rounded vector.
+    /// Looks up a rounded vector, which may be well inside its [`cell`].
     #[inline(always)]
-    pub(crate) fn spot(&self, key: usize) -> Spot<'_> {
-        let slot = self.slot(key);
+    pub(crate) fn spot(&self, key: usize, in_cell: bool) -> Spot<'_> {
+        let slot = self.slot(key, in_cell);
         if slot.count() == 0 { Spot::OnGrid(slot.word()) } else { Spot::Near(self.list(slot)) }
     }
 
@@ -209,7 +221,7 @@ mod tests {
     fn check<const N: usize>(grid: &Grid<N>, neighbours: &Neighbours<N>) {
         for key in 0..base::<N>().pow(N as u32) {
             let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
-            match (grid.place(&levels), neighbours.spot(key)) {
+            match (grid.place(&levels), neighbours.spot(key, false)) {
                 (Place::OnGrid(index), Spot::OnGrid(word)) => {
                     assert_eq!(key_of_word::<N>(word), key);
                     assert_eq!(neighbours.index(word), index);

@@ -115,7 +115,7 @@ pub(crate) mod tests {
     }
 
     fn check<F: F32Lanes, const N: usize>(neighbours: &Neighbours<N>, key: usize, x: [f32; N], weight: [f32; N]) {
-        let Spot::Near(list) = neighbours.spot(key % 3usize.pow(8).min(8usize.pow(N as u32))) else { return };
+        let Spot::Near(list) = neighbours.spot(key % 3usize.pow(8).min(8usize.pow(N as u32)), false) else { return };
         let target = Target { x: &x, weight: &weight, values: odd_numbers::<F, N>() };
         for scale in [0.1, 0.25, 0.5, 1.0] {
             let distances = spelled_out(list, &x, &weight, scale);
