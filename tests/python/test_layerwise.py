@@ -127,6 +127,18 @@ def test_a_whole_model_becomes_an_ordinary_file_of_the_same_size(tmp_path: Path)
         quantize_by_gptq(MODEL, out, "Q2_K", calibration=[text], context=64)
 
 
+def test_damping_that_had_to_grow_is_reported(tmp_path: Path) -> None:
+    # Fewer tokens than columns: without damping no Hessian of theirs is positive definite.
+    text = tmp_path / "text.txt"
+    text.write_text("The calibration text of this test is short, and says little. " * 20, "utf-8")
+    how = replace(LayerwiseOptions.of("fast"), damp=0.0)
+    made = quantize_by_gptq(MODEL, tmp_path / "o.gguf", "Q4_0", method=how, calibration=[text], context=64, chunks=1)
+    solved = [tensor for tensor in made.tensors if tensor.name.startswith("blk.")]
+    assert solved and all(tensor.damp > 0 for tensor in solved)
+    for tensor in solved:
+        assert f"not positive definite with damping of 0: it is {tensor.damp:g}" in tensor.note
+
+
 def test_only_blocks_with_the_right_digest_are_taken_up(tmp_path: Path) -> None:
     model = open_model(MODEL)
     made = list(solve_model(model, TOKENS, FORMATS, LayerwiseOptions.of("fast")))

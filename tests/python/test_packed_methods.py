@@ -228,3 +228,23 @@ def test_first_version_keeps_zero_points_above_zero(tmp_path: Path) -> None:
             array(read_header(source / "model.safetensors")[f"{module.name}.weight"]).astype(np.float32)
         ).max()
         assert method != "rtn" or module.max_error <= widest / 14 * 0.51
+
+
+def test_a_file_of_hessians_gives_the_bytes_of_a_run_without_sequence(tmp_path: Path) -> None:
+    scheme, file = Scheme(4, 64, True), tmp_path / "hessians.safetensors"
+    _export(tmp_path / "run", "gptq", scheme, "gptq", sequential=False)
+    _export(tmp_path / "made", "gptq", scheme, "gptq", sequential=False, hessians=file)
+    written = file.read_bytes()
+    _export(tmp_path / "read", "gptq", scheme, "gptq", sequential=False, hessians=file)
+    assert file.read_bytes() == written
+    shards = list((tmp_path / "run").glob("*.safetensors"))
+    assert shards
+    for path in shards:
+        assert (tmp_path / "made" / path.name).read_bytes() == path.read_bytes()
+        assert (tmp_path / "read" / path.name).read_bytes() == path.read_bytes()
+    with pytest.raises(gg.UsageError, match="sequential=False"):
+        _export(tmp_path / "none", "gptq", scheme, "gptq", hessians=file)
+    with pytest.raises(gg.FileError, match="these are other Hessians: chunks: 6 there, 5 here"):
+        how = Calibration(chunks=5, context=256, sequential=False, hessians=file)
+        export_checkpoint(TINYLM, tmp_path / "none", "gptq", scheme=scheme, method="gptq", calibration=how)
+    assert not (tmp_path / "none").exists()

@@ -119,9 +119,9 @@ def pass_progress(*, quiet: bool) -> Iterator[Callable[[LayerwiseProgress], None
         if not live and at.layer == last:
             return
         last = at.layer
-        left = at.seconds / at.done * (at.total - at.done) if at.done else 0.0
+        left = f"  {at.seconds / at.done * (at.total - at.done):.0f} s left" if at.done else ""
         gain = "" if at.gain is None else f"  loss x{at.gain:.2f}"
-        line = f"{at.done}/{at.total} tensors  {printable(at.tensor)}{gain}  {left:.0f} s left"
+        line = f"{at.done}/{at.total} tensors  {printable(at.tensor)}{gain}{left}"
         print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
 
     try:

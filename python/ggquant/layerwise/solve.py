@@ -273,7 +273,7 @@ class LayerPass:
             # With rows coupled this is only what the better result is held against.
             effort = "fast" if coupled else options.effort
             result = factored.solve(target, self._formats[name], effort=effort, threads=options.threads)
-            one = _result(name, target, result, moments, time.monotonic() - started)
+            one = _result(name, target, result, moments, options.damp, time.monotonic() - started)
             if coupled:
                 one = self._two_sided(one, target, factored, started)
             solved.append(one)
@@ -344,7 +344,7 @@ class LayerPass:
                     threads=options.threads,
                 )
                 result = factored.solve(w[expert], format, threads=options.threads)
-                parts.append(_result(label, w[expert], result, own, time.monotonic() - started))
+                parts.append(_result(label, w[expert], result, own, options.damp, time.monotonic() - started))
             solved.append(_stacked(name, w.shape, parts))
         return solved
 
@@ -369,12 +369,18 @@ class LayerPass:
         yield from self._solve([name], moments)
 
 
-def _result(name: str, target: Floats, result: GPTQResult, moments: Moments, seconds: float) -> SolvedTensor:
+def _result(
+    name: str, target: Floats, result: GPTQResult, moments: Moments, damp: float, seconds: float
+) -> SolvedTensor:
+    """The solution with a report; `damp` is the damping that was asked for."""
     plain = quantize(target, result.tensor.format, imatrix=np.ones(target.shape[1], np.float32))
     # Same damping as in the solver's own losses, so that the three can be held against each other.
     scale = moments.hessian / max(moments.tokens, 1)
     error = target - plain.dequantize()
     damped = float(result.damp * np.einsum("ii->i", scale).mean())
+    notes = [f"{result.dead} columns never used"] if result.dead else []
+    if result.damp > damp:
+        notes.append(f"not positive definite with damping of {damp:g}: it is {result.damp:g}")
     unscaled = row_losses(error, scale.astype(np.float32)).sum()
     rounded = float(unscaled + damped * (error * error).sum(dtype=np.float64))
     report = TensorReport(
@@ -387,7 +393,7 @@ def _result(name: str, target: Floats, result: GPTQResult, moments: Moments, sec
         seconds=seconds,
         damp=result.damp,
         tokens=moments.tokens,
-        note=f"{result.dead} columns never used" if result.dead else "",
+        note="; ".join(notes),
     )
     return SolvedTensor(name, result.tensor, moments.importance(), report)
 

@@ -33,7 +33,7 @@ pub use plan::{
 };
 pub use progress::{Event, Progress, Report, TensorReport};
 
-use crate::encode::{Run, thread_count};
+use crate::encode::Run;
 use crate::error::{At, Error, Result};
 use crate::gguf::AtomicFile;
 use job::Job;
@@ -64,7 +64,7 @@ pub struct Options<'a> {
 /// files is named, at any number of threads.
 pub fn convert(plan: &Plan<'_>, options: Options<'_>, progress: &dyn Progress) -> Result<Report> {
     let started = Instant::now();
-    let threads = thread_count(options.run.threads)?;
+    let threads = options.run.thread_count()?;
     let mut sources = SourceFiles::default();
     let jobs = jobs(plan, &mut sources)?;
     refuse_clashes(plan, &sources)?;

@@ -20,7 +20,7 @@ use crate::error::{At, Error, Result};
 use crate::scratch::with_scratch;
 
 pub(crate) use first_error::FirstError;
-pub(crate) use pool::thread_count;
+use pool::thread_count;
 pub(crate) use rows::{RowEncoder, check_finite, row_bytes};
 
 /// Weights in a task, as far as whole rows allow: small enough that the widened rows stay in a core's own cache and
@@ -127,6 +127,11 @@ impl Run<'_> {
         self.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
+    /// Number of threads that work is spread over.
+    pub(crate) fn thread_count(&self) -> Result<usize> {
+        thread_count(self.threads)
+    }
+
     /// Runs `work` on every task, with its number and a scratch buffer that holds anything; on this thread if there is but
     /// one.
     pub(crate) fn for_each<T: Send>(
@@ -134,7 +139,7 @@ impl Run<'_> {
         tasks: Vec<T>,
         work: impl Fn(&mut Vec<f32>, usize, T) -> Result<()> + Sync + Send,
     ) -> Result<()> {
-        let threads = thread_count(self.threads)?;
+        let threads = self.thread_count()?;
         let first = FirstError::new();
         let run_task = |(number, task): (usize, T)| {
             if first.precedes(number) {

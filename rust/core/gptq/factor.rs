@@ -7,6 +7,7 @@
 
 use super::Options;
 use super::form::GROUP;
+use super::product::Panels;
 use crate::encode::Run;
 use crate::error::{At, Error, Result};
 use crate::linalg::{cholesky, square_of};
@@ -26,22 +27,58 @@ pub struct Factor {
     pub(super) len: usize,
     /// Column at each position.
     pub(super) order: Vec<u32>,
-    /// `U`, of which only what lies above the diagonal is used, and rows of the square `len x len`.
-    pub(super) upper: Vec<f32>,
     /// `D`.
     pub(super) pivots: Vec<f32>,
-    /// The damped Hessian in the order of solving; empty where no pass over the whole row is asked for.
-    pub(super) hessian: Vec<f32>,
     /// Diagonal of the damped Hessian, by column.
     pub(super) diagonal: Vec<f32>,
-    /// For each window the Hessian of its columns when all later ones are free to make up for them, row by row.
-    pub(super) schur: Vec<Vec<f32>>,
+    /// `U` and the Hessian, window by window.
+    pub(super) windows: Vec<Window>,
     /// What was added to the diagonal, relative to its mean.
     pub(super) damp: f64,
     /// Columns whose inputs are always zero.
     pub(super) dead: usize,
     /// Whether groups of columns are kept together.
     pub(super) joint: bool,
+}
+
+/// What belongs to a window of positions.
+pub(super) struct Window {
+    /// First position.
+    pub(super) first: usize,
+    /// Number of positions.
+    pub(super) width: usize,
+    /// Column within the window at each position.
+    pub(super) columns: Vec<usize>,
+    /// These rows of `U`, zero on and below the diagonal, from column `first` on.
+    pub(super) spread: Panels,
+    /// The Hessian of these columns when all later ones are free to make up for them.
+    pub(super) schur: Square,
+    /// The damped Hessian of these columns; `None` where no pass over the whole row is asked for.
+    pub(super) hessian: Option<Columns>,
+}
+
+/// Some columns of the damped Hessian.
+pub(super) struct Columns {
+    /// Their own rows.
+    pub(super) own: Square,
+    /// All rows, by position.
+    pub(super) all: Panels,
+}
+
+/// A quadratic form of a window, by column: positions do not matter in it.
+pub(super) struct Square {
+    /// Row by row.
+    pub(super) rows: Vec<f32>,
+    /// The same, for products.
+    pub(super) panels: Panels,
+}
+
+impl Square {
+    fn new(width: usize, at: impl Fn(usize, usize) -> f32) -> Self {
+        let rows: Vec<f32> = (0..width * width).map(|i| at(i / width, i % width)).collect();
+        let panels = Panels::new(width, width, |i, j| rows[i * width + j]);
+        Self { rows, panels }
+    }
 }
 
 impl Factor {
@@ -81,20 +118,15 @@ impl Factor {
             if cholesky(&mut turned, len, run)? {
                 let mut own = Self {
                     len,
-                    upper: vec![0.0; len * len],
                     pivots: vec![0.0; len],
-                    hessian: Vec::new(),
                     diagonal: (0..len).map(|j| damped(j) as f32).collect(),
-                    schur: Vec::new(),
+                    windows: Vec::new(),
                     order,
                     damp,
                     dead,
                     joint: options.joint,
                 };
-                own.fill(&turned, run)?;
-                if options.effort.passes > 0 {
-                    own.hessian = permuted(&own.order, hessian, &own.diagonal, run)?;
-                }
+                own.fill(&turned, (options.effort.passes > 0).then_some(hessian), run)?;
                 return Ok(own);
             }
             damp = if damp > 0.0 { damp * 10.0 } else { 1e-8 };
@@ -120,18 +152,12 @@ impl Factor {
         self.dead
     }
 
-    /// Number of windows.
-    pub(super) fn windows(&self) -> usize {
-        self.len.div_ceil(WINDOW)
+    /// Whether passes over the whole row can be made.
+    pub(super) fn has_hessian(&self) -> bool {
+        self.windows.iter().all(|window| window.hessian.is_some())
     }
 
-    /// First column and number of columns of a window.
-    pub(super) fn window(&self, number: usize) -> (usize, usize) {
-        let first = number * WINDOW;
-        (first, (self.len - first).min(WINDOW))
-    }
-
-    fn fill(&mut self, turned: &[f64], run: Run<'_>) -> Result<()> {
+    fn fill(&mut self, turned: &[f64], hessian: Option<&[f32]>, run: Run<'_>) -> Result<()> {
         let len = self.len;
         // Row `q` of the factor's transpose, from column `p` on, backwards.
         let entry = |p: usize, q: usize| turned[(len - 1 - q) * len + len - 1 - p];
@@ -139,25 +165,40 @@ impl Factor {
             let pivot = entry(q, q);
             self.pivots[q] = (pivot * pivot) as f32;
         }
-        run.for_each(self.upper.chunks_mut(ROWS * len).collect(), |_, number, rows: &mut [f32]| {
-            let first = number * ROWS;
-            for q in first..len {
-                let pivot = entry(q, q);
-                for (p, row) in (first..=q).zip(rows.chunks_exact_mut(len)) {
-                    row[q] = (entry(p, q) / pivot) as f32;
-                }
-            }
-            Ok(())
-        })?;
-        let windows: Vec<_> = (0..self.windows()).map(|number| self.window(number)).collect();
-        self.schur = vec![Vec::new(); windows.len()];
-        let tasks = windows.into_iter().zip(&mut self.schur).collect();
-        run.for_each(tasks, |_, _, ((first, width), schur): ((usize, usize), &mut Vec<f32>)| {
+        let mut windows: Vec<Option<Window>> = (0..len.div_ceil(WINDOW)).map(|_| None).collect();
+        let (order, diagonal) = (&self.order, &self.diagonal);
+        run.for_each(windows.iter_mut().collect(), |_, number, window: &mut Option<Window>| {
+            let first = number * WINDOW;
+            let width = (len - first).min(WINDOW);
+            let unit = |p: usize, q: usize| if p < q { (entry(p, q) / entry(q, q)) as f32 } else { 0.0 };
             let column = |q: usize| (0..width).map(move |p| if q < p { 0.0 } else { entry(first + p, first + q) });
             let transposed: Vec<f64> = (0..width).flat_map(column).collect();
-            *schur = square_of(&transposed, width)?.into_iter().map(|x| x as f32).collect();
+            let schur = square_of(&transposed, width)?;
+            let columns: Vec<usize> = order[first..first + width].iter().map(|&i| i as usize - first).collect();
+            let mut positions = [0; WINDOW];
+            for (position, &column) in columns.iter().enumerate() {
+                positions[column] = position;
+            }
+            *window = Some(Window {
+                first,
+                width,
+                columns,
+                spread: Panels::new(width, len - first, |p, q| unit(first + p, first + q)),
+                schur: Square::new(width, |i, j| schur[positions[i] * width + positions[j]] as f32),
+                hessian: hessian.map(|hessian| {
+                    let damped = |i: usize, j: usize| {
+                        if i == j { diagonal[i] } else { 0.5 * (hessian[i * len + j] + hessian[j * len + i]) }
+                    };
+                    Columns {
+                        own: Square::new(width, |i, j| damped(first + i, first + j)),
+                        all: Panels::new(len, width, |p, j| damped(order[p] as usize, first + j)),
+                    }
+                }),
+            });
             Ok(())
-        })
+        })?;
+        self.windows = windows.into_iter().flatten().collect();
+        Ok(())
     }
 }
 
@@ -203,20 +244,4 @@ fn order(len: usize, act_order: bool, joint: bool, diagonal: impl Fn(usize) -> f
         }
     }
     firsts.into_iter().flat_map(|first| first as u32..len.min(first + unit) as u32).collect()
-}
-
-fn permuted(order: &[u32], hessian: &[f32], diagonal: &[f32], run: Run<'_>) -> Result<Vec<f32>> {
-    let len = order.len();
-    let mut out = vec![0.0; len * len];
-    run.for_each(out.chunks_mut(ROWS * len).collect(), |_, number, rows: &mut [f32]| {
-        for (p, row) in (number * ROWS..).zip(rows.chunks_exact_mut(len)) {
-            let i = order[p] as usize;
-            for (q, to) in row.iter_mut().enumerate() {
-                let j = order[q] as usize;
-                *to = if p == q { diagonal[i] } else { 0.5 * (hessian[i * len + j] + hessian[j * len + i]) };
-            }
-        }
-        Ok(())
-    })?;
-    Ok(out)
 }

@@ -3,141 +3,212 @@
 //! The error of a window is measured as `u^T S u` with `u` the weights less what is stored. All that is carried along is the
 //! gradient `g = S u`: a change of the stored values by `delta` lowers the objective by `2 delta^T g - delta^T S delta`.
 
-use super::dense::{Dense, Matrix};
-use super::factor::WINDOW;
-use super::form::{Factors, Form, GROUP, MAX_SUBS, Parts, Quad, Stored, half};
+use super::dense::Dense;
+use super::factor::{Square, WINDOW};
+use super::form::{Factors, Form, GROUP, Parts, Quad};
+use super::refit::{Slopes, refit};
+use crate::arch::Isa;
+use crate::linalg::Tiles;
 
-/// Rounds of the descent over scales, each of which is cheap.
-const REFIT_SWEEPS: usize = 6;
+/// Columns whose levels are looked at together: sub-blocks are a multiple of it.
+const LOOK: usize = 16;
 
-/// Factors of a window, at most: scales and minima.
-const MAX_FACTORS: usize = 2 * MAX_SUBS;
-
-/// What all rows of a window share: its quadratic form, and which position belongs to which sub-block.
+/// What is the same for all rows of a window: its quadratic form, by column, and what follows from it.
 pub(super) struct Place<'a> {
     /// The operations.
     pub(super) dense: &'static Dense,
+    pub(super) tiles: Tiles,
+    wanted: Wanted,
     /// Columns of the window.
     pub(super) width: usize,
-    /// The quadratic form: `width` rows from `(top, left)` on.
-    pub(super) form: Matrix<'a>,
-    /// See `form`.
-    pub(super) corner: (usize, usize),
-    /// Column within the window at each position.
-    pub(super) columns: [u16; WINDOW],
-    /// Positions, sub-block by sub-block.
-    pub(super) members: [u16; WINDOW],
+    pub(super) form: &'a Square,
+    /// Reciprocals of the diagonal.
+    inverse: [f32; WINDOW],
     /// Weights of a sub-block.
-    sub: usize,
-    /// For each sub-block the sum of its rows of the quadratic form.
-    sums: Vec<f32>,
+    pub(super) sub: usize,
+    /// For each sub-block the sum of its rows of the quadratic form; empty where there are no minima.
+    pub(super) sums: Vec<f32>,
+    /// For each two sub-blocks the sum of the quadratic form between them; likewise empty.
+    squares: Vec<f32>,
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn new<F: Form>(
-        dense: &'static Dense,
-        order: &[u32],
-        first: usize,
-        form: Matrix<'a>,
-        corner: (usize, usize),
-    ) -> Self {
-        let width = order.len();
-        let mut columns = [0; WINDOW];
-        let mut members = [0; WINDOW];
-        let mut filled = [0; MAX_SUBS];
-        for (position, &column) in order.iter().enumerate() {
-            let column = column as usize - first;
-            columns[position] = column as u16;
-            let sub = column / F::SUB;
-            members[sub * F::SUB + filled[sub]] = position as u16;
-            filled[sub] += 1;
+    pub(super) fn new<F: Form>(isa: Isa, width: usize, form: &'a Square) -> Self {
+        let dense = Dense::of(isa);
+        let mut inverse = [0.0; WINDOW];
+        for (column, to) in inverse[..width].iter_mut().enumerate() {
+            *to = 1.0 / form.rows[column * width + column];
         }
-        let mut own = Self { dense, width, form, corner, columns, members, sub: F::SUB, sums: Vec::new() };
+        let (tiles, wanted) = (Tiles::of(isa), wanted_on::<F>(isa));
+        let mut own =
+            Self { dense, tiles, wanted, width, form, inverse, sub: F::SUB, sums: Vec::new(), squares: Vec::new() };
         if F::MINS != Factors::Absent {
             own.sums = vec![0.0; own.subs() * width];
-            for j in 0..own.subs() {
-                let mut sum = [0.0; WINDOW];
-                for &position in own.members_of(j) {
-                    (dense.add_scaled)(&mut sum[..width], 1.0, own.row(position.into()));
+            for (j, sum) in own.sums.chunks_exact_mut(width).enumerate() {
+                for column in j * F::SUB..(j + 1) * F::SUB {
+                    (dense.add_scaled)(sum, 1.0, &form.rows[column * width..][..width]);
                 }
-                own.sums[j * width..][..width].copy_from_slice(&sum[..width]);
             }
+            let sum_of = |i: usize| own.sums[i / own.subs() * width..][own.of(i % own.subs())].iter().sum();
+            own.squares = (0..own.subs() * own.subs()).map(sum_of).collect();
         }
         own
     }
 
-    fn subs(&self) -> usize {
+    pub(super) fn subs(&self) -> usize {
         self.width / self.sub
     }
 
-    fn members_of(&self, sub: usize) -> &[u16] {
-        &self.members[sub * self.sub..][..self.sub]
+    /// Where a sub-block lies.
+    pub(super) fn of(&self, sub: usize) -> std::ops::Range<usize> {
+        sub * self.sub..(sub + 1) * self.sub
     }
 
-    pub(super) fn row(&self, position: usize) -> &'a [f32] {
-        self.form.row(self.corner.0 + position, self.corner.1, self.width)
+    /// Sum of the quadratic form between two sub-blocks.
+    pub(super) fn sum_of(&self, i: usize, j: usize) -> f32 {
+        self.squares[j * self.subs() + i]
     }
 
-    fn diagonal(&self, position: usize) -> f32 {
-        self.form.data[(self.corner.0 + position) * self.form.stride + self.corner.1 + position]
+    fn row(&self, column: usize) -> &'a [f32] {
+        &self.form.rows[column * self.width..][..self.width]
     }
 }
 
-/// Lowers the objective: `rounds` times a descent over levels and a refit of the scales, then a last descent. `gradient` is
-/// that of `parts` before and after.
-pub(super) fn improve<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WINDOW], rounds: u32) {
+/// Lowers the objective for a few rows: `rounds` times a descent over levels and a refit of the scales, then a last descent.
+/// `gradients` are those of `parts` before and after, by column, row after row.
+pub(super) fn improve<F: Form>(place: &Place<'_>, parts: &mut [Parts], gradients: &mut [f32], rounds: u32) {
+    let width = place.width;
+    let mut moving: Vec<usize> = (0..parts.len()).collect();
+    let mut slopes = Slopes::default();
     for _ in 0..rounds {
-        let moved = descend::<F>(place, parts, gradient);
-        let refitted = refit::<F>(place, parts, gradient);
-        if !moved && !refitted {
+        let moved: Vec<bool> = moving
+            .iter()
+            .map(|&row| descend::<F>(place, &mut parts[row], &mut gradients[row * width..][..width]))
+            .collect();
+        slopes.fill(place, parts, &moving);
+        let mut left = Vec::with_capacity(moving.len());
+        for ((number, row), moved) in moving.into_iter().enumerate().zip(moved) {
+            let gradient = &mut gradients[row * width..][..width];
+            if refit::<F>(place, &mut parts[row], gradient, &|j| slopes.of(place, number, j)) || moved {
+                left.push(row);
+            }
+        }
+        moving = left;
+        if moving.is_empty() {
             return;
         }
     }
-    descend::<F>(place, parts, gradient);
+    for row in moving {
+        descend::<F>(place, &mut parts[row], &mut gradients[row * width..][..width]);
+    }
 }
 
 /// One sweep over the levels, each moved to where the others want it. Tells whether any moved.
-fn descend<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WINDOW]) -> bool {
+fn descend<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32]) -> bool {
     if F::JOINT {
         return descend_joint::<F>(place, parts, gradient);
     }
     let mut moved = false;
-    for position in 0..place.width {
-        let column = usize::from(place.columns[position]);
-        let sub = column / F::SUB;
-        let scale = parts.scales.value(F::SCALES, sub);
+    for first in (0..place.width).step_by(LOOK) {
+        let scale = parts.scales.value(F::SCALES, first / F::SUB);
         if scale == 0.0 {
             continue;
         }
-        let min = parts.mins.value(F::MINS, sub);
-        let level = parts.levels[column];
-        let curvature = place.diagonal(position);
-        let stored = scale * level - min;
-        let tried = F::nearest((stored + gradient[position] / curvature + min) / scale);
-        if tried != level {
-            let delta = scale * tried - min - stored;
-            if delta * (2.0 * gradient[position] - delta * curvature) > 0.0 {
-                parts.levels[column] = tried;
-                (place.dense.add_scaled)(&mut gradient[..place.width], -delta, place.row(position));
-                moved = true;
+        // Columns one after the other: once one has moved, those after it are looked at again.
+        let mut left = u32::MAX;
+        loop {
+            let mut tried = [0.0; LOOK];
+            let look = Look {
+                levels: array(&parts.levels[first..]),
+                gradient: array(&gradient[first..]),
+                inverse: array(&place.inverse[first..]),
+                scale,
+            };
+            let wanted = (place.wanted)(&look, &mut tried) & left;
+            if wanted == 0 {
+                break;
             }
+            let number = wanted.trailing_zeros() as usize;
+            let (column, level) = (first + number, tried[number]);
+            (place.dense.add_scaled)(gradient, -scale * (level - parts.levels[column]), place.row(column));
+            parts.levels[column] = level;
+            moved = true;
+            left = u32::MAX.checked_shl(number as u32 + 1).unwrap_or(0);
         }
     }
     moved
 }
 
+/// The first [`LOOK`] numbers.
+fn array(of: &[f32]) -> &[f32; LOOK] {
+    of.first_chunk().expect("windows are whole sub-blocks")
+}
+
+/// Some columns of a sub-block.
+struct Look<'a> {
+    levels: &'a [f32; LOOK],
+    gradient: &'a [f32; LOOK],
+    /// Reciprocals of the diagonal.
+    inverse: &'a [f32; LOOK],
+    scale: f32,
+}
+
+/// See [`wanted`].
+type Wanted = fn(&Look<'_>, &mut [f32; LOOK]) -> u32;
+
+/// Where each level should be, all others as they are, and a bit for each that lowers the objective by moving there.
+#[inline(always)]
+fn wanted<F: Form>(look: &Look<'_>, tried: &mut [f32; LOOK]) -> u32 {
+    let reciprocal = 1.0 / look.scale;
+    let mut gains = [0.0; LOOK];
+    for i in 0..LOOK {
+        let step = look.gradient[i] * look.inverse[i];
+        tried[i] = F::nearest(look.levels[i] + step * reciprocal);
+        // The objective falls by `delta * (2 * step - delta)` over the reciprocal of the diagonal, which is positive.
+        let delta = look.scale * (tried[i] - look.levels[i]);
+        gains[i] = delta * (2.0 * step - delta);
+    }
+    let mut bits = 0;
+    for (i, &gain) in gains.iter().enumerate() {
+        bits |= u32::from(gain > 0.0) << i;
+    }
+    bits
+}
+
+/// [`wanted`] as compiled for an instruction set that this machine has.
+fn wanted_on<F: Form>(isa: Isa) -> Wanted {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn avx2<F: Form>(look: &Look<'_>, tried: &mut [f32; LOOK]) -> u32 {
+        wanted::<F>(look, tried)
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn avx512<F: Form>(look: &Look<'_>, tried: &mut [f32; LOOK]) -> u32 {
+        wanted::<F>(look, tried)
+    }
+    match isa {
+        // SAFETY: the instruction set was detected; so below.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => |look, tried| unsafe { avx2::<F>(look, tried) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => |look, tried| unsafe { avx512::<F>(look, tried) },
+        _ => wanted::<F>,
+    }
+}
+
 /// As [`descend`], for levels that are chosen [`GROUP`] at a time.
-fn descend_joint<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WINDOW]) -> bool {
+fn descend_joint<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32]) -> bool {
     let mut moved = false;
     for first in (0..place.width).step_by(GROUP) {
-        let column = usize::from(place.columns[first]);
-        let scale = parts.scales.value(F::SCALES, column / F::SUB);
+        let scale = parts.scales.value(F::SCALES, first / F::SUB);
         if scale == 0.0 {
             continue;
         }
         let quad: Quad = std::array::from_fn(|i| std::array::from_fn(|j| place.row(first + i)[first + j]));
         let pull: [f32; GROUP] = std::array::from_fn(|i| gradient[first + i]);
-        let own: [f32; GROUP] = std::array::from_fn(|i| parts.levels[column + i]);
+        let own: [f32; GROUP] = std::array::from_fn(|i| parts.levels[first + i]);
         // Where the group would go if its levels were free, all others as they are.
         let step = solve_group(&quad, &pull);
         let tried = F::choose(place.dense, &std::array::from_fn(|i| own[i] + step[i] / scale), &quad);
@@ -155,8 +226,8 @@ fn descend_joint<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [
         }
         if gain > 0.0 {
             for i in 0..GROUP {
-                parts.levels[column + i] = tried[i];
-                (place.dense.add_scaled)(&mut gradient[..place.width], -delta[i], place.row(first + i));
+                parts.levels[first + i] = tried[i];
+                (place.dense.add_scaled)(gradient, -delta[i], place.row(first + i));
             }
             moved = true;
         }
@@ -185,165 +256,4 @@ fn solve_group(quad: &Quad, pull: &[f32; GROUP]) -> [f32; GROUP] {
         x[i] /= a[i][i];
     }
     x
-}
-
-/// The objective as a function of the factors of a window, levels fixed.
-struct Quadratic {
-    len: usize,
-    /// Half the negative gradient.
-    pull: [f32; MAX_FACTORS],
-    /// Half the second derivatives.
-    curvature: [[f32; MAX_FACTORS]; MAX_FACTORS],
-}
-
-impl Quadratic {
-    /// Moves factor `p` by `delta` if that lowers the objective.
-    fn accept(&mut self, p: usize, delta: f32) -> bool {
-        if delta == 0.0 || delta * (2.0 * self.pull[p] - delta * self.curvature[p][p]) <= 0.0 {
-            return false;
-        }
-        for i in 0..self.len {
-            self.pull[i] -= delta * self.curvature[p][i];
-        }
-        true
-    }
-
-    /// Pull along, and curvature of, a direction in the factors from `first` on.
-    fn along(&self, first: usize, direction: &[f32]) -> (f32, f32) {
-        let (mut pull, mut curvature) = (0.0, 0.0);
-        for (i, &x) in direction.iter().enumerate() {
-            pull += x * self.pull[first + i];
-            for (j, &y) in direction.iter().enumerate() {
-                curvature += x * y * self.curvature[first + i][first + j];
-            }
-        }
-        (pull, curvature)
-    }
-
-    fn shift(&mut self, first: usize, direction: &[f32], by: f32) {
-        for (i, &x) in direction.iter().enumerate() {
-            for p in 0..self.len {
-                self.pull[p] -= by * x * self.curvature[first + i][p];
-            }
-        }
-    }
-}
-
-/// Descends over scales and minima as they are stored. Tells whether any changed.
-fn refit<F: Form>(place: &Place<'_>, parts: &mut Parts, gradient: &mut [f32; WINDOW]) -> bool {
-    let (width, subs) = (place.width, place.subs());
-    let with_mins = F::MINS != Factors::Absent;
-    // Row j: what the gradient loses per unit of scale j.
-    let mut slopes = [0.0f32; MAX_SUBS * WINDOW];
-    for j in 0..subs {
-        let mut sum = [0.0; WINDOW];
-        for &position in place.members_of(j) {
-            let level = parts.levels[usize::from(place.columns[usize::from(position)])];
-            if level != 0.0 {
-                (place.dense.add_scaled)(&mut sum[..width], level, place.row(position.into()));
-            }
-        }
-        slopes[j * width..][..width].copy_from_slice(&sum[..width]);
-    }
-    let mut quadratic = Quadratic {
-        len: if with_mins { 2 * subs } else { subs },
-        pull: [0.0; MAX_FACTORS],
-        curvature: [[0.0; MAX_FACTORS]; MAX_FACTORS],
-    };
-    for i in 0..subs {
-        for &position in place.members_of(i) {
-            let position = usize::from(position);
-            let level = parts.levels[usize::from(place.columns[position])];
-            quadratic.pull[i] += level * gradient[position];
-            for j in 0..subs {
-                quadratic.curvature[i][j] += level * slopes[j * width + position];
-            }
-            if with_mins {
-                quadratic.pull[subs + i] -= gradient[position];
-                for j in 0..subs {
-                    quadratic.curvature[i][subs + j] -= level * place.sums[j * width + position];
-                    quadratic.curvature[subs + i][subs + j] += place.sums[j * width + position];
-                }
-            }
-        }
-    }
-    for i in 0..subs {
-        for j in 0..subs {
-            quadratic.curvature[subs + j][i] = quadratic.curvature[i][subs + j];
-        }
-    }
-    let (scales, mins) = (parts.scales, parts.mins);
-    let mut changed = false;
-    for _ in 0..REFIT_SWEEPS {
-        let mut moved = step(&mut quadratic, 0, subs, F::SCALES, &mut parts.scales);
-        if with_mins {
-            moved |= step(&mut quadratic, subs, subs, F::MINS, &mut parts.mins);
-        }
-        changed |= moved;
-        if !moved {
-            break;
-        }
-    }
-    if changed {
-        for j in 0..subs {
-            let scale = parts.scales.value(F::SCALES, j) - scales.value(F::SCALES, j);
-            (place.dense.add_scaled)(&mut gradient[..width], -scale, &slopes[j * width..][..width]);
-            if with_mins {
-                let min = parts.mins.value(F::MINS, j) - mins.value(F::MINS, j);
-                (place.dense.add_scaled)(&mut gradient[..width], min, &place.sums[j * width..][..width]);
-            }
-        }
-    }
-    changed
-}
-
-/// One sweep over factors `first..first + subs`, which are stored as `factors` says.
-fn step(quadratic: &mut Quadratic, first: usize, subs: usize, factors: Factors, stored: &mut Stored) -> bool {
-    let mut moved = false;
-    match factors {
-        Factors::Absent => {}
-        Factors::Own => {
-            for j in 0..subs {
-                let p = first + j;
-                if quadratic.curvature[p][p] > 0.0 {
-                    let tried = half(stored.d[j] + quadratic.pull[p] / quadratic.curvature[p][p]);
-                    if quadratic.accept(p, tried - stored.d[j]) {
-                        stored.d[j] = tried;
-                        moved = true;
-                    }
-                }
-            }
-        }
-        Factors::Shared { low, high, step, unit } => {
-            let unit_step = unit * stored.d[0];
-            for j in 0..subs {
-                let p = first + j;
-                let curvature = quadratic.curvature[p][p] * unit_step;
-                if curvature != 0.0 && curvature.is_finite() {
-                    let steps = (quadratic.pull[p] / curvature / f32::from(step)).round_ties_even();
-                    let tried =
-                        (f32::from(stored.n[j]) + f32::from(step) * steps).clamp(low.into(), high.into()) as i16;
-                    if quadratic.accept(p, unit_step * f32::from(tried - stored.n[j])) {
-                        stored.n[j] = tried;
-                        moved = true;
-                    }
-                }
-            }
-            let direction: [f32; MAX_SUBS] = std::array::from_fn(|j| unit * f32::from(stored.n[j]));
-            let (pull, curvature) = quadratic.along(first, &direction[..subs]);
-            if curvature > 0.0 {
-                let mut tried = half(stored.d[0] + pull / curvature);
-                if low >= 0 {
-                    tried = tried.max(0.0); // encoders never write a negative one
-                }
-                let by = tried - stored.d[0];
-                if by != 0.0 && by * (2.0 * pull - by * curvature) > 0.0 {
-                    quadratic.shift(first, &direction[..subs], by);
-                    stored.d[0] = tried;
-                    moved = true;
-                }
-            }
-        }
-    }
-    moved
 }

@@ -21,6 +21,9 @@ pub(crate) mod form;
 mod improve;
 pub mod integer;
 pub(crate) mod legacy;
+mod levels;
+mod product;
+mod refit;
 mod solve;
 pub(crate) mod superblock;
 
@@ -30,8 +33,8 @@ use crate::arch::{isa, kernel};
 use crate::block::Format;
 use crate::encode::{Run, check_finite, row_bytes};
 use crate::error::{At, Error, Result};
-use dense::Dense;
-use solve::{TILE, Task, solve_tile};
+use crate::linalg::Tiles;
+use solve::{Task, solve_tile, tile_rows};
 
 /// How much work goes into a solution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,13 +155,15 @@ pub fn solve(
         let what = format!("the factor does not keep the columns together that {format} chooses jointly");
         return Err(Error::Unsupported { at: At::default(), what });
     }
-    if effort.passes > 0 && factor.hessian.is_empty() {
+    if effort.passes > 0 && !factor.has_hessian() {
         let what = "the factor was made without passes over the whole row; make it with this effort".to_owned();
         return Err(Error::Unsupported { at: At::default(), what });
     }
-    let task = Task { factor, kernel: kernel(format)?, dense: Dense::of(isa()?), effort, importance };
+    let isa = isa()?;
+    let task = Task { factor, kernel: kernel(format)?, isa, tiles: Tiles::of(isa), effort, importance };
     let mut losses = vec![RowLoss::default(); weights.len() / len];
-    let tiles = weights.chunks(TILE * len).zip(out.chunks_mut(TILE * row_bytes)).zip(losses.chunks_mut(TILE));
+    let rows = tile_rows(losses.len(), run.thread_count()?);
+    let tiles = weights.chunks(rows * len).zip(out.chunks_mut(rows * row_bytes)).zip(losses.chunks_mut(rows));
     run.for_each(tiles.collect(), |_, _, ((x, out), losses): ((&[f32], &mut [u8]), &mut [RowLoss])| {
         solver(&task, x, out, losses, &|| run.interrupted()).ok_or(Error::Interrupted)
     })?;

@@ -1,37 +1,47 @@
 //! The solver itself, for a few rows at a time.
 
-use super::dense::{Dense, Matrix};
-use super::factor::{Factor, WINDOW};
-use super::form::{Form, GROUP, Parts, Quad};
+use super::factor::{Factor, WINDOW, Window};
+use super::form::{Form, Parts};
 use super::improve::{Place, improve};
+use super::levels::{add_later, solve_levels};
+use super::product::{Part, Sides, add_product};
 use super::{Effort, RowLoss};
-use crate::arch::Kernel;
+use crate::arch::{Isa, Kernel};
+use crate::linalg::{MAX_TILE, Sums, Tiles};
+use crate::matmul::wide::LANES;
 
-/// Rows that are solved side by side, so that a stretch of the factor is read once for all of them.
-pub(super) const TILE: usize = 32;
+/// Rows that are solved side by side at most, so that a stretch of the factor is read once for all of them.
+const MAX_ROWS: usize = 96;
+
+/// Rows to solve side by side, of so many in all: enough of them to use what is read, enough tasks to keep threads busy.
+pub(super) fn tile_rows(rows: usize, threads: usize) -> usize {
+    rows.div_ceil(4 * threads).next_multiple_of(MAX_TILE).min(MAX_ROWS)
+}
 
 /// What solving a tile takes besides its rows.
 pub(super) struct Task<'a> {
     pub(super) factor: &'a Factor,
     pub(super) kernel: Kernel,
-    pub(super) dense: &'static Dense,
+    pub(super) isa: Isa,
+    pub(super) tiles: Tiles,
     pub(super) effort: Effort,
     /// Importance of columns in the searches for scales; the pivots where there is none.
     pub(super) importance: Option<&'a [f32]>,
 }
 
-/// Everything about the rows of a tile, positions in the order of solving.
+/// Everything about the rows of a tile, positions in the order of solving: window by window, row by row.
 struct Tile<'a> {
     task: &'a Task<'a>,
     rows: usize,
-    len: usize,
     /// Weights.
     weights: Vec<f32>,
     /// Weights less what is stored for them.
     errors: Vec<f32>,
+    /// The errors of each window, laid out for products.
+    sides: Vec<Sides>,
     /// What the errors so far ask of later positions: their combination by the factor.
     carried: Vec<f32>,
-    /// What is stored, window by window, row by row.
+    /// What is stored.
     parts: Vec<Parts>,
     block_bytes: usize,
     block_len: usize,
@@ -51,37 +61,35 @@ pub(super) fn solve_tile<F: Form>(
     let mut tile = Tile {
         task,
         rows,
-        len,
         weights: vec![0.0; rows * len],
         errors: vec![0.0; rows * len],
+        sides: task.factor.windows.iter().map(|_| Sides::default()).collect(),
         carried: vec![0.0; rows * len],
         parts: Vec::new(),
         block_bytes: info.block_bytes,
         block_len: info.block_len,
     };
-    for row in 0..rows {
-        for (position, &column) in task.factor.order.iter().enumerate() {
-            tile.weights[row * len + position] = x[row * len + column as usize];
-        }
-    }
+    tile.fill_weights(x);
     // The baseline: the format's own encoder with the importance matrix that goes with this Hessian.
     task.kernel.encode_rows(x, len, Some(&task.factor.diagonal), out);
     let baseline = tile.baseline_losses(x, out);
-    for number in 0..task.factor.windows() {
+    let mut solved = vec![0.0; rows];
+    for (number, window) in task.factor.windows.iter().enumerate() {
         if stopped() {
             return None;
         }
-        tile.forward::<F>(number);
+        tile.forward::<F>(number, window);
+        tile.add_losses(number, window, &mut solved);
+        tile.spread(number, window);
     }
     for _ in 0..task.effort.passes {
-        for number in (0..task.factor.windows()).rev() {
+        for (number, window) in task.factor.windows.iter().enumerate().rev() {
             if stopped() {
                 return None;
             }
-            tile.revisit::<F>(number);
+            tile.revisit::<F>(number, window, &mut solved);
         }
     }
-    let solved = tile.losses();
     let row_bytes = out.len() / rows;
     for row in 0..rows {
         losses[row] = RowLoss { rounded: baseline[row], solved: solved[row].min(baseline[row]) };
@@ -93,116 +101,165 @@ pub(super) fn solve_tile<F: Form>(
 }
 
 impl Tile<'_> {
-    /// Solves a window: scales from the compensated weights, then levels one by one, then both improved.
-    fn forward<F: Form>(&mut self, number: usize) {
+    /// Where the numbers of a window lie.
+    fn range(&self, window: &Window) -> std::ops::Range<usize> {
+        window.first * self.rows..(window.first + window.width) * self.rows
+    }
+
+    /// Where the numbers of a row of a window lie.
+    fn row(&self, window: &Window, row: usize) -> std::ops::Range<usize> {
+        let start = window.first * self.rows + row * window.width;
+        start..start + window.width
+    }
+
+    fn fill_weights(&mut self, x: &[f32]) {
         let factor = self.task.factor;
-        let (first, width) = factor.window(number);
-        let upper = Matrix { data: &factor.upper, stride: self.len };
-        let schur = Matrix { data: &factor.schur[number], stride: width };
-        let place = Place::new::<F>(self.task.dense, &factor.order[first..first + width], first, schur, (0, 0));
-        let targets = self.targets(first, width, upper);
-        let fitted = self.fit(first, width, &targets, &place);
+        for window in &factor.windows {
+            for row in 0..self.rows {
+                let own = self.row(window, row);
+                for (to, &column) in self.weights[own].iter_mut().zip(&factor.order[window.first..]) {
+                    *to = x[row * factor.len + column as usize];
+                }
+            }
+        }
+    }
+
+    /// Solves a window: scales from the compensated weights, then levels one by one, then both improved.
+    fn forward<F: Form>(&mut self, number: usize, window: &Window) {
+        let (factor, tiles) = (self.task.factor, self.task.tiles);
+        let (first, width, height) = (window.first, window.width, tiles.height);
+        let place = Place::new::<F>(self.task.isa, width, &window.schur);
+        let targets = self.targets(window);
+        let fitted = self.fit(window, &targets);
         let blocks = width / self.block_len;
-        // Twice as many rows: levels rounded to the nearest, and levels solved one after the other.
-        let mut tried = Vec::with_capacity(2 * self.rows);
-        let mut residuals = vec![0.0; 2 * self.rows * width];
-        for row in 0..self.rows {
-            let mut parts = Parts::ZERO;
-            let bytes = &fitted[row * blocks * self.block_bytes..][..blocks * self.block_bytes];
-            for (block, bytes) in bytes.chunks_exact(self.block_bytes).enumerate() {
-                F::read(bytes, block, &mut parts);
+        let row_bytes = blocks * self.block_bytes;
+        let mut parts = vec![Parts::ZERO; 2 * height];
+        let mut residuals = vec![0.0; 2 * height * width];
+        let mut gradients = vec![0.0; 2 * height * width];
+        let mut sides = Sides::default();
+        for from in (0..self.rows).step_by(height) {
+            let rows = height.min(self.rows - from);
+            // Twice as many rows: levels rounded to the nearest, and levels solved one after the other.
+            let (parts, residuals, gradients) =
+                (&mut parts[..2 * rows], &mut residuals[..2 * rows * width], &mut gradients[..2 * rows * width]);
+            let (nearest, solved) = parts.split_at_mut(rows);
+            let (nearest_residuals, solved_residuals) = residuals.split_at_mut(rows * width);
+            let targets = &targets[from * width..][..rows * width];
+            for (row, parts) in nearest.iter_mut().enumerate() {
+                let bytes = &fitted[(from + row) * row_bytes..][..row_bytes];
+                for (block, bytes) in bytes.chunks_exact(self.block_bytes).enumerate() {
+                    F::read(bytes, block, parts);
+                }
+                let residuals = &mut nearest_residuals[row * width..][..width];
+                for (position, &target) in targets[row * width..][..width].iter().enumerate() {
+                    let column = window.columns[position];
+                    residuals[column] = target - stored::<F>(parts, column);
+                }
             }
-            let target = &targets[row * width..][..width];
-            let (nearest, solved) = residuals[2 * row * width..][..2 * width].split_at_mut(width);
-            for position in 0..width {
-                nearest[position] = target[position] - stored::<F>(&parts, place.columns[position].into());
+            solved.clone_from_slice(nearest);
+            let pivots = &factor.pivots[first..];
+            solve_levels::<F>(&place, window, solved, targets, solved_residuals, pivots);
+            sides.lay_out(tiles, residuals, width);
+            gradients.fill(0.0);
+            add_product(tiles, gradients, width, &sides, &window.schur.panels, Part { top: 0, left: 0 });
+            for row in 0..rows {
+                let objective = |row: usize| {
+                    (place.dense.dot)(&residuals[row * width..][..width], &gradients[row * width..][..width])
+                };
+                if objective(row) < objective(rows + row) {
+                    parts.swap(row, rows + row);
+                    gradients.copy_within(row * width..(row + 1) * width, (rows + row) * width);
+                }
             }
-            let mut other = parts.clone();
-            solve_levels::<F>(&place, &mut other, target, solved, upper, first, &factor.pivots);
-            tried.push([parts, other]);
+            let (parts, gradients) = (&mut parts[rows..], &mut gradients[rows * width..]);
+            improve::<F>(&place, parts, gradients, self.task.effort.rounds);
+            self.parts.extend_from_slice(parts);
         }
-        let mut gradients = vec![0.0; 2 * self.rows * width];
-        let x = Matrix { data: &residuals, stride: width };
-        (self.task.dense.add_product)(&mut gradients, width, 0, x, schur, (0, 0), (2 * self.rows, width, width));
-        for (row, [nearest, solved]) in tried.into_iter().enumerate() {
-            let (nearest_at, solved_at) = (2 * row * width, (2 * row + 1) * width);
-            let objective = |at: usize| (self.task.dense.dot)(&residuals[at..][..width], &gradients[at..][..width]);
-            let (mut parts, at) =
-                if objective(nearest_at) < objective(solved_at) { (nearest, nearest_at) } else { (solved, solved_at) };
-            let mut gradient = [0.0; WINDOW];
-            gradient[..width].copy_from_slice(&gradients[at..][..width]);
-            improve::<F>(&place, &mut parts, &mut gradient, self.task.effort.rounds);
-            self.take_errors::<F>(row, first, &place, &parts);
-            self.parts.push(parts);
-        }
-        let (later, rest) = (first + width, self.len - first - width);
-        let errors = Matrix { data: &self.errors[first..], stride: self.len };
-        (self.task.dense.add_product)(
-            &mut self.carried,
-            self.len,
-            later,
-            errors,
-            upper,
-            (first, later),
-            (self.rows, width, rest),
-        );
+        self.take_errors::<F>(number, window);
     }
 
     /// Improves a window once more, with the errors of all others as they are by now.
-    fn revisit<F: Form>(&mut self, number: usize) {
-        let factor = self.task.factor;
-        let (first, width) = factor.window(number);
-        let hessian = Matrix { data: &factor.hessian, stride: self.len };
-        let place =
-            Place::new::<F>(self.task.dense, &factor.order[first..first + width], first, hessian, (first, first));
+    fn revisit<F: Form>(&mut self, number: usize, window: &Window, losses: &mut [f64]) {
+        let width = window.width;
+        let hessian = window.hessian.as_ref().expect("passes are refused where there is none");
+        let place = Place::new::<F>(self.task.isa, width, &hessian.own);
         let mut gradients = vec![0.0; self.rows * width];
-        let errors = Matrix { data: &self.errors, stride: self.len };
-        (self.task.dense.add_product)(
-            &mut gradients,
-            width,
-            0,
-            errors,
-            hessian,
-            (0, first),
-            (self.rows, self.len, width),
-        );
-        for row in 0..self.rows {
-            let mut gradient = [0.0; WINDOW];
-            gradient[..width].copy_from_slice(&gradients[row * width..][..width]);
-            let mut parts = self.parts[number * self.rows + row].clone();
-            improve::<F>(&place, &mut parts, &mut gradient, self.task.effort.rounds);
-            self.take_errors::<F>(row, first, &place, &parts);
-            self.parts[number * self.rows + row] = parts;
+        for (sides, other) in self.sides.iter().zip(&self.task.factor.windows) {
+            let part = Part { top: other.first, left: 0 };
+            add_product(self.task.tiles, &mut gradients, width, sides, &hessian.all, part);
         }
+        let before = (self.errors[self.range(window)].to_vec(), gradients.clone());
+        let height = self.task.tiles.height;
+        let own = &mut self.parts[number * self.rows..][..self.rows];
+        for (parts, gradients) in own.chunks_mut(height).zip(gradients.chunks_mut(height * width)) {
+            improve::<F>(&place, parts, gradients, self.task.effort.rounds);
+        }
+        self.take_errors::<F>(number, window);
+        for row in 0..self.rows {
+            // (e + d)^T H (e + d) - e^T H e = d^T (g + g'), with g = H e before and g' = H (e + d) after.
+            let (errors, row) = (&self.errors[self.row(window, row)], row * width..(row + 1) * width);
+            let (old, first, last) = (&before.0[row.clone()], &before.1[row.clone()], &gradients[row.clone()]);
+            for (position, (&error, &old)) in errors.iter().zip(old).enumerate() {
+                let column = window.columns[position];
+                let slope = f64::from(first[column]) + f64::from(last[column]);
+                losses[row.start / width] += f64::from(error - old) * slope;
+            }
+        }
+    }
+
+    /// Adds to `carried` of all later windows what the errors of this one ask of them.
+    fn spread(&mut self, number: usize, window: &Window) {
+        for later in &self.task.factor.windows[number + 1..] {
+            let part = Part { top: 0, left: later.first - window.first };
+            let carried = self.range(later);
+            let sides = &self.sides[number];
+            add_product(self.task.tiles, &mut self.carried[carried], later.width, sides, &window.spread, part);
+        }
+    }
+
+    /// Lays the errors of a window out for products.
+    fn lay_out(&mut self, number: usize, window: &Window) {
+        let errors = &self.errors[self.range(window)];
+        self.sides[number].lay_out(self.task.tiles, errors, window.width);
     }
 
     /// What the weights of a window should be, given the errors before them, if later columns may make up for the rest.
     ///
     /// The objective asks that `carried + U^T e` vanish within the window; with `e = weights - stored` that is
     /// `stored = weights + delta`, where `U^T delta = carried`.
-    fn targets(&self, first: usize, width: usize, upper: Matrix<'_>) -> Vec<f32> {
-        let mut targets = vec![0.0; self.rows * width];
-        for (row, target) in targets.chunks_exact_mut(width).enumerate() {
-            target.copy_from_slice(&self.carried[row * self.len + first..][..width]);
-            for position in 0..width {
-                let (before, after) = target.split_at_mut(position + 1);
-                (self.task.dense.add_scaled)(
-                    after,
-                    -before[position],
-                    &upper.row(first + position, first, width)[position + 1..],
-                );
+    fn targets(&self, window: &Window) -> Vec<f32> {
+        let (width, tiles) = (window.width, self.task.tiles);
+        let (carried, weights) = (&self.carried[self.range(window)], &self.weights[self.range(window)]);
+        let mut targets = vec![0.0; carried.len()];
+        // Positions found so far, row beside row, as products want them.
+        let mut side = vec![0.0; tiles.height * width];
+        for first_row in (0..self.rows).step_by(tiles.height) {
+            let rows = tiles.height.min(self.rows - first_row);
+            for first in (0..width).step_by(LANES) {
+                let mut sums: Sums = [[0.0; LANES]; MAX_TILE];
+                let upper = window.spread.panel(first / LANES);
+                tiles.sum_up(&side[..first * tiles.height], &upper[..first], &mut sums);
+                for (row, sums) in sums[..rows].iter_mut().enumerate() {
+                    let at = (first_row + row) * width + first;
+                    for i in 0..LANES {
+                        let delta = carried[at + i] - sums[i];
+                        side[(first + i) * tiles.height + row] = delta;
+                        targets[at + i] = weights[at + i] + delta;
+                        add_later(sums, delta, &upper[first + i]);
+                    }
+                }
             }
-            (self.task.dense.add_scaled)(target, 1.0, &self.weights[row * self.len + first..][..width]);
         }
         targets
     }
 
     /// Blocks as the format's own encoder makes them of the targets.
-    fn fit(&self, first: usize, width: usize, targets: &[f32], place: &Place<'_>) -> Vec<u8> {
+    fn fit(&self, window: &Window, targets: &[f32]) -> Vec<u8> {
+        let (first, width) = (window.first, window.width);
         let mut x = vec![0.0; targets.len()];
         let mut importance = [0.0; WINDOW];
         for position in 0..width {
-            let column = usize::from(place.columns[position]);
+            let column = window.columns[position];
             importance[column] = match self.task.importance {
                 Some(given) => given[first + column],
                 None => self.task.factor.pivots[first + position],
@@ -216,58 +273,59 @@ impl Tile<'_> {
         bytes
     }
 
-    fn take_errors<F: Form>(&mut self, row: usize, first: usize, place: &Place<'_>, parts: &Parts) {
-        for position in 0..place.width {
-            let at = row * self.len + first + position;
-            self.errors[at] = self.weights[at] - stored::<F>(parts, place.columns[position].into());
+    /// The errors of a window, as its weights are stored by now.
+    fn take_errors<F: Form>(&mut self, number: usize, window: &Window) {
+        for row in 0..self.rows {
+            let parts = &self.parts[number * self.rows + row];
+            for (at, &column) in self.row(window, row).zip(&window.columns) {
+                self.errors[at] = self.weights[at] - stored::<F>(parts, column);
+            }
         }
+        self.lay_out(number, window);
     }
 
     /// `e^T H e` of each row of errors.
     fn losses(&mut self) -> Vec<f64> {
-        let factor = self.task.factor;
-        let upper = Matrix { data: &factor.upper, stride: self.len };
-        self.carried.copy_from_slice(&self.errors);
-        for number in 0..factor.windows() {
-            let (first, width) = factor.window(number);
-            for row in 0..self.rows {
-                for position in first..first + width {
-                    let error = self.errors[row * self.len + position];
-                    let after = position + 1..first + width;
-                    let carried = &mut self.carried[row * self.len..][after.clone()];
-                    (self.task.dense.add_scaled)(carried, error, upper.row(position, after.start, after.len()));
-                }
-            }
-            let (later, rest) = (first + width, self.len - first - width);
-            let errors = Matrix { data: &self.errors[first..], stride: self.len };
-            (self.task.dense.add_product)(
-                &mut self.carried,
-                self.len,
-                later,
-                errors,
-                upper,
-                (first, later),
-                (self.rows, width, rest),
-            );
+        let mut losses = vec![0.0; self.rows];
+        self.carried.fill(0.0);
+        for (number, window) in self.task.factor.windows.iter().enumerate() {
+            self.add_losses(number, window, &mut losses);
+            self.spread(number, window);
         }
-        let loss = |row: &[f32]| {
-            row.iter().zip(&factor.pivots).map(|(&v, &pivot)| f64::from(pivot) * f64::from(v) * f64::from(v)).sum()
-        };
-        self.carried.chunks_exact(self.len).map(loss).collect()
+        losses
+    }
+
+    /// Adds the part of a window to the losses, given what the errors before it carry into it.
+    fn add_losses(&self, number: usize, window: &Window, losses: &mut [f64]) {
+        let pivots = &self.task.factor.pivots[window.first..][..window.width];
+        let (errors, mut sums) = (&self.errors[self.range(window)], self.carried[self.range(window)].to_vec());
+        let part = Part { top: 0, left: 0 };
+        add_product(self.task.tiles, &mut sums, window.width, &self.sides[number], &window.spread, part);
+        for (loss, (errors, sums)) in
+            losses.iter_mut().zip(errors.chunks_exact(window.width).zip(sums.chunks_exact(window.width)))
+        {
+            for ((&error, &sum), &pivot) in errors.iter().zip(sums).zip(pivots) {
+                let whole = f64::from(error + sum);
+                *loss += f64::from(pivot) * whole * whole;
+            }
+        }
     }
 
     /// The losses of rows encoded as `bytes`.
     fn baseline_losses(&mut self, x: &[f32], bytes: &[u8]) -> Vec<f64> {
+        let factor = self.task.factor;
         let mut decoded = vec![0.0; x.len()];
         self.task.kernel.decode(bytes, &mut decoded);
-        for row in 0..self.rows {
-            for (position, &column) in self.task.factor.order.iter().enumerate() {
-                let at = row * self.len + column as usize;
-                self.errors[row * self.len + position] = x[at] - decoded[at];
+        for (number, window) in factor.windows.iter().enumerate() {
+            for row in 0..self.rows {
+                let own = self.row(window, row);
+                for (at, &column) in own.zip(&factor.order[window.first..]) {
+                    self.errors[at] = self.weights[at] - decoded[row * factor.len + column as usize];
+                }
             }
+            self.lay_out(number, window);
         }
         let losses = self.losses();
-        self.errors.fill(0.0);
         self.carried.fill(0.0);
         losses
     }
@@ -284,81 +342,4 @@ impl Tile<'_> {
 pub(super) fn stored<F: Form>(parts: &Parts, column: usize) -> f32 {
     let sub = column / F::SUB;
     parts.scales.value(F::SCALES, sub) * parts.levels[column] - parts.mins.value(F::MINS, sub)
-}
-
-/// Chooses levels position by position, each making up for the errors before it. `residuals` gets targets less stored values.
-fn solve_levels<F: Form>(
-    place: &Place<'_>,
-    parts: &mut Parts,
-    targets: &[f32],
-    residuals: &mut [f32],
-    upper: Matrix<'_>,
-    first: usize,
-    pivots: &[f32],
-) {
-    let width = place.width;
-    let mut carried = [0.0; WINDOW];
-    if F::JOINT {
-        return solve_groups::<F>(place, parts, targets, residuals, upper, first, pivots);
-    }
-    for position in 0..width {
-        let column = usize::from(place.columns[position]);
-        let sub = column / F::SUB;
-        let scale = parts.scales.value(F::SCALES, sub);
-        let min = parts.mins.value(F::MINS, sub);
-        if scale != 0.0 {
-            parts.levels[column] = F::nearest((targets[position] + carried[position] + min) / scale);
-        }
-        let residual = targets[position] - (scale * parts.levels[column] - min);
-        residuals[position] = residual;
-        let row = upper.row(first + position, first, width);
-        (place.dense.add_scaled)(&mut carried[position + 1..width], residual, &row[position + 1..]);
-    }
-}
-
-/// As [`solve_levels`], for levels that are chosen [`GROUP`] at a time.
-fn solve_groups<F: Form>(
-    place: &Place<'_>,
-    parts: &mut Parts,
-    targets: &[f32],
-    residuals: &mut [f32],
-    upper: Matrix<'_>,
-    first: usize,
-    pivots: &[f32],
-) {
-    let width = place.width;
-    let mut carried = [0.0; WINDOW];
-    for start in (0..width).step_by(GROUP) {
-        let column = usize::from(place.columns[start]);
-        let scale = parts.scales.value(F::SCALES, column / F::SUB);
-        let own = |i: usize, j: usize| match i.cmp(&j) {
-            std::cmp::Ordering::Less => upper.row(first + start + i, first + start, GROUP)[j],
-            std::cmp::Ordering::Equal => 1.0,
-            std::cmp::Ordering::Greater => 0.0,
-        };
-        if scale != 0.0 {
-            // Within the group, U diag(D) U^T is the quadratic form, and U^T delta = carried the shift, as for windows.
-            let mut quad: Quad = [[0.0; GROUP]; GROUP];
-            let mut delta = [0.0; GROUP];
-            for i in 0..GROUP {
-                for j in 0..GROUP {
-                    for k in i.max(j)..GROUP {
-                        quad[i][j] += own(i, k) * own(j, k) * pivots[first + start + k];
-                    }
-                }
-                delta[i] = carried[start + i];
-                for k in 0..i {
-                    delta[i] -= own(k, i) * delta[k];
-                }
-            }
-            let y = std::array::from_fn(|i| (targets[start + i] + delta[i]) / scale);
-            parts.levels[column..column + GROUP].copy_from_slice(&F::choose(place.dense, &y, &quad));
-        }
-        for i in 0..GROUP {
-            let position = start + i;
-            residuals[position] = targets[position] - scale * parts.levels[column + i];
-            let row = upper.row(first + position, first, width);
-            (place.dense.add_scaled)(&mut carried[position + 1..width], residuals[position], &row[position + 1..]);
-        }
-    }
 }

@@ -10,11 +10,12 @@
 //! Both factors are laid out in panels: some columns side by side, row after row. A tile of results is then a loop over rows
 //! that broadcasts numbers of the one panel and multiplies them with 16 of the other.
 
+use super::tile::{MAX_TILE, Tiles};
 use super::wrong_shape;
 use crate::arch::{Isa, isa};
 use crate::encode::Run;
 use crate::error::{At, Error, Result};
-use crate::matmul::wide::{LANES, Portable, Wide};
+use crate::matmul::wide::LANES;
 
 /// Rows that are summed in `f32`.
 const STRETCH: usize = 256;
@@ -28,14 +29,6 @@ const MANY_COLUMNS: usize = 1024;
 const BLOCK: usize = 96;
 /// Rows that are laid out at a time: what is laid out of 4096 columns takes 32 MB.
 const ROUND: usize = 8 * STRETCH;
-/// The largest height of a tile.
-const MAX_TILE: usize = 12;
-
-/// Sums of a tile.
-type Sums = [[f32; LANES]; MAX_TILE];
-
-/// Sums up one stretch: a panel as high as a tile, a panel of 16 columns, results.
-type Tile = unsafe fn(&[f32], &[[f32; LANES]], &mut Sums);
 
 /// Adds `X^T X` to the upper triangle of `out`, `columns x columns`, row by row. Below the diagonal nothing changes: see
 /// [`mirror`].
@@ -135,12 +128,12 @@ fn add(isa: Isa, x: (&[f32], usize), y: (&[f32], usize), upper: bool, out: &mut 
     if out.is_empty() {
         return Ok(());
     }
-    let (height, tile) = kernel(isa);
+    let tiles = Tiles::of(isa);
     let band = if x.1 < MANY_COLUMNS { NARROW_BAND } else { BAND };
     for (x_rows, y_rows) in x.0.chunks(ROUND * x.1).zip(y.0.chunks(ROUND * y.1)) {
-        let left = Panels::lay_out(x_rows, x.1, height, run)?;
+        let left = Panels::lay_out(x_rows, x.1, tiles.height, run)?;
         let right = Panels::lay_out(y_rows, y.1, LANES, run)?;
-        let job = Job { left, right, upper, height, tile };
+        let job = Job { left, right, upper, tiles };
         run.for_each(out.chunks_mut(band * y.1).collect(), |_, number, out: &mut [f64]| {
             job.band(number * band, out);
             Ok(())
@@ -192,8 +185,7 @@ struct Job {
     left: Panels,
     right: Panels,
     upper: bool,
-    height: usize,
-    tile: Tile,
+    tiles: Tiles,
 }
 
 impl Job {
@@ -213,14 +205,13 @@ impl Job {
             for start in (0..self.left.rows).step_by(STRETCH) {
                 for j in (left..left + width).step_by(LANES) {
                     let right = self.right.panel(start, j).as_chunks().0;
-                    for i in (top..top + rows).step_by(self.height) {
+                    for i in (top..top + rows).step_by(self.tiles.height) {
                         if self.upper && j + LANES <= i {
                             continue;
                         }
-                        // SAFETY: `kernel` chose it for this machine.
-                        unsafe { (self.tile)(self.left.panel(start, i), right, &mut sums) };
+                        self.tiles.sum_up(self.left.panel(start, i), right, &mut sums);
                         let to = &mut block[(i - top) * BLOCK..];
-                        for (to, sums) in to.chunks_exact_mut(BLOCK).zip(&sums[..self.height]) {
+                        for (to, sums) in to.chunks_exact_mut(BLOCK).zip(&sums[..self.tiles.height]) {
                             for (to, &sum) in to[j - left..].iter_mut().zip(sums) {
                                 *to += f64::from(sum);
                             }
@@ -233,49 +224,5 @@ impl Job {
                 to[left + skipped..left + width].copy_from_slice(&from[skipped..width]);
             }
         }
-    }
-}
-
-/// Height of a tile, and what sums it up.
-fn kernel(isa: Isa) -> (usize, Tile) {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn avx2(left: &[f32], right: &[[f32; LANES]], sums: &mut Sums) {
-        sum_up::<crate::matmul::wide::Avx2, 6>(left, right, sums);
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    fn avx512(left: &[f32], right: &[[f32; LANES]], sums: &mut Sums) {
-        sum_up::<crate::matmul::wide::Avx512, 12>(left, right, sums);
-    }
-    // Plain Rust with the machine's own `mul_add`: in software it takes ten times as long for the same bits.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "fma")]
-    fn portable_fma(left: &[f32], right: &[[f32; LANES]], sums: &mut Sums) {
-        sum_up::<Portable, 6>(left, right, sums);
-    }
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => (6, avx2),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (12, avx512),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Scalar if std::arch::is_x86_feature_detected!("fma") => (6, portable_fma),
-        _ => (6, sum_up::<Portable, 6>),
-    }
-}
-
-#[inline(always)]
-fn sum_up<W: Wide, const R: usize>(left: &[f32], right: &[[f32; LANES]], sums: &mut Sums) {
-    let mut own = [W::zero(); R];
-    for (factors, row) in left.as_chunks::<R>().0.iter().zip(right) {
-        let row = W::load(row);
-        for r in 0..R {
-            own[r] = own[r].fused(factors[r], row);
-        }
-    }
-    for r in 0..R {
-        sums[r] = [0.0; LANES];
-        own[r].add_to(&mut sums[r]);
     }
 }

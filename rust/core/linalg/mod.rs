@@ -9,12 +9,14 @@
 //! - [`cholesky`], [`solve`]: symmetric positive definite matrices in `f64`.
 
 mod gram;
+mod tile;
 mod triangular;
 mod wide;
 
 use crate::error::{At, Error, Result};
 
 pub use gram::{add_gram, add_gram_on, add_products, add_products_on, mirror};
+pub(crate) use tile::{MAX_TILE, Sums, Tiles};
 pub(crate) use triangular::square_of;
 pub use triangular::{cholesky, cholesky_on, solve, solve_on, solve_triangular};
 
