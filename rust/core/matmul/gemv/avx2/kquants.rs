@@ -38,6 +38,16 @@ unsafe fn six_bits(packed: *const u8) -> [u64; 2] {
     ]
 }
 
+/// Parts lie apart as they are.
+macro_rules! plain {
+    () => {
+        type Open = ();
+
+        #[inline(always)]
+        unsafe fn open(_block: *const u8, _to: &mut ()) {}
+    };
+}
+
 macro_rules! q4_k_scales {
     () => {
         const GROUP: usize = 32;
@@ -59,13 +69,13 @@ macro_rules! q4_k_scales {
         }
 
         #[inline(always)]
-        unsafe fn d(block: *const u8) -> f32 {
+        unsafe fn d(block: *const u8) -> u16 {
             // SAFETY: as above.
             unsafe { half(block) }
         }
 
         #[inline(always)]
-        unsafe fn dmin(block: *const u8) -> f32 {
+        unsafe fn dmin(block: *const u8) -> u16 {
             // SAFETY: as above.
             unsafe { half(block.add(2)) }
         }
@@ -75,11 +85,12 @@ macro_rules! q4_k_scales {
 pub(super) struct Q4_K;
 
 impl SuperBlock for Q4_K {
+    plain!();
     const BYTES: usize = 144;
     q4_k_scales!();
 
     #[inline(always)]
-    unsafe fn codes(block: *const u8, part: usize) -> __m256i {
+    unsafe fn codes(block: *const u8, _open: &(), part: usize) -> __m256i {
         // SAFETY: a whole block, and AVX2, by the trait's contract.
         unsafe { field(load(block.add(16 + 32 * (part / 2))), 15, 4 * (part % 2) as i32, 0) }
     }
@@ -88,11 +99,12 @@ impl SuperBlock for Q4_K {
 pub(super) struct Q5_K;
 
 impl SuperBlock for Q5_K {
+    plain!();
     const BYTES: usize = 176;
     q4_k_scales!();
 
     #[inline(always)]
-    unsafe fn codes(block: *const u8, part: usize) -> __m256i {
+    unsafe fn codes(block: *const u8, _open: &(), part: usize) -> __m256i {
         // SAFETY: a whole block, and AVX2, by the trait's contract.
         unsafe {
             let lower = field(load(block.add(48 + 32 * (part / 2))), 15, 4 * (part % 2) as i32, 0);
@@ -104,12 +116,13 @@ impl SuperBlock for Q5_K {
 pub(super) struct Q6_K;
 
 impl SuperBlock for Q6_K {
+    plain!();
     const BYTES: usize = 210;
     const GROUP: usize = 16;
     const OFFSET: i16 = 32;
 
     #[inline(always)]
-    unsafe fn codes(block: *const u8, part: usize) -> __m256i {
+    unsafe fn codes(block: *const u8, _open: &(), part: usize) -> __m256i {
         let (half, part) = (part / 4, part % 4);
         // SAFETY: a whole block, and AVX2, by the trait's contract.
         unsafe {
@@ -126,7 +139,7 @@ impl SuperBlock for Q6_K {
     }
 
     #[inline(always)]
-    unsafe fn d(block: *const u8) -> f32 {
+    unsafe fn d(block: *const u8) -> u16 {
         // SAFETY: as above.
         unsafe { half(block.add(208)) }
     }
@@ -135,12 +148,13 @@ impl SuperBlock for Q6_K {
 pub(super) struct Q3_K;
 
 impl SuperBlock for Q3_K {
+    plain!();
     const BYTES: usize = 110;
     const GROUP: usize = 16;
     const OFFSET: i16 = 4;
 
     #[inline(always)]
-    unsafe fn codes(block: *const u8, part: usize) -> __m256i {
+    unsafe fn codes(block: *const u8, _open: &(), part: usize) -> __m256i {
         // SAFETY: a whole block, and AVX2, by the trait's contract.
         unsafe {
             let lower = field(load(block.add(32 + 32 * (part / 4))), 3, 2 * (part % 4) as i32, 0);
@@ -162,7 +176,7 @@ impl SuperBlock for Q3_K {
     }
 
     #[inline(always)]
-    unsafe fn d(block: *const u8) -> f32 {
+    unsafe fn d(block: *const u8) -> u16 {
         // SAFETY: as above.
         unsafe { half(block.add(108)) }
     }
@@ -171,12 +185,13 @@ impl SuperBlock for Q3_K {
 pub(super) struct Q2_K;
 
 impl SuperBlock for Q2_K {
+    plain!();
     const BYTES: usize = 84;
     const GROUP: usize = 16;
     const MINS: bool = true;
 
     #[inline(always)]
-    unsafe fn codes(block: *const u8, part: usize) -> __m256i {
+    unsafe fn codes(block: *const u8, _open: &(), part: usize) -> __m256i {
         // SAFETY: a whole block, and AVX2, by the trait's contract.
         unsafe { field(load(block.add(16 + 32 * (part / 4))), 3, 2 * (part % 4) as i32, 0) }
     }
@@ -194,13 +209,13 @@ impl SuperBlock for Q2_K {
     }
 
     #[inline(always)]
-    unsafe fn d(block: *const u8) -> f32 {
+    unsafe fn d(block: *const u8) -> u16 {
         // SAFETY: as above.
         unsafe { half(block.add(80)) }
     }
 
     #[inline(always)]
-    unsafe fn dmin(block: *const u8) -> f32 {
+    unsafe fn dmin(block: *const u8) -> u16 {
         // SAFETY: as above.
         unsafe { half(block.add(82)) }
     }
@@ -209,12 +224,13 @@ impl SuperBlock for Q2_K {
 pub(super) struct IQ4_XS;
 
 impl SuperBlock for IQ4_XS {
+    plain!();
     const BYTES: usize = 136;
     const GROUP: usize = 32;
     const SIGNED: bool = true;
 
     #[inline(always)]
-    unsafe fn codes(block: *const u8, part: usize) -> __m256i {
+    unsafe fn codes(block: *const u8, _open: &(), part: usize) -> __m256i {
         // SAFETY: a whole block, and AVX2, by the trait's contract; the table is one register.
         unsafe {
             let table = _mm256_broadcastsi128_si256(load_half(VALUES.as_ptr().cast()));
@@ -238,7 +254,7 @@ impl SuperBlock for IQ4_XS {
     }
 
     #[inline(always)]
-    unsafe fn d(block: *const u8) -> f32 {
+    unsafe fn d(block: *const u8) -> u16 {
         // SAFETY: as above.
         unsafe { half(block) }
     }

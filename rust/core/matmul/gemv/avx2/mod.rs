@@ -9,6 +9,7 @@ mod codebook;
 mod kquants;
 mod small;
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{AHEAD, MultiplyRow, PIECES, Rounded};
@@ -23,6 +24,8 @@ const AT_ONCE: usize = 4;
 
 /// A format of super-blocks. All functions need AVX2 and F16C, and a whole block at `block`.
 trait SuperBlock {
+    /// What is taken out of a block as a whole, before its parts.
+    type Open: Default;
     /// Bytes of a block.
     const BYTES: usize;
     /// Columns that share a scale, 16 or 32.
@@ -36,17 +39,33 @@ trait SuperBlock {
     /// Whether what `codes` gives are the magnitudes of signed codes.
     const MAGNITUDES: bool = false;
 
+    /// Whether codes are looked up in memory.
+    const LOOKS_UP: bool = false;
+
+    /// Takes out what concerns all parts.
+    unsafe fn open(block: *const u8, to: &mut Self::Open);
+
     /// Codes of 32 columns.
-    unsafe fn codes(block: *const u8, part: usize) -> __m256i;
+    unsafe fn codes(block: *const u8, open: &Self::Open, part: usize) -> __m256i;
 
     /// Where codes are signed, bytes with their signs; none is zero unless its code is.
     #[inline(always)]
-    unsafe fn signs(_block: *const u8, _part: usize, codes: __m256i) -> __m256i {
+    unsafe fn signs(_block: *const u8, _open: &Self::Open, _part: usize, codes: __m256i) -> __m256i {
         codes
     }
 
     /// Integer scales of each 16 columns, or, in the lower half, of each 32.
     unsafe fn scales(block: *const u8) -> __m256i;
+
+    /// What every activation is multiplied by because codes are not yet the weights, for each 16 columns.
+    #[inline(always)]
+    unsafe fn shifts(_block: *const u8, scales: __m256i) -> __m256i {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            let wide = if Self::GROUP == 16 { scales } else { each_twice(scales) };
+            _mm256_mullo_epi16(wide, _mm256_set1_epi16(-Self::OFFSET))
+        }
+    }
 
     /// Integer minima of each 16 columns.
     #[inline(always)]
@@ -55,13 +74,16 @@ trait SuperBlock {
         unsafe { _mm256_setzero_si256() }
     }
 
-    /// The scale of the scales.
-    unsafe fn d(block: *const u8) -> f32;
+    /// The scale of the scales is a half times this power of two.
+    const FACTOR: f32 = 1.0;
 
-    /// The scale of the minima.
+    /// The half, in bits.
+    unsafe fn d(block: *const u8) -> u16;
+
+    /// The scale of the minima, a half in bits.
     #[inline(always)]
-    unsafe fn dmin(_block: *const u8) -> f32 {
-        0.0
+    unsafe fn dmin(_block: *const u8) -> u16 {
+        0
     }
 }
 
@@ -114,24 +136,30 @@ unsafe fn halves<const AT: usize>(blocks: *const u8, bytes: usize) -> __m256 {
     }
 }
 
-/// A half-precision number.
+/// A half-precision number's bits.
 ///
 /// # Safety
-/// Two bytes at `at`, F16C.
+/// Two bytes at `at`.
 #[inline(always)]
-unsafe fn half(at: *const u8) -> f32 {
+unsafe fn half(at: *const u8) -> u16 {
     // SAFETY: by this function's contract.
-    unsafe { half_of(at.cast::<u16>().read_unaligned()) }
+    u16::from_le(unsafe { at.cast::<u16>().read_unaligned() })
 }
 
-/// A half-precision number from its bits.
+/// Four half-precision numbers from their bits, times `factor`.
 ///
 /// # Safety
 /// F16C.
 #[inline(always)]
-unsafe fn half_of(bits: u16) -> f32 {
-    // SAFETY: by this function's contract.
-    unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+unsafe fn widen_halves(bits: [u16; AT_ONCE], factor: f32) -> [f32; AT_ONCE] {
+    let [a, b, c, d] = bits.map(u64::from);
+    // SAFETY: by this function's contract; four numbers are one register.
+    unsafe {
+        let halves = _mm_cvtsi64_si128((a | b << 16 | c << 32 | d << 48) as i64);
+        let mut widened = [0.0; AT_ONCE];
+        _mm_storeu_ps(widened.as_mut_ptr(), _mm_mul_ps(_mm_cvtph_ps(halves), _mm_set1_ps(factor)));
+        widened
+    }
 }
 
 /// For each of 32 bits a byte, all ones where it is set.
@@ -188,9 +216,8 @@ unsafe fn word(at: *const u8) -> u32 {
 unsafe fn nibbles(at: *const u8) -> __m256i {
     // SAFETY: by this function's contract.
     unsafe {
-        let bytes = load_half(at);
-        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
-        _mm256_and_si256(both, _mm256_set1_epi8(15))
+        let both = _mm256_broadcastsi128_si256(load_half(at));
+        _mm256_and_si256(_mm256_srlv_epi64(both, _mm256_setr_epi64x(0, 0, 4, 4)), _mm256_set1_epi8(15))
     }
 }
 
@@ -225,106 +252,175 @@ fn totals(parts: &[__m256i; AT_ONCE]) -> [f32; AT_ONCE] {
     }
 }
 
-/// Which bytes of 8 scales go to the lanes of a part: one scale for each half of it.
-const LANES_16: [[u8; 32]; 4] = {
+/// Which bytes of four scales, each twice, go to the lanes of a part: one for all.
+const LANES_32: [[u8; 32]; 4] = lanes(4, 1);
+/// Which bytes of 8 scales go to the lanes of a part: one for each half of it.
+const LANES_16: [[u8; 32]; 4] = lanes(2, 2);
+
+/// Bytes of scales that take `bytes` each, of which each of four parts has `count`.
+const fn lanes(bytes: usize, count: usize) -> [[u8; 32]; 4] {
     let mut lanes = [[0; 32]; 4];
     let mut i = 0;
     while i < 128 {
-        lanes[i / 32][i % 32] = (4 * (i / 32) + 2 * (i % 32 / 16) + i % 2) as u8;
+        let scale = count * (i / 32) + i % 32 * count / 32;
+        lanes[i / 32][i % 32] = (bytes * scale + i % bytes) as u8;
         i += 1;
     }
     lanes
-};
+}
 
-/// As [`LANES_16`], one scale for the whole of a part.
-const LANES_32: [[u8; 32]; 8] = {
-    let mut lanes = [[0; 32]; 8];
-    let mut i = 0;
-    while i < 256 {
-        lanes[i / 32][i % 32] = (2 * (i / 32) + i % 2) as u8;
-        i += 1;
+/// Scales as [`part`] takes them: those of the first four parts and of the others, both halves alike.
+#[inline(always)]
+fn spread<F: SuperBlock>(scales: __m256i) -> [__m256i; 2] {
+    // SAFETY: every caller has AVX2 enabled.
+    unsafe {
+        let [low, high] = if F::GROUP == 16 {
+            let low = _mm256_permute2x128_si256::<0x00>(scales, scales);
+            [low, _mm256_permute2x128_si256::<0x11>(scales, scales)]
+        } else {
+            let both = _mm256_permute2x128_si256::<0x00>(scales, scales);
+            [_mm256_unpacklo_epi16(both, both), _mm256_unpackhi_epi16(both, both)]
+        };
+        [hidden(low), hidden(high)]
     }
-    lanes
-};
+}
+
+/// As it is, and the compiler does not know where from: of halves that it sees to be alike, it would take out single scales
+/// one by one, with two instructions each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn hidden(mut numbers: __m256i) -> __m256i {
+    // SAFETY: nothing is done.
+    unsafe { asm!("/* {} */", inout(ymm_reg) numbers, options(pure, nomem, nostack, preserves_flags)) };
+    numbers
+}
+
+/// Adds the products of one of [`PARTS`] to `own`.
+///
+/// # Safety
+/// A whole block at `block`, AVX2 and F16C.
+#[inline(always)]
+unsafe fn part<F: SuperBlock, const N: usize>(
+    block: *const u8,
+    open: &F::Open,
+    part: usize,
+    scales: &[__m256i; 2],
+    x: &[&Rounded; N],
+    own: &mut [__m256i; N],
+) {
+    // SAFETY: by this function's contract; masks are one register each.
+    unsafe {
+        if F::LOOKS_UP {
+            // One part after another: the compiler would look up points of all of them first, and run out of registers.
+            asm!("", options(nostack, preserves_flags));
+        }
+        let lanes = if F::GROUP == 16 { &LANES_16 } else { &LANES_32 };
+        let lanes = _mm256_loadu_si256(lanes[part % 4].as_ptr().cast());
+        let scales = _mm256_shuffle_epi8(scales[part / 4], lanes);
+        let codes = F::codes(block, open, part);
+        let signs = F::signs(block, open, part, codes);
+        let codes = if F::SIGNED && !F::MAGNITUDES { _mm256_abs_epi8(codes) } else { codes };
+        for n in 0..N {
+            let products = products(codes, signs, F::SIGNED, x[n], part);
+            own[n] = _mm256_add_epi32(own[n], _mm256_madd_epi16(products, scales));
+        }
+    }
+}
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn super_blocks<F: SuperBlock, const N: usize>(row: &[u8], x: &[Rounded], slabs: usize, sums: &mut [f32]) {
     // A copy, so that sums stay in registers.
     let (to, mut sums) = (sums, [0.0; N]);
     assert!(row.len() == slabs * F::BYTES && x.len() == N * slabs);
-    for first in (0..slabs).step_by(AT_ONCE) {
-        let count = AT_ONCE.min(slabs - first);
-        let blocks = row[first * F::BYTES..].as_ptr();
+    let mut open: [F::Open; AT_ONCE] = Default::default();
+    let (mut blocks, mut x) = (row.as_ptr(), x.as_ptr());
+    for _ in 0..slabs / AT_ONCE {
+        // SAFETY: as many blocks and slabs are left, and AVX2, FMA and F16C are enabled.
+        unsafe {
+            sums = some_blocks::<F, N, AT_ONCE>(blocks, x, slabs, &mut open, sums);
+            (blocks, x) = (blocks.add(AT_ONCE * F::BYTES), x.add(AT_ONCE));
+        }
+    }
+    for _ in 0..slabs % AT_ONCE {
+        // SAFETY: as above.
+        unsafe {
+            sums = some_blocks::<F, N, 1>(blocks, x, slabs, &mut open, sums);
+            (blocks, x) = (blocks.add(F::BYTES), x.add(1));
+        }
+    }
+    to.copy_from_slice(&sums);
+}
+
+/// `sums` and the products of `COUNT` blocks with each of `N` rows of activations, `slabs` apart.
+///
+/// # Safety
+/// There are `COUNT` blocks, and as many slabs of each row from `x` on; AVX2, FMA and F16C.
+#[inline(always)]
+unsafe fn some_blocks<F: SuperBlock, const N: usize, const COUNT: usize>(
+    blocks: *const u8,
+    x: *const Rounded,
+    slabs: usize,
+    open: &mut [F::Open; AT_ONCE],
+    mut sums: [f32; N],
+) -> [f32; N] {
+    let x = |n: usize, s: usize| {
+        // SAFETY: by this function's contract.
+        unsafe { &*x.add(n * slabs + s) }
+    };
+    // SAFETY: by this function's contract.
+    unsafe {
         let mut whole = [[_mm256_setzero_si256(); AT_ONCE]; N];
         let mut mins = [[_mm256_setzero_si256(); AT_ONCE]; N];
-        for s in 0..count {
-            // SAFETY: there are `count` blocks.
-            let block = unsafe { blocks.add(s * F::BYTES) };
+        let (mut d, mut dmin) = ([0; AT_ONCE], [0; AT_ONCE]);
+        // All are opened first: what this leaves in memory is there by the time when it is read.
+        for s in 0..COUNT {
+            let block = blocks.add(s * F::BYTES);
             prefetch(block.wrapping_add(AHEAD), F::BYTES);
-            let x: [&Rounded; N] = {
-                let mut own = [&x[0]; N];
+            F::open(block, &mut open[s]);
+            (d[s], dmin[s]) = (F::d(block), F::dmin(block));
+        }
+        for s in 0..COUNT {
+            let block = blocks.add(s * F::BYTES);
+            let scales = F::scales(block);
+            let mut own = [_mm256_setzero_si256(); N];
+            if F::OFFSET != 0 {
+                let shifts = F::shifts(block, scales);
                 for n in 0..N {
-                    own[n] = &x[n * slabs + first + s];
+                    own[n] = _mm256_madd_epi16(shifts, load16(&x(n, s).sums));
                 }
-                own
-            };
-            // SAFETY: a whole block, and AVX2 and F16C are enabled; masks are one register each.
-            unsafe {
-                let scales = F::scales(block);
-                let low = _mm256_permute2x128_si256::<0x00>(scales, scales);
-                let high = _mm256_permute2x128_si256::<0x11>(scales, scales);
-                let mut own = [_mm256_setzero_si256(); N];
-                if F::OFFSET != 0 {
-                    // What the offset adds to every code, taken off.
-                    let wide = if F::GROUP == 16 { scales } else { each_twice(scales) };
-                    let shift = _mm256_mullo_epi16(wide, _mm256_set1_epi16(-F::OFFSET));
-                    for n in 0..N {
-                        own[n] = _mm256_madd_epi16(shift, load16(&x[n].sums));
-                    }
-                }
-                for part in 0..PARTS {
-                    let scales = if F::GROUP == 16 {
-                        let lanes = _mm256_loadu_si256(LANES_16[part % 4].as_ptr().cast());
-                        _mm256_shuffle_epi8(if part < 4 { low } else { high }, lanes)
-                    } else {
-                        _mm256_shuffle_epi8(low, _mm256_loadu_si256(LANES_32[part].as_ptr().cast()))
-                    };
-                    let codes = F::codes(block, part);
-                    let signs = F::signs(block, part, codes);
-                    let codes = if F::SIGNED && !F::MAGNITUDES { _mm256_abs_epi8(codes) } else { codes };
-                    for n in 0..N {
-                        let products = products(codes, signs, F::SIGNED, x[n], part);
-                        own[n] = _mm256_add_epi32(own[n], _mm256_madd_epi16(products, scales));
-                    }
-                }
+            }
+            let scales = spread::<F>(scales);
+            let mut own_x = [x(0, s); N];
+            for n in 1..N {
+                own_x[n] = x(n, s);
+            }
+            macro_rules! parts {
+                ($($part:literal)+) => { $(part::<F, N>(block, &open[s], $part, &scales, &own_x, &mut own);)+ };
+            }
+            parts!(0 1 2 3 4 5 6 7);
+            for n in 0..N {
+                whole[n][s] = own[n];
+            }
+            if F::MINS {
+                let own = F::mins(block);
                 for n in 0..N {
-                    whole[n][s] = own[n];
-                }
-                if F::MINS {
-                    let own = F::mins(block);
-                    for n in 0..N {
-                        mins[n][s] = _mm256_madd_epi16(own, load16(&x[n].sums));
-                    }
+                    mins[n][s] = _mm256_madd_epi16(own, load16(&x(n, s).sums));
                 }
             }
         }
+        let (d, dmin) = (widen_halves(d, F::FACTOR), widen_halves(dmin, -1.0));
         for n in 0..N {
             let (whole, mins) = (totals(&whole[n]), if F::MINS { totals(&mins[n]) } else { [0.0; AT_ONCE] });
-            for s in 0..count {
-                let x = x[n * slabs + first + s].d[0];
-                // SAFETY: there are `count` blocks, and F16C is enabled.
-                let (d, dmin) = unsafe {
-                    let block = blocks.add(s * F::BYTES);
-                    (F::d(block), F::dmin(block))
-                };
-                sums[n] = (d * x).mul_add(whole[s], sums[n]);
+            for s in 0..COUNT {
+                let x = x(n, s).d[0];
+                sums[n] = (d[s] * x).mul_add(whole[s], sums[n]);
                 if F::MINS {
-                    sums[n] = (-dmin * x).mul_add(mins[s], sums[n]);
+                    sums[n] = (dmin[s] * x).mul_add(mins[s], sums[n]);
                 }
             }
         }
     }
-    to.copy_from_slice(&sums);
+    sums
 }
 
 /// Eight numbers of 16 bits in the lower half, each twice.
