@@ -110,6 +110,27 @@ def test_experts_have_hessians_of_their_own(tmp_path: Path) -> None:
     assert sum(one.tokens for one in own) == tokens.size * model.hyper.number("expert_used_count", 0)
 
 
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_hessians_are_those_of_the_inputs(name: str, tmp_path: Path) -> None:
+    # Layers of one case begin with a norm, those of the other read the states themselves.
+    case = RUNTIME_CASES[name]
+    model = open_model(write(case, tmp_path), pre=case.pre)
+    tokens = np.random.default_rng(2).integers(0, model.n_vocab, size=(70, 64))
+    file = collect_hessians(model, tokens, tmp_path / "h.safetensors", Origin.of(model, TEXT, tokens))
+    seen: dict[str, np.ndarray] = {}
+
+    def hook(weight: str, x: np.ndarray, ids: np.ndarray | None) -> None:
+        seen[weight] = seen.get(weight, 0) + x.astype(np.float64).T @ x
+
+    h = model.embed(tokens)
+    for layer in range(model.n_layer):
+        h = model.block(layer)(h, hook)
+    assert seen
+    for weight, expected in seen.items():
+        # Sums of 4480 products in float32 over 256 at a time.
+        np.testing.assert_allclose(file.moments(weight)[0].hessian, expected, rtol=1e-4, atol=1e-6 * expected.max())
+
+
 def test_one_changed_weight_makes_another_model(collected: tuple[Path, Origin], tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(MODEL, copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -20,6 +21,8 @@ from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.work import WorkFile
 from ggquant.runtime import open_model
 from ggquant.runtime.weights import as_float32, read_tensor
+from runtime_cases import RUNTIME_CASES
+from tiny_checkpoints import write
 
 MODEL = Path(__file__).parents[1] / "data" / "tinylm"
 TOKENS = np.random.default_rng(1).integers(5, 4000, size=(4, 96))
@@ -200,3 +203,22 @@ def test_the_result_is_the_same_on_every_machine() -> None:
         assert process.returncode == 0, error
         digests.append(out)
     assert len(digests) >= 2 and len(set(digests)) == 1
+
+
+def test_the_command_writes_the_same_file_with_any_threads_and_instruction_set(tmp_path: Path) -> None:
+    case = RUNTIME_CASES["qwen3moe"]
+    model = write(case, tmp_path / "model")
+    text = tmp_path / "text.txt"
+    # Three groups of chunks: with two threads two of them go through a layer at the same time.
+    words = np.random.default_rng(7).integers(100, 999, size=7000)
+    text.write_text(" ".join(map(str, words)), "utf-8")
+    digests = set()
+    for isa, threads in (("scalar", "1"), (gg.isa(), "2")):
+        out = tmp_path / f"{isa}{threads}.gguf"
+        command = [sys.executable, "-m", "ggquant", "quantize", str(model), str(out), "Q4_0", "--method", "gptq", "-q",
+                   "--calibration", str(text), "-c", "64", "--chunks", "80", "--threads", threads]  # fmt: skip
+        command += ["--pre", case.pre] if case.pre else []
+        done = subprocess.run(command, env={**os.environ, "GGQUANT_ISA": isa}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        digests.add(hashlib.sha256(out.read_bytes()).hexdigest())
+    assert len(digests) == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggquant.cli import render
-from ggquant.cli.method import is_sequential, pass_progress
+from ggquant.cli.method import is_sequential, pass_progress, show_needs
 from ggquant.cli.outcome import say_warning
 from ggquant.cli.progress import conversion_progress
 from ggquant.cli.text import parse_size, printable, size
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ggquant.export.calibrated import Calibration
     from ggquant.export.run import ExportReport
     from ggquant.export.scheme import Scheme
-    from ggquant.layerwise.convert import LayerwiseProgress
+    from ggquant.layerwise.watch import LayerwiseProgress
 
 _method = partial(typer.Option, rich_help_panel="Methods")
 
@@ -171,7 +171,7 @@ def _calibration(
         raise UsageError(f"--damp {damp}: a number of at least 0 is needed")
     made = Calibration(
         tuple(texts or ()), chunks, context, seed, 0.03, act_order, is_sequential(sequential, hessians), hessians, pre,
-        progress,
+        None if progress is None else show_needs, progress,
     )  # fmt: skip
     return made if damp is None else replace(made, damp=damp)
 

@@ -12,7 +12,7 @@ import typer
 from ggquant.cli import render
 from ggquant.cli.outcome import say_warning
 from ggquant.cli.progress import layer_progress
-from ggquant.cli.text import parse_size, printable, size
+from ggquant.cli.text import duration, parse_size, printable, size
 from ggquant.errors import UsageError
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _show_preflight(run: Run) -> None:
     hidden = f"{size(needs.hidden_bytes)} of hidden states in a file" if needs.spills else "hidden states included"
     print(
         f"{run.model.arch}, {run.model.n_layer} layers: about {size(needs.memory_bytes)} of memory "
-        f"({size(needs.block_bytes)} for a layer; {hidden}), about {_duration(needs.seconds)}"
+        f"({size(needs.block_bytes)} for a layer; {hidden}), about {duration(needs.seconds)}"
     )
 
 
@@ -257,9 +257,3 @@ def _show_statistics(files: list[Path], context: int, *, json_output: bool) -> N
     averages = [(str(a.layer), f"{a.total:.2f}", f"{100 * a.outliers:.4f}%", f"{a.similarity:.4f}") for a in layers]
     headers = ("Layer", "μΣ(Act²)", "μZD", "μCosSim")
     out.print(render.table(headers, averages, right=headers))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

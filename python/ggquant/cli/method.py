@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from ggquant.cli import render
 from ggquant.cli.progress import conversion_progress
-from ggquant.cli.text import printable, size
+from ggquant.cli.text import duration, printable, size
 from ggquant.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from ggquant.layerwise.convert import LayerwiseProgress, LayerwiseReport
+    from ggquant.layerwise.convert import LayerwiseReport
+    from ggquant.layerwise.needs import Needs
     from ggquant.layerwise.options import Method
     from ggquant.layerwise.report import FoldReport
+    from ggquant.layerwise.watch import LayerwiseProgress
     from ggquant.methods.solver import Effort
     from ggquant.pipeline import ConversionReport
     from ggquant.policy import Options
@@ -81,6 +83,7 @@ def solve(
             threads=threads,
             overwrite=overwrite,
             resume=resume,
+            starting=None if quiet else show_needs,
             solving=solving,
             writing=writing,
         )
@@ -105,30 +108,63 @@ def is_sequential(asked: bool | None, hessians: Path | None) -> bool:
     return hessians is None if asked is None else asked
 
 
+def show_needs(needs: Needs) -> None:
+    """Says what a pass over the layers takes, before it starts."""
+    disk = f"{size(needs.disk_bytes)} of disk space"
+    if needs.hessian_bytes:
+        disk += f", {size(needs.hessian_bytes)} for the Hessians"
+    print(
+        f"{needs.chunks} chunks of {needs.context} tokens: about {duration(needs.seconds)}, "
+        f"{size(needs.memory_bytes)} of memory, {disk}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 @contextmanager
 def pass_progress(*, quiet: bool) -> Iterator[Callable[[LayerwiseProgress], None] | None]:
-    """Shows where the pass is: rewriting one line on a terminal, a line for each layer elsewhere."""
+    """Shows where the pass is: a bar on a terminal, a line for each layer elsewhere."""
     if quiet:
         yield None
         return
-    live = sys.stderr.isatty()
-    last = -2
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    def show(at: LayerwiseProgress) -> None:
-        nonlocal last
-        if not live and at.layer == last:
-            return
-        last = at.layer
-        left = f"  {at.seconds / at.done * (at.total - at.done):.0f} s left" if at.done else ""
-        gain = "" if at.gain is None else f"  loss x{at.gain:.2f}"
-        line = f"{at.done}/{at.total} tensors  {printable(at.tensor)}{gain}{left}"
-        print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = -2
 
-    try:
-        yield show
-    finally:
-        if live and last != -2:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        def line(at: LayerwiseProgress) -> None:
+            nonlocal last
+            if at.layer != last:
+                last = at.layer
+                print(f"{at.share:4.0%}  {_left(at)}  {_described(at)}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.percentage:>3.0f}%"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0, left="")
+        yield lambda at: bar.update(task, completed=at.share, left=_left(at), description=_described(at))
+
+
+def _left(at: LayerwiseProgress) -> str:
+    return f"{duration(at.left)} left"
+
+
+def _described(at: LayerwiseProgress) -> str:
+    """Counts of tensors and layers, what is next, and what became of the tensor before it."""
+    layer = f"  layer {at.layer + 1}/{at.n_layer}" if 0 <= at.layer < at.n_layer else ""
+    text = f"{at.done}/{at.total} tensors{layer}  {printable(at.tensor)}"
+    if at.before is None or at.after is None:
+        return text
+    gain = f" (x{at.after / at.before:.2f})" if at.before else ""
+    return f"{text}  last loss {at.before:.3g} -> {at.after:.3g}{gain}"
 
 
 def _show(report: LayerwiseReport) -> None:

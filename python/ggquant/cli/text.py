@@ -18,6 +18,13 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.0f} {_UNITS[unit]}" if unit == 0 else f"{nbytes:.3g} {_UNITS[unit]}"
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it: `75 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def printable(text: str) -> str:
     """`text` with control characters escaped: a name from a file must not drive the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +19,19 @@ from ggquant.export.layouts import Bytes, Codes, float_bytes
 from ggquant.export.places import Place, by_place, places
 from ggquant.export.scheme import Scheme
 from ggquant.export.solve import Grids, GroupPass, GroupStoring, SolvedGroups, converted_norm, norm_to_store
-from ggquant.layerwise.convert import LayerwiseProgress, calibration_tokens, stored_hessians
+from ggquant.layerwise.convert import calibration_tokens, stored_hessians
+from ggquant.layerwise.cost import Cost, solving_cost
 from ggquant.layerwise.folds import places as scalable
+from ggquant.layerwise.hessians import disk_need
+from ggquant.layerwise.needs import Needs, memory_needs
 from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.scaled import changed_tensors, check_same, find_scales, scaled_model
+from ggquant.layerwise.watch import LayerwiseProgress, Watch
 from ggquant.methods.solver import IntegerGroups
 from ggquant.model import SourceTensor
 from ggquant.runtime import RunnableModel, open_model
+from ggquant.runtime.memory import work_rate
 from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.sources import load_model
 from ggquant.tensor import QuantizedTensor
@@ -52,6 +57,7 @@ class Calibration:
         hessians: a file of Hessians to solve with; where there is none, they are collected into it first. They are
             those of the model as it was, so that `sequential` must be false.
         pre: name of the pre-tokenizer, where it cannot be found.
+        starting: told what it takes, before anything is done.
         progress: told where the pass stands.
     """
 
@@ -64,7 +70,8 @@ class Calibration:
     sequential: bool = True
     hessians: str | os.PathLike[str] | None = None
     pre: str | None = None
-    progress: Callable[[LayerwiseProgress], object] | None = field(default=None, compare=False)
+    starting: Callable[[Needs], object] | None = field(default=None, compare=False, repr=False)
+    progress: Callable[[LayerwiseProgress], object] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -160,41 +167,78 @@ class ModulePass:
             earlier: by GGUF name, what an earlier run solved; it does not come again.
             resume: keep what is done of a file of Hessians when the run fails, and go on from what an earlier one left.
         """
-        started, solved, last = time.monotonic(), 0, None
-
-        def tell(layer: int, name: str) -> None:
-            if self._how.progress is not None:
-                spent = time.monotonic() - started
-                total = len(self._grids.scale_types)
-                self._how.progress(LayerwiseProgress(layer, self._model.n_layer, name, solved, total, last, spent))
-
+        known = [name for name in self._grids.scale_types if name in earlier]
+        total = len(self._grids.scale_types)
+        watch = Watch(self._how.progress, self._model.n_layer, self._cost(known), self._rate, len(known), total)
         stored = None
         if self._how.hessians is not None:
             path = Path(self._how.hessians)
-            stored = stored_hessians(self._model, self._text, self.tokens, path, resume=resume, progress=tell)
+            stored = stored_hessians(self._model, self._text, self.tokens, path, resume=resume, progress=watch.hessians)
         model = self._model
         if self._options.awq:
-            model = self._scaled(tell)
+            model = self._scaled(watch.scales)
             for tensor in changed_tensors(model, self._model):
                 place = self._norms.get(tensor.name)
                 if place is not None and tensor.name not in earlier:
                     values = norm_to_store(place.source, as_float32(read_tensor(tensor)))
                     yield ChangedTensor(place.stored.name, float_bytes(values, place.stored.dtype))
-        work = GroupPass(model, self.tokens, self._grids, self._options, tell, earlier, stored)
+        work = GroupPass(model, self.tokens, self._grids, self._options, watch.next, earlier, stored)
         filling: dict[str, _Filling] = {}
         for one in work.run():
             if one.name in earlier:
                 continue
             if not isinstance(one, SolvedGroups):
                 raise AssertionError("a pass over groups solves into groups")
-            solved += 1
-            last = one.report.solved / one.report.rounded if one.report.rounded else None
+            watch.solved(one.report)
             for place in self._places[one.name]:
                 module = place.stored.name.removesuffix(".weight")
                 made = filling.setdefault(module, self._empty(place.stored))
                 _fill(made, place, one)
                 if not made.missing:
                     yield SolvedModule(module, filling.pop(module).codes, one.report)
+
+    def preflight(self, nbytes: int, folder: Path) -> None:
+        """Tells what the pass takes, and refuses what the machine has no room for.
+
+        Args:
+            nbytes: of the output.
+            folder: where it goes.
+
+        Raises:
+            UsageError: less memory or disk space is free than needed.
+        """
+        formats, (chunks, context) = self._stand_ins(), self.tokens.shape
+        needs = Needs(
+            chunks=chunks,
+            context=context,
+            memory_bytes=memory_needs(self._model, chunks, context, formats, self._options),
+            disk_bytes=nbytes,
+            hessian_bytes=disk_need(self._model) if self._collects() else 0,
+            seconds=self._cost(()).total / self._rate,
+        )
+        needs.check(self._model.path, folder)
+        if self._how.starting is not None:
+            self._how.starting(needs)
+
+    def _cost(self, done: Collection[str]) -> Cost:
+        stored = self._how.hessians is not None
+        # Groups of integers take no descent.
+        options = replace(self._options, effort="fast")
+        return solving_cost(
+            self._model, self.tokens.size, self._stand_ins(), options,
+            stored=stored, collects=self._collects(), done=done,
+        )  # fmt: skip
+
+    def _stand_ins(self) -> dict[str, str]:
+        """The block format that is most like groups of integers, for each weight."""
+        return dict.fromkeys(self._grids.scale_types, "Q4_0")
+
+    def _collects(self) -> bool:
+        return self._how.hessians is not None and not Path(self._how.hessians).exists()
+
+    @cached_property
+    def _rate(self) -> float:
+        return work_rate(self._model)
 
     def _scaled(self, tell: Callable[[int, str], None]) -> RunnableModel:
         """The model with AWQ's scales, which norms and the rows of solved modules take up."""

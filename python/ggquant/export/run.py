@@ -184,6 +184,8 @@ def export_checkpoint(
         files = {tensor.file for tensor in stored.values()} | ({str(source)} if like is not None else set())
         tag = _fingerprint((json.dumps(settings), repr(facts)), tokens, sorted(files))
     run = _Run(to, stored, planned, blocks, threads, progress, started)
+    if solver is not None:
+        solver.preflight(run.total, target.absolute().parent)
     with new_folder(target, overwrite=overwrite, tag=tag) as folder:
         _copy_files(like_folder, folder)
         _write_json(folder / "config.json", settings)

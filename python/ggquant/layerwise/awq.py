@@ -64,7 +64,7 @@ def fold_scales(
     found = places(model, formats, changeable)
     storing = _GGUFStoring(formats, options)
     earlier, scales = of_solved(found, work.done), []
-    for one in find_scales(model, tokens, found, storing, lambda at, name: progress(at, f"scales of {name}"), earlier):
+    for one in find_scales(model, tokens, found, storing, progress, earlier):
         if one.place.readers[0] not in earlier:
             work.add(as_solved(one))
         scales.append(one)

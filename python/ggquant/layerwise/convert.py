@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from ggquant.calibration import CalibrationText, cut, default_text, read_texts
 from ggquant.errors import FileError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix
 from ggquant.layerwise.awq import fold_scales
-from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_model
-from ggquant.layerwise.needs import check_memory, memory_needs
+from ggquant.layerwise.cost import solving_cost
+from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_model, disk_need
+from ggquant.layerwise.needs import Needs, memory_needs
 from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import FoldReport, TensorReport
 from ggquant.layerwise.solve import solve_model
+from ggquant.layerwise.watch import LayerwiseProgress, Watch
 from ggquant.layerwise.work import WorkFile
 from ggquant.metadata import MetaValue
 from ggquant.pipeline import ConversionReport
@@ -29,33 +32,12 @@ from ggquant.policy import Options
 from ggquant.progress import Progress
 from ggquant.runtime import RunnableModel, open_model
 from ggquant.runtime.backward import without_gradients
+from ggquant.runtime.memory import work_rate
 from ggquant.tokenizing import Tokenizer
 
 Source = str | os.PathLike[str]
 
 _FLOATS = ("F32", "F16", "BF16")
-
-
-@dataclass(frozen=True)
-class LayerwiseProgress:
-    """Where the pass over the layers stands.
-
-    Attributes:
-        layer: the layer being solved; -1 for the embedding, `n_layer` for the output matrix.
-        n_layer: number of layers.
-        tensor: the tensor that is next.
-        done, total: tensors solved, and to be solved.
-        gain: loss of the tensor solved last relative to that of weighted rounding; None before the first.
-        seconds: time since the start.
-    """
-
-    layer: int
-    n_layer: int
-    tensor: str
-    done: int
-    total: int
-    gain: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -105,6 +87,7 @@ def quantize_by_gptq(
     threads: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    starting: Callable[[Needs], object] | None = None,
     solving: Callable[[LayerwiseProgress], object] | None = None,
     writing: Callable[[Progress], object] | None = None,
 ) -> LayerwiseReport:
@@ -122,10 +105,11 @@ def quantize_by_gptq(
             into it first. They are those of the model as it was: `method` is taken as `LayerwiseOptions.with_file`
             changes it.
         resume: keep solved tensors when the run fails or is interrupted, and go on from those that an earlier one left.
+        starting: told what it takes, before anything is done.
         solving, writing: told of progress.
 
     Raises:
-        UsageError: too little text, too little memory, arguments that cannot be right.
+        UsageError: too little text, too little memory or disk space, arguments that cannot be right.
         UnsupportedError: an effort that takes gradients, of a model that has none.
         NonFiniteError: weights or activations that are not finite.
         FileError: the output exists, or the system refused a read or a write.
@@ -157,46 +141,45 @@ def quantize_by_gptq(
     target = Path(dst) if dst is not None else pipeline.default_output(src, plan.variant)
     if target.exists() and not overwrite:
         raise FileError(f"{target}: exists already; --overwrite replaces it", file=str(target))
-    need = memory_needs(model, len(tokens), tokens.shape[1], formats, chosen)
-    check_memory(need, str(src))
     if hessians is not None and target.resolve() == Path(hessians).resolve():
         raise UsageError(f"{target}: the output cannot be the file of Hessians", file=str(target))
-    stored: HessianFile | None = None
-    if hessians is not None:
-
-        def collecting(layer: int, name: str) -> None:
-            if solving is not None:
-                spent = time.monotonic() - started
-                solving(
-                    LayerwiseProgress(
-                        layer, model.n_layer, f"Hessian of {name}" if layer >= 0 else name, 0, len(formats), None, spent
-                    )
-                )
-
-        stored = stored_hessians(model, text, tokens, Path(hessians), resume=resume, progress=collecting)
+    collects = hessians is not None and not Path(hessians).exists()
+    rate = work_rate(model)
+    cost = partial(solving_cost, model, tokens.size, formats, chosen, stored=hessians is not None, collects=collects)
+    blocks = sum(tensor.nbytes for tensor in plan.tensors if tensor.name in formats)
+    needs = Needs(
+        chunks=len(tokens),
+        context=context,
+        memory_bytes=memory_needs(model, len(tokens), context, formats, chosen),
+        disk_bytes=plan.total_bytes + blocks,
+        hessian_bytes=disk_need(model) if collects else 0,
+        seconds=cost().total / rate,
+    )
+    needs.check(str(src), target.absolute().parent)
+    if starting is not None:
+        starting(needs)
     work = WorkFile(target, _fingerprint(model, text, tokens, formats, chosen), resume=resume)
     try:
-        last: float | None = None
-
-        def tell(layer: int, name: str) -> None:
-            if solving is not None:
-                now = time.monotonic() - started
-                done = len(formats.keys() & work.done)
-                solving(LayerwiseProgress(layer, model.n_layer, name, done, len(formats), last, now))
-
         earlier = dict(work.done)
+        known = formats.keys() & earlier
+        watch = Watch(solving, model.n_layer, cost(done=known), rate, len(known), len(formats))
+        stored: HessianFile | None = None
+        if hessians is not None:
+            stored = stored_hessians(model, text, tokens, Path(hessians), resume=resume, progress=watch.hessians)
         solving_model, folds = model, []
         if chosen.awq:
             unquantized = {t.name for t in plan.tensors if t.format == "F32"}
-            folded = fold_scales(model, tokens, formats, unquantized, chosen, work, tell)
+            folded = fold_scales(model, tokens, formats, unquantized, chosen, work, watch.scales)
             solving_model, folds = folded.model, folded.reports
             for one in folded.stored:
                 if one.name not in earlier:
                     work.add(one)
-        for solved in solve_model(solving_model, tokens, formats, chosen, tell, earlier, stored):
+        for solved in solve_model(
+            solving_model, tokens, formats, chosen, watch.next, earlier, stored, gradients=watch.gradients
+        ):
             if solved.name not in earlier:
                 work.add(solved)
-            last = solved.report.solved / solved.report.weighted if solved.report.weighted else None
+                watch.solved(solved.report)
         reports = [solved.report for solved in work.done.values() if solved.name in formats]
         matrix = Imatrix(
             {**stand_in.entries, **{s.name: s.importance for s in work.done.values() if s.importance is not None}},

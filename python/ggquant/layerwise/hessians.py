@@ -25,10 +25,10 @@ import numpy.typing as npt
 from ggquant.calibration import CalibrationText
 from ggquant.errors import FileError, UsageError
 from ggquant.file_digest import add_file
-from ggquant.layerwise.inputs import Stage, stages
+from ggquant.layerwise.inputs import Input, Stage, likely_stages, seen_through, stages
 from ggquant.layerwise.moments import Moments
+from ggquant.runtime import Block
 from ggquant.runtime.block import GROUP_TOKENS
-from ggquant.runtime.linear import Hook
 from ggquant.runtime.model import RunnableModel
 
 Floats = npt.NDArray[np.float32]
@@ -38,9 +38,6 @@ _VERSION = "1"
 
 #: Headers longer than this are not read.
 _LONGEST_HEADER = 100_000_000
-
-#: Roles whose weights read the same input, for the need of disk space before anything has run.
-_SHARED = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"), ("ffn_gate_exps", "ffn_up_exps"))
 
 _Entry = dict[str, Any]
 
@@ -174,16 +171,12 @@ class HessianFile:
 
 def disk_need(model: RunnableModel) -> int:
     """Bytes of a file of Hessians, at most: weights that turn out to share an input in other ways share its Hessian."""
-    total, seen = 0, set()
-    for tensor in model.source.tensors:
-        prefix, _, role = tensor.name.removesuffix(".weight").rpartition(".")
-        if len(tensor.shape) < 2 or not (prefix.startswith("blk.") or tensor.name == model.output_name):
-            continue
-        group = next((group[0] for group in _SHARED if role in group), role)
-        if (prefix, group) not in seen:
-            seen.add((prefix, group))
-            experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
-            total += 2 * experts * tensor.shape[-1] * (tensor.shape[-1] + 1)
+    total = 0
+    layers = [model.block_tensors(layer) for layer in range(model.n_layer)]
+    for tensors in [*layers, [model.tensor(model.output_name)]]:
+        for names in likely_stages(tensors):
+            shape = model.tensor(names[0]).shape
+            total += 2 * (shape[0] if len(shape) == 3 else 1) * shape[-1] * (shape[-1] + 1)
     return total + _room(model)
 
 
@@ -231,10 +224,7 @@ def collect_hessians(
             tell(layer, found[0].names[0] if found else "")
             done = part.has(stage.names[0] for stage in found)
             sums = {} if done else {stage.names[0]: _empty(model, stage) for stage in found}
-            hook = _adding(sums)
-            for start in range(0, len(tokens), step):
-                group = np.ascontiguousarray(states[start : start + step])
-                states[start : start + step] = block(group, hook)
+            _collect(model, block, states, sums, step)
             for stage in found:
                 if not done:
                     part.add(stage, sums.pop(stage.names[0]))
@@ -253,14 +243,18 @@ def collect_hessians(
     return HessianFile(path, origin)
 
 
-def _adding(sums: Mapping[str, list[Moments]]) -> Hook:
-    """A hook that adds the inputs of weights to their moments, those of each expert apart."""
+def _collect(model: RunnableModel, block: Block, states: Floats, sums: Mapping[str, list[Moments]], step: int) -> None:
+    """Takes all chunks through a layer, and adds the inputs of its weights to their moments."""
 
-    def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
-        if name in sums and len(x):
-            sums[name][0 if ids is None else int(ids[0])].add(x)
+    def run(start: int) -> list[Input]:
+        part = states[start : start + step]
+        return seen_through(block, part, sums, out=part)
 
-    return hook
+    def add(seen: list[Input]) -> None:
+        for one in seen:
+            sums[one.name][max(one.expert, 0)].add(one.x)
+
+    model.side_by_side(run, range(0, len(states), step), add)
 
 
 def digest_of_model(model: RunnableModel) -> str:

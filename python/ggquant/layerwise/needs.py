@@ -1,13 +1,16 @@
-"""Memory that solving a model takes, from headers."""
+"""What solving a model takes, from headers: memory, disk space, time."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggquant.errors import UsageError
 from ggquant.layerwise.fisher import ROW_LIMIT
-from ggquant.runtime.memory import free_bytes, requirements
+from ggquant.runtime.memory import BASE_BYTES, free_bytes, requirements
 from ggquant.runtime.model import RunnableModel
 
 if TYPE_CHECKING:
@@ -17,8 +20,53 @@ if TYPE_CHECKING:
 KEPT_BYTES = 2 << 30
 
 #: Bytes for each entry of a Hessian: sums and products of the moments (20), its copy for the solver (4), the matrix
-#: that is factored and its factor in float64 (16), and what the solver keeps of them in float32 (8).
-_HESSIAN_ENTRY = 48
+#: that is factored in float64 (8), and the factor in float32 (4).
+_HESSIAN_ENTRY = 36
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What solving a model takes.
+
+    Attributes:
+        chunks, context: size of the calibration text.
+        memory_bytes: memory at the peak, about.
+        disk_bytes: room on the output's disk: for the output, and for solved tensors until it is written.
+        hessian_bytes: room for a file of Hessians that is to be made, at most.
+        seconds: time, about.
+    """
+
+    chunks: int
+    context: int
+    memory_bytes: int
+    disk_bytes: int
+    hessian_bytes: int
+    seconds: float
+
+    def check(self, source: str, folder: Path) -> None:
+        """Refuses what the machine has no room for.
+
+        Args:
+            source: the model, for the message.
+            folder: where the output goes.
+
+        Raises:
+            UsageError: less memory or disk space is free than needed.
+        """
+        free = free_bytes()
+        if self.memory_bytes > free:
+            raise UsageError(
+                f"{source}: solving it takes about {self.memory_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB "
+                "are free; use fewer --chunks, or --effort fast",
+                file=source,
+            )
+        room = shutil.disk_usage(folder).free
+        if self.disk_bytes > room:
+            raise UsageError(
+                f"{folder}: the output and what is kept until it is written take {self.disk_bytes / 1e9:.2f} GB of "
+                f"disk space, and {room / 1e9:.2f} GB are free",
+                file=str(folder),
+            )
 
 
 def memory_needs(
@@ -37,9 +85,9 @@ def memory_needs(
     # A stack of experts has a Hessian for each of them, all at the same time.
     hessian = max((shape[-1] ** 2 * (shape[0] if len(shape) == 3 else 1) for shape in shapes), default=0)
     corrected = (options.gptq or options.awq) and (options.cross or options.residual)
-    kept = KEPT_BYTES if corrected else 0
+    kept, states = (KEPT_BYTES, 2) if corrected else (0, 1)
     columns = sum(t.shape[-1] for t in model.block_tensors(0) if len(t.shape) == 2) if model.n_layer else 0
-    total = 2 * (run.hidden_bytes + run.block_bytes) + run.working_bytes + _HESSIAN_ENTRY * hessian
+    total = BASE_BYTES + states * run.hidden_bytes + 2 * run.block_bytes + run.working_bytes + _HESSIAN_ENTRY * hessian
     total += min(kept, 4 * n_chunks * n_ctx * columns) + run.output_bytes
     if options.awq:
         # The search for scales looks at all inputs of a layer at once.
@@ -49,21 +97,6 @@ def memory_needs(
         # Inputs of all layers for one group of chunks, and scores of attention with their gradients.
         total += (model.n_layer + 8) * run.working_bytes + 12 * model.hyper.heads(0) * max(2048, n_ctx) * n_ctx
     return total
-
-
-def check_memory(need: int, path: str) -> None:
-    """Refuses a run that the machine has no memory for.
-
-    Raises:
-        UsageError: less memory is free than needed.
-    """
-    free = free_bytes()
-    if need > free:
-        raise UsageError(
-            f"{path}: solving it takes about {need / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; "
-            "use fewer --chunks, or --effort fast",
-            file=path,
-        )
 
 
 def _inputs(model: RunnableModel, formats: Mapping[str, str]) -> list[tuple[int, ...]]:

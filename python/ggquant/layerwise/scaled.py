@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ggquant.errors import Error
 from ggquant.layerwise.folds import Place
+from ggquant.layerwise.inputs import Input, seen_through
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.report import FoldReport, SolvedTensor, TensorReport
 from ggquant.methods.awq import AWQScales, Rounding, search_scales
@@ -102,17 +103,22 @@ def _moments(model: RunnableModel, layer: int, h: Floats, wanted: Sequence[Place
     names = {place.readers[0] for place in wanted}
     moments: dict[tuple[str, int], Moments] = {}
 
-    def hook(name: str, x: Floats, ids: npt.NDArray[np.int32] | None) -> None:
-        if name in names and len(x):
-            key = name, -1 if ids is None else int(ids[0])
-            moments.setdefault(key, Moments(x.shape[1], cross=False, threads=model.threads)).add(x)
-
     step = max(1, GROUP_TOKENS // h.shape[1])
-    if layer < model.n_layer:
-        model.block(layer)(h, hook, out=h)
-    elif names:
-        for start in range(0, len(h), step):
-            hook(model.output_name, model.normalized(h[start : start + step]).reshape(-1, h.shape[2]), None)
+    block = model.block(layer) if layer < model.n_layer else None
+
+    def run(start: int) -> list[Input]:
+        part = h[start : start + step]
+        if block is None:
+            return [Input(model.output_name, -1, model.normalized(part).reshape(-1, h.shape[2]))]
+        return seen_through(block, part, names, out=part)
+
+    def add(seen: list[Input]) -> None:
+        for one in seen:
+            empty = Moments(one.x.shape[1], cross=False, threads=model.threads)
+            moments.setdefault((one.name, one.expert), empty).add(one.x)
+
+    if block is not None or names:
+        model.side_by_side(run, range(0, len(h), step), add)
     for (name, _), own in moments.items():
         own.check(name)
     return moments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from ggquant.layerwise.embedding import solve_embedding
 from ggquant.layerwise.fisher import Fisher, collect_fisher
 from ggquant.layerwise.hessians import HessianFile
-from ggquant.layerwise.inputs import Stage, expert_inputs, inputs_of, stages
+from ggquant.layerwise.inputs import Input, Stage, inputs_of, seen_through, stages
 from ggquant.layerwise.moments import Moments
 from ggquant.layerwise.needs import KEPT_BYTES
 from ggquant.layerwise.options import LayerwiseOptions
@@ -31,6 +32,8 @@ from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.tensor import QuantizedTensor, quantize
 
 Floats = npt.NDArray[np.float32]
+
+R = TypeVar("R")
 
 #: Names of the weights whose output is added to the residual stream.
 _ADDED = ("attn_output.weight", "ffn_down.weight")
@@ -61,6 +64,7 @@ def solve_model(
     progress: Callable[[int, str], object] | None = None,
     earlier: Mapping[str, SolvedTensor] | None = None,
     hessians: HessianFile | None = None,
+    gradients: Callable[[int, int], object] | None = None,
 ) -> Iterator[SolvedTensor]:
     """Solves the weights of a model, in the order of the forward pass.
 
@@ -73,13 +77,14 @@ def solve_model(
         earlier: what an earlier run solved, with the same arguments; given back in its place.
         hessians: Hessians to solve with, of the model as it was, so that nothing has to run; see
             `LayerwiseOptions.with_file`.
+        gradients: told how many chunks have gone forward and back, and how many there are.
 
     Raises:
         NonFiniteError: activations overflow.
         UnsupportedError: a Hessian that no damping makes usable.
     """
     tell = progress or (lambda _layer, _name: None)
-    yield from LayerPass(model, tokens, formats, options, tell, earlier or {}, hessians).run()
+    yield from LayerPass(model, tokens, formats, options, tell, earlier or {}, hessians, gradients).run()
 
 
 class LayerPass:
@@ -94,14 +99,16 @@ class LayerPass:
         progress: Callable[[int, str], object],
         earlier: Mapping[str, SolvedTensor],
         hessians: HessianFile | None = None,
+        gradients: Callable[[int, int], object] | None = None,
     ) -> None:
         self._model, self._tokens, self._formats = model, tokens, formats
         self._options, self._progress, self._earlier = options, progress, earlier
-        self._stored = hessians
+        self._stored, self._gradients = hessians, gradients
         self._step = max(1, GROUP_TOKENS // tokens.shape[1])
         plain = not any((half.out_norm or half.sum_norm) for half in (model.graph.attention, model.graph.feed_forward))
         self._fisher: dict[str, Fisher] = {}
         self._residual = options.residual if plain and model.hyper.number("residual_scale", 1.0) == 1 else 0.0
+        self._corrects = bool(options.gptq or options.awq) and bool(options.cross or self._residual)
 
     def run(self) -> Iterator[SolvedTensor]:
         """The solved tensors, one after another."""
@@ -110,8 +117,7 @@ class LayerPass:
         if self._options.fisher and self._options.gptq:
             names = {name for name in self._formats if name not in self._earlier}
             if names:
-                self._progress(-1, "gradients")
-                self._fisher = collect_fisher(model, self._tokens, names, self._options.seed)
+                self._fisher = collect_fisher(model, self._tokens, names, self._options.seed, self._gradients)
         # With stored Hessians nothing runs through the layers.
         original = model.embed(self._tokens[: 1 if self._stored is not None else None])
         state = PassState(original, original)
@@ -140,7 +146,7 @@ class LayerPass:
             found = self._stored.stages(layer)
         else:
             found = stages(block, state.original[:1, : min(64, self._tokens.shape[1])])
-        if (self._options.gptq or self._options.awq) and (self._options.cross or self._residual):
+        if self._corrects:
             state.inputs = self._original_inputs(block, found, state.original)
         for stage in found:
             names = [name for name in stage.names if name in self._formats]
@@ -163,11 +169,20 @@ class LayerPass:
                 yield one
         if self._stored is not None:
             return
-        apart = state.current is not state.original
-        sequential = self._options.sequential
-        after = model.block(layer, state.replaced)(state.current) if sequential else state.current
-        state.original = block(state.original, out=state.original if apart else None)
-        state.current = after if sequential else state.original
+        self._advance(block, model.block(layer, state.replaced), state)
+
+    def _advance(self, block: Block, current: Block, state: PassState) -> None:
+        """Takes the hidden states through the layer as it was, and as it is by now."""
+        model, apart = self._model, state.current is not state.original
+        if not self._options.sequential:
+            state.original = state.current = model.through(block, state.original, out=state.original)
+            return
+        if not self._corrects:
+            # Nothing asks for the states of the model as it was.
+            state.original = state.current = model.through(current, state.current, out=state.current)
+            return
+        state.current = model.through(current, state.current, out=state.current if apart else None)
+        state.original = model.through(block, state.original, out=state.original)
 
     def _original_inputs(self, block: Block, found: list[Stage], h: Floats) -> dict[str, list[Floats]]:
         """The inputs of a layer's weights in the original model, by group of chunks; empty if they are too large."""
@@ -176,11 +191,17 @@ class LayerPass:
         if 4 * self._tokens.size * columns > KEPT_BYTES:
             return {}
         kept: dict[str, list[Floats]] = {name: [] for name in wanted}
-        for start in range(0, len(h), self._step):
-            seen = inputs_of(block, np.ascontiguousarray(h[start : start + self._step]), wanted)
+
+        def keep(seen: dict[str, Floats]) -> None:
             for name in wanted:
                 kept[name].append(seen[name])
+
+        self._side_by_side(lambda start: inputs_of(block, h[start : start + self._step], wanted), keep)
         return kept
+
+    def _side_by_side(self, work: Callable[[int], R], done: Callable[[R], object]) -> None:
+        """For each group of chunks, by the number of its first."""
+        self._model.side_by_side(work, range(0, len(self._tokens), self._step), done)
 
     def _moments(self, layer: int, names: list[str], block: Block, current: Block, state: PassState) -> Moments:
         model, options = self._model, self._options
@@ -192,14 +213,14 @@ class LayerPass:
         middle = f"blk.{layer}.attn_output.weight"
         wanted = (names[0], middle) if added and not names[0].endswith(_ADDED[0]) else (names[0],)
         moments = Moments(model.tensor(names[0]).shape[-1], cross=cross, threads=options.threads)
-        for start in range(0, len(self._tokens), self._step):
-            now = np.ascontiguousarray(state.current[start : start + self._step])
+
+        def run(start: int) -> tuple[Floats, Floats | None, Floats | None, Floats | None]:
+            now = state.current[start : start + self._step]
             seen = inputs_of(current, now, wanted)
             weights = self._token_weights(names, start)
             if not (cross or added):
-                moments.add(seen[names[0]], weights=weights)
-                continue
-            then = np.ascontiguousarray(state.original[start : start + self._step])
+                return seen[names[0]], None, None, weights
+            then = state.original[start : start + self._step]
             if all(name in state.inputs for name in wanted):
                 before = {name: state.inputs[name][start // self._step] for name in wanted}
             else:
@@ -209,7 +230,9 @@ class LayerPass:
                 lack = (then - now).reshape(-1, then.shape[-1])
                 if len(wanted) == 2:
                     lack += self._output_of(middle, None, before[middle]) - self._output_of(middle, state, seen[middle])
-            moments.add(seen[names[0]], before[names[0]] if cross else None, lack, weights)
+            return seen[names[0]], before[names[0]] if cross else None, lack, weights
+
+        self._side_by_side(run, lambda part: moments.add(*part))
         moments.check(names[0])
         return moments
 
@@ -308,10 +331,12 @@ class LayerPass:
             return self._from_file(name)
         count, _, columns = self._model.tensor(name).shape
         moments = [Moments(columns, cross=False, threads=self._options.threads) for _ in range(count)]
-        for start in range(0, len(self._tokens), self._step):
-            now = np.ascontiguousarray(state.current[start : start + self._step])
-            for expert, x in expert_inputs(current, now, name):
-                moments[expert].add(x)
+
+        def add(seen: list[Input]) -> None:
+            for one in seen:
+                moments[one.expert].add(one.x)
+
+        self._side_by_side(lambda start: seen_through(current, state.current[start : start + self._step], (name,)), add)
         return moments
 
     def _experts(self, stage: Stage, names: list[str], current: Block, state: PassState) -> list[SolvedTensor]:
@@ -361,10 +386,15 @@ class LayerPass:
             yield from self._solve([name], self._from_file(name)[0])
             return
         moments = Moments(model.hidden_size, cross=bool(self._options.cross), threads=self._options.threads)
-        for start in range(0, len(self._tokens), self._step):
-            x = model.normalized(state.current[start : start + self._step]).reshape(-1, model.hidden_size)
-            y = model.normalized(state.original[start : start + self._step]).reshape(-1, model.hidden_size)
-            moments.add(x, y, weights=self._token_weights([name], start))
+        corrected = bool(self._options.cross)
+
+        def run(start: int) -> tuple[Floats, Floats | None, None, Floats | None]:
+            own = slice(start, start + self._step)
+            x = model.normalized(state.current[own]).reshape(-1, model.hidden_size)
+            y = model.normalized(state.original[own]).reshape(-1, model.hidden_size) if corrected else None
+            return x, y, None, self._token_weights([name], start)
+
+        self._side_by_side(run, lambda part: moments.add(*part))
         moments.check(name)
         yield from self._solve([name], moments)
 

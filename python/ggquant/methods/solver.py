@@ -272,6 +272,11 @@ def solver_formats() -> tuple[str, ...]:
     return tuple(_solvers())
 
 
+def vector_formats() -> tuple[str, ...]:
+    """Those of them that choose several columns jointly, from a codebook."""
+    return tuple(name for name, jointly in _solvers().items() if jointly)
+
+
 @cache
 def _solvers() -> dict[str, bool]:
     """Formats with a solver, and whether they choose columns jointly."""

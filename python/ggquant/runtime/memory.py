@@ -21,7 +21,7 @@ from ggquant.runtime.side_by_side import at_once
 _SHARE_OF_FREE = 0.5
 
 #: What the interpreter, its modules and the tables of a tokenizer take.
-_BASE_BYTES = 150_000_000
+BASE_BYTES = 150_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Requirements:
     def memory_bytes(self) -> int:
         """Memory at the peak, about."""
         hidden = 0 if self.spills else self.hidden_bytes
-        return _BASE_BYTES + hidden + max(self.block_bytes + self.working_bytes, self.output_bytes)
+        return BASE_BYTES + hidden + max(self.block_bytes + self.working_bytes, self.output_bytes)
 
 
 def requirements(
@@ -85,7 +85,7 @@ def requirements(
     chunks = min(at_once(model.threads), n_chunks)
     output = _stored_bytes(head) + 4 * chunks * n_ctx * model.n_vocab if logits else 0
     hidden = 4 * n_chunks * n_ctx * model.hidden_size * copies
-    least = _BASE_BYTES + max(block + working, output)
+    least = BASE_BYTES + max(block + working, output)
     if budget is None:
         limit = int(_SHARE_OF_FREE * free_bytes())
     elif budget < least:
@@ -95,13 +95,14 @@ def requirements(
         )
     else:
         limit = budget - least
-    work = sum(2 * _active(tensor, model) for tensors in layers for tensor in tensors)
+    # Norms, attention and what else is no product of matrices take about as long again.
+    work = sum(2 * active_weights(tensor, model) for tensors in layers for tensor in tensors)
     work += 2 * prod(head.shape) if logits else 0
-    return Requirements(block, working, output, hidden, limit, work * n_chunks * n_ctx / _speed(model))
+    return Requirements(block, working, output, hidden, limit, 2 * work * n_chunks * n_ctx / work_rate(model))
 
 
-def _speed(model: RunnableModel) -> float:
-    """Floating-point operations a second of a matrix product here and now."""
+def work_rate(model: RunnableModel) -> float:
+    """Floating-point operations a second of a float32 product of matrices, here and now."""
     rng = np.random.default_rng(0)
     weight, x = rng.standard_normal((512, 512), np.float32), rng.standard_normal((512, 512), np.float32)
     how = Arithmetic(threads=model.threads)
@@ -110,8 +111,7 @@ def _speed(model: RunnableModel) -> float:
         start = time.perf_counter()
         product(weight, x, how)
         best = min(best, time.perf_counter() - start)
-    # Norms, attention and what else is no product of matrices take about as long again.
-    return 2 * 512**3 / best / 2
+    return 2 * 512**3 / best
 
 
 def _stored_bytes(tensor: SourceTensor) -> int:
@@ -124,7 +124,7 @@ def _rows(tensor: SourceTensor) -> int:
     return tensor.shape[-2] if len(tensor.shape) >= 2 else 0
 
 
-def _active(tensor: SourceTensor, model: RunnableModel) -> float:
+def active_weights(tensor: SourceTensor, model: RunnableModel) -> float:
     """Weights of a tensor that a token meets."""
     if len(tensor.shape) < 2:
         return 0.0

@@ -14,7 +14,7 @@ from ggquant.errors import CheckpointError, ShapeError, UnsupportedError, UsageE
 from ggquant.model import Model, SourceTensor
 from ggquant.product import Activations as Activations
 from ggquant.runtime import ops
-from ggquant.runtime.block import Block, Norm, Tensors
+from ggquant.runtime.block import GROUP_TOKENS, Block, Norm, Tensors
 from ggquant.runtime.hyper import Hyper
 from ggquant.runtime.linear import Arithmetic, ExpertStack, Hook, Linear, Weight
 from ggquant.runtime.ops import Floats
@@ -165,6 +165,23 @@ class RunnableModel:
     def side_by_side(self, work: Callable[[T], R], items: Iterable[T], done: Callable[[R], object]) -> None:
         """Calls `done(work(item))` for every item in order; work with this model goes ahead on other threads."""
         side_by_side(work, items, done, threads=self.threads, halt=self._how.halt)
+
+    def through(self, block: Block, h: Floats, out: Floats | None = None) -> Floats:
+        """All chunks through a layer, as `block(h, out=out)` has it, several groups of them at a time.
+
+        Args:
+            block: the layer, of this model.
+            h: [n_chunks, n_ctx, hidden], float32.
+            out: where the result goes, possibly `h` itself; a new array by default.
+        """
+        made = np.empty(h.shape, np.float32) if out is None else out
+        step = max(1, GROUP_TOKENS // h.shape[1])
+
+        def run(start: int) -> None:
+            block(h[start : start + step], out=made[start : start + step])
+
+        self.side_by_side(run, range(0, len(h), step), lambda _: None)
+        return made
 
     def weight(self, name: str) -> Weight:
         """A whole weight as it is stored, by its GGUF name."""

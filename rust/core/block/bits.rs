@@ -74,15 +74,32 @@ pub(crate) fn pair(bytes: &[u8; 64], weight: usize) -> u8 {
 }
 
 /// Undoes [`pack_pairs`], all codes at once.
+///
+/// Loops with constant bounds and without chunks: compilers make a few whole-vector shifts of these.
 #[inline(always)]
 pub(crate) fn pairs(bytes: &[u8; 64]) -> [u8; 256] {
     let mut codes = [0; 256];
-    for (k, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for j in 0..32 {
-            codes[j] = (bytes[k / 4 * 32 + j] >> (k % 4 * 2)) & 3;
+    for half in 0..2 {
+        for k in 0..4 {
+            for j in 0..32 {
+                codes[128 * half + 32 * k + j] = (bytes[32 * half + j] >> (2 * k)) & 3;
+            }
         }
     }
     codes
+}
+
+/// `scale * (code - half)`, with a scale for each 16 codes.
+///
+/// Decoders unpack all codes of a super-block first: unpacked 16 at a time, they are widened one by one.
+#[inline(always)]
+pub(crate) fn scaled(codes: &[u8; 256], scales: &[f32; 16], half: i32, out: &mut [f32; 256]) {
+    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let codes = &codes.as_chunks::<16>().0[j];
+        for i in 0..16 {
+            out[i] = scales[j] * (i32::from(codes[i]) - half) as f32;
+        }
+    }
 }
 
 /// One bit of each code of a super-block, eight a byte: bit `FROM` of weight `j` at bit `j / 32` of byte `j % 32`.

@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::bits::{field, pack_pairs};
+use super::bits::{pack_pairs, pairs};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -114,13 +114,11 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
         scales[j] = d * f32::from(block.scales[j] & 15);
         mins[j] = dmin * f32::from(block.scales[j] >> 4);
     }
-    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let codes = field(&block.qs[k / 4 * 32..], k % 4 * 2, 3);
-        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let (scale, min) = (scales[2 * k + h], mins[2 * k + h]);
-            for i in 0..16 {
-                out[i] = scale * f32::from(codes[16 * h + i]) - min;
-            }
+    let codes = pairs(&block.qs);
+    for (j, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let codes = &codes.as_chunks::<16>().0[j];
+        for i in 0..16 {
+            out[i] = scales[j] * f32::from(codes[i]) - mins[j];
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use half::f16;
 
-use super::bits::{field, pack_pairs, pack_planes, splat, word};
+use super::bits::{pack_pairs, pack_planes, pairs, scaled, splat, word};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -137,17 +137,13 @@ fn encode_weighted(x: &[f32; 256], imatrix: &[f32; 256]) -> Block {
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let scales = unpack_scales(block.d, &block.scales);
-    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let lower = field(&block.qs[k / 4 * 32..], k % 4 * 2, 3);
-        let upper = field(&block.hmask, k, 1);
-        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let scale = scales[2 * k + h];
-            for i in 0..16 {
-                let code = lower[16 * h + i] | (upper[16 * h + i] << 2);
-                out[i] = scale * (i32::from(code) - HALF) as f32;
-            }
+    let mut codes = pairs(&block.qs);
+    for k in 0..8 {
+        for i in 0..32 {
+            codes[32 * k + i] |= ((block.hmask[i] >> k) & 1) << 2;
         }
     }
+    scaled(&codes, &scales, HALF, out);
 }
 
 /// 3-bit codes, 6-bit scales per 16.

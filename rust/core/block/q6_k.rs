@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::bits::{field, pack_nibbles, pack_pairs};
+use super::bits::{pack_nibbles, pack_pairs, pairs, scaled};
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::scalar::{ScalarCodes, steps};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
@@ -81,17 +81,14 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
     for j in 0..16 {
         scales[j] = d * f32::from(block.scales[j]);
     }
-    for (k, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let lower = field(&block.ql[k / 4 * 64 + k % 2 * 32..], k % 4 / 2 * 4, 15);
-        let upper = field(&block.qh[k / 4 * 32..], k % 4 * 2, 3);
-        for (h, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let scale = scales[2 * k + h];
-            for i in 0..16 {
-                let code = lower[16 * h + i] | (upper[16 * h + i] << 4);
-                out[i] = scale * (i32::from(code) - HALF) as f32;
-            }
+    let mut codes = pairs(&block.qh);
+    for k in 0..8 {
+        let lower = &block.ql.as_chunks::<32>().0[k / 4 * 2 + k % 2];
+        for i in 0..32 {
+            codes[32 * k + i] = (codes[32 * k + i] << 4) | ((lower[i] >> (k % 4 / 2 * 4)) & 15);
         }
     }
+    scaled(&codes, &scales, HALF, out);
 }
 
 /// 6-bit codes, 8-bit scales per 16.

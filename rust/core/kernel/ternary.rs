@@ -179,7 +179,7 @@ fn points<F: F32Lanes, const W: usize>(
             if searched >> lane & 1 == 0 {
                 continue;
             }
-            let word = match neighbours.spot(keys[lane] as usize) {
+            let word = match neighbours.spot(keys[lane] as usize, false) {
                 Spot::OnGrid(word) => word,
                 Spot::Near(list) => {
                     found.off_grid |= 1 << lane;
@@ -187,7 +187,7 @@ fn points<F: F32Lanes, const W: usize>(
                     let values = if splits.down[k % 2] >> lane & 1 == 1 { down } else { up };
                     let (x, weight) = (head(&blocks[b][at..]), head(&weight_blocks[b][at..]));
                     let target = Target { x, weight, values };
-                    nearest::<F, 8>(list, &target, scales[lane], 0.0).word
+                    nearest::<F, 8>(list, &target, scales[lane])
                 }
             };
             found.words[k][lane] = i32::from(word);

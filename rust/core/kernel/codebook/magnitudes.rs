@@ -20,7 +20,7 @@ pub(crate) struct Magnitudes {
     /// Their square roots.
     pub(crate) root: [f32; ROOM],
     /// Importance times magnitude.
-    pub(crate) product: [f32; 256],
+    pub(crate) product: [f32; ROOM],
     /// Signs of each octet, a set bit for minus.
     pub(crate) signs: [u8; 32],
     /// Largest value of each octet.
@@ -34,7 +34,7 @@ impl Magnitudes {
             x: [0.0; ROOM],
             weight: [0.0; ROOM],
             root: [0.0; ROOM],
-            product: [0.0; 256],
+            product: [0.0; ROOM],
             signs: [0; 32],
             largest: [0.0; 32],
         }

@@ -4,6 +4,7 @@ use super::magnitudes::{Magnitudes, octets};
 use super::{Codebook, Found};
 use crate::block::layout::group;
 use crate::kernel::grid::candidates::{self, MAX_CANDIDATES, Octets, Points};
+use crate::kernel::grid::cell::{is_inside, to_edge};
 use crate::kernel::grid::nearest::{Target, nearest};
 use crate::kernel::grid::{Neighbours, Spot, extend_key, look_up, next_level, odd_numbers};
 use crate::kernel::{superblock, tile};
@@ -150,6 +151,8 @@ fn best_candidates<F: F32Lanes, const N: usize, const W: usize>(
         *numerator = top + i as f32 * search.step;
     }
     let magnitudes = &workspace.magnitudes;
+    // A bit for each sub-block with a candidate that improves on nothing.
+    let mut chosen = 0u32;
     for first in (0..32).step_by(F::LEN) {
         let (mut width, mut skipped) = ([1.0; MAX_LANES], 0);
         for lane in 0..F::LEN {
@@ -162,24 +165,35 @@ fn best_candidates<F: F32Lanes, const N: usize, const W: usize>(
             roots: octets(&magnitudes.root, first),
             x: &magnitudes.x[8 * first..],
             root: &magnitudes.root[8 * first..],
+            weight: &magnitudes.weight[8 * first..],
+            product: &magnitudes.product[8 * first..],
             width: F::load(&width),
             skipped,
         };
+        let mut energy = F::splat(0.0);
+        for i in 0..8 {
+            let scaled = tile.roots[i] * tile.columns[i];
+            energy = energy + scaled * scaled;
+        }
+        let mut energies = [0.0; MAX_LANES];
+        energy.store(&mut energies);
         candidates::find(neighbours, &tile, tops, top, &mut workspace.candidates);
         for j in first / (W / 8)..(first + F::LEN) / (W / 8) {
             if zeros >> j & 1 == 1 {
                 continue;
             }
-            let vectors = (W * j - 8 * first) / N;
+            let octet = W / 8 * j - first;
+            let vectors = 8 * octet / N;
             let points = &workspace.candidates.points;
-            let chosen = choose::<F, N, W>(points, vectors, magnitudes, j, tops.len());
+            let energy = energies[octet..octet + W / 8].iter().sum();
+            let candidate = choose::<F, N, W>(points, vectors, magnitudes, j, tops.len(), energy);
             let (mut words, mut on_grid) = ([0; 8], if search.revisit == Revisit::OffGrid { 255 } else { 0 });
-            if let Some((candidate, scale)) = chosen {
-                workspace.scales[j] = scale;
+            if let Some(candidate) = candidate {
+                chosen |= 1 << j;
                 on_grid = 0;
                 for k in 0..W / N {
-                    words[k] = points.words[vectors + k][candidate];
-                    on_grid |= ((points.on_grid[vectors + k] >> candidate & 1) as u8) << k;
+                    words[k] = i32::from(points.word(vectors + k, candidate));
+                    on_grid |= u8::from(points.on_grid(vectors + k, candidate)) << k;
                 }
             }
             for k in 0..W / N {
@@ -188,12 +202,13 @@ fn best_candidates<F: F32Lanes, const N: usize, const W: usize>(
             workspace.on_grid[j] = on_grid;
         }
     }
+    refit::<F, N, W>(chosen, workspace);
 }
 
-/// The best candidate of sub-block `j`, whose vectors start at `vectors`, and its scale; `None` if none improves on nothing.
+/// The best candidate of sub-block `j`, whose vectors start at `vectors`; `None` if none improves on nothing.
 ///
 /// A candidate with the points of the one before is left out: it has the same sums, so that it would be taken only if the
-/// one before was, and change nothing. What is left is packed, one candidate a lane.
+/// one before was, and change nothing. What is left are [contenders](candidates::Points::scores), seldom more than one.
 #[inline(always)]
 fn choose<F: F32Lanes, const N: usize, const W: usize>(
     points: &Points,
@@ -201,91 +216,86 @@ fn choose<F: F32Lanes, const N: usize, const W: usize>(
     magnitudes: &Magnitudes,
     j: usize,
     count: usize,
-) -> Option<(usize, f32)> {
+    energy: f32,
+) -> Option<usize> {
     let mut different = 0u32;
     for k in 0..W / N {
         different |= points.changes[vectors + k];
     }
-    let kept = different.count_ones() as usize;
-    let mut candidates = [0u8; 32];
-    for candidate in &mut candidates[..kept] {
-        *candidate = different.trailing_zeros() as u8;
-        different &= different - 1;
-    }
-    // Packing costs as much as it saves if vectors are many.
-    let packed = W / N <= 4;
-    let mut words: [&[i32]; 8] = [&[]; 8];
-    let mut packed_words = [[0; 32]; 4];
-    if packed {
-        for k in 0..W / N {
-            for (to, &candidate) in packed_words[k % 4].iter_mut().zip(&candidates[..kept]) {
-                *to = points.words[vectors + k][usize::from(candidate)];
-            }
+    if let Some(contenders) = contenders::<F, N, W>(points, vectors, count, energy) {
+        different &= contenders;
+        if different.is_power_of_two() {
+            return Some(different.trailing_zeros() as usize);
         }
     }
-    for k in 0..W / N {
-        words[k] = if packed { &packed_words[k % 4] } else { &points.words[vectors + k] };
-    }
-    let (mut sums_qx, mut sums_q2) = ([0.0; 32], [0.0; 32]);
-    let count = if packed { kept } else { count };
-    let (product, weight) = (group(&magnitudes.product, j), group(&magnitudes.weight, j));
-    let mut first = 0;
-    while first < count {
-        let (to_qx, to_q2) = (&mut sums_qx[first..], &mut sums_q2[first..]);
-        // Side by side, so that one chain of additions need not wait for the other.
-        if first + F::LEN < count {
-            sums::<F, N, W, 2>(&words, first, product, weight, to_qx, to_q2);
-            first += 2 * F::LEN;
-        } else {
-            sums::<F, N, W, 1>(&words, first, product, weight, to_qx, to_q2);
-            first += F::LEN;
-        }
-    }
+    let (product, weight) =
+        (group(head::<_, 256>(&magnitudes.product), j), group(head::<_, 256>(&magnitudes.weight), j));
     let mut best = 0.0;
     let mut chosen = None;
-    for (position, &candidate) in candidates[..kept].iter().enumerate() {
-        let at = if packed { position } else { usize::from(candidate) };
-        let (sum_qx, sum_q2) = (sums_qx[at], sums_q2[at]);
-        if sum_q2 > 0.0 && sum_qx * sum_qx > best * sum_q2 {
-            let scale = sum_qx / sum_q2;
-            best = scale * sum_qx;
-            chosen = Some((usize::from(candidate), scale));
+    while different != 0 {
+        // As many candidates as there are lanes.
+        let mut candidates = [0; MAX_LANES];
+        let mut words = [[0; MAX_LANES]; 8];
+        let mut lanes = 0;
+        while lanes < F::LEN && different != 0 {
+            candidates[lanes] = different.trailing_zeros() as usize;
+            different &= different - 1;
+            for k in 0..W / N {
+                words[k][lanes] = i32::from(points.word(vectors + k, candidates[lanes]));
+            }
+            lanes += 1;
+        }
+        let (mut sums_qx, mut sums_q2) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+        sums::<F, N, W>(&words, product, weight, &mut sums_qx, &mut sums_q2);
+        for lane in 0..lanes {
+            let (sum_qx, sum_q2) = (sums_qx[lane], sums_q2[lane]);
+            if sum_q2 > 0.0 && sum_qx * sum_qx > best * sum_q2 {
+                let scale = sum_qx / sum_q2;
+                best = scale * sum_qx;
+                chosen = Some(candidates[lane]);
+            }
         }
     }
     chosen
 }
 
-/// `sum(w * x * q)` and `sum(w * q * q)` for `T` vectors of candidates, one a lane.
+/// See [`candidates::Points::scores`].
 #[inline(always)]
-fn sums<F: F32Lanes, const N: usize, const W: usize, const T: usize>(
-    words: &[&[i32]; 8],
-    first: usize,
+fn contenders<F: F32Lanes, const N: usize, const W: usize>(
+    points: &Points,
+    vectors: usize,
+    count: usize,
+    energy: f32,
+) -> Option<u32> {
+    match W / N {
+        2 => points.scores.contenders::<F, 2>(vectors, count, energy),
+        4 => points.scores.contenders::<F, 4>(vectors, count, energy),
+        _ => points.scores.contenders::<F, 8>(vectors, count, energy),
+    }
+}
+
+/// `sum(w * x * q)` and `sum(w * q * q)` of candidates, one a lane.
+#[inline(always)]
+fn sums<F: F32Lanes, const N: usize, const W: usize>(
+    words: &[[i32; MAX_LANES]; 8],
     product: &[f32; W],
     weight: &[f32; W],
     to_qx: &mut [f32],
     to_q2: &mut [f32],
 ) {
     let values = odd_numbers::<F, N>();
-    let (mut sum_qx, mut sum_q2) = ([F::splat(0.0); T], [F::splat(0.0); T]);
+    let (mut sum_qx, mut sum_q2) = (F::splat(0.0), F::splat(0.0));
     for k in 0..W / N {
-        let mut words_of_vector = [F::Int::splat(0); T];
-        for t in 0..T {
-            words_of_vector[t] = F::Int::load(&words[k][first + t * F::LEN..]);
-        }
+        let mut words = F::Int::load(&words[k]);
         for i in N * k..N * (k + 1) {
-            let (product, weight) = (F::splat(product[i]), F::splat(weight[i]));
-            for t in 0..T {
-                let q = look_up::<F, N>(values, words_of_vector[t]);
-                words_of_vector[t] = next_level::<F::Int, N>(words_of_vector[t]);
-                sum_qx[t] = sum_qx[t] + product * q;
-                sum_q2[t] = sum_q2[t] + weight * q * q;
-            }
+            let q = look_up::<F, N>(values, words);
+            words = next_level::<F::Int, N>(words);
+            sum_qx = sum_qx + F::splat(product[i]) * q;
+            sum_q2 = sum_q2 + F::splat(weight[i]) * q * q;
         }
     }
-    for t in 0..T {
-        sum_qx[t].store(&mut to_qx[t * F::LEN..]);
-        sum_q2[t].store(&mut to_q2[t * F::LEN..]);
-    }
+    sum_qx.store(to_qx);
+    sum_q2.store(to_q2);
 }
 
 /// Looks vectors up again under the scales found, and refits those.
@@ -320,15 +330,17 @@ fn settle<F: F32Lanes, const N: usize, const W: usize>(
         }
         let inverse = F::splat(1.0) / F::load(&lanes);
         let columns: [F; 8] = octets(&magnitudes.x, first);
-        let mut keys = [[0; MAX_LANES]; 2];
+        let (mut keys, mut inside) = ([[0; MAX_LANES]; 2], [0; 2]);
         for h in 0..8 / N {
-            let mut key = F::splat(0.0);
+            let (mut key, mut to_edges) = (F::splat(0.0), F::splat(1.0));
             for i in (N * h..N * (h + 1)).rev() {
+                to_edges = to_edges.lesser(to_edge(F::splat(0.5) * inverse * columns[i]));
                 // Any scale may come out of cancelling sums: rounding wraps as the reference has it.
                 let rounded = (F::splat(0.5) * (inverse * columns[i] - F::splat(1.0))).nearest_int();
                 key = extend_key::<F, N>(key, rounded.clamp(0, i32::from(search.grid.max_level())).to_float());
             }
             key.nearest_int().store(&mut keys[h]);
+            inside[h] = is_inside(to_edges).bits();
         }
         for lane in 0..F::LEN {
             let octet = first + lane;
@@ -338,22 +350,34 @@ fn settle<F: F32Lanes, const N: usize, const W: usize>(
                 if revisited[j] >> k & 1 == 0 {
                     continue;
                 }
-                let word = match neighbours.spot(keys[h][lane] as usize) {
+                let word = match neighbours.spot(keys[h][lane] as usize, inside[h] >> lane & 1 == 1) {
                     Spot::OnGrid(word) => word,
                     Spot::Near(list) => {
                         let at = 8 * octet + N * h;
                         let (x, root) = (head(&magnitudes.x[at..]), head(&magnitudes.root[at..]));
                         let target = Target { x, weight: root, values };
-                        nearest::<F, N>(list, &target, scales[j], 0.0).word
+                        nearest::<F, N>(list, &target, scales[j])
                     }
                 };
                 workspace.words[k][j] = i32::from(word);
             }
         }
     }
-    let (x, weight): (&[f32; 256], &[f32; 256]) = (head(&magnitudes.x), head(&magnitudes.weight));
+    let mut refitted = 0u32;
+    for j in 0..256 / W {
+        refitted |= u32::from(revisited[j] != 0) << j;
+    }
+    refit::<F, N, W>(refitted, workspace);
+}
+
+/// Gives some sub-blocks the scales that suit their points, where there is such a scale.
+#[inline(always)]
+fn refit<F: F32Lanes, const N: usize, const W: usize>(refitted: u32, workspace: &mut Workspace) {
+    let values = odd_numbers::<F, N>();
+    let magnitudes = &workspace.magnitudes;
+    let (product, weight): (&[f32; 256], &[f32; 256]) = (head(&magnitudes.product), head(&magnitudes.weight));
     for first in (0..256 / W).step_by(F::LEN) {
-        let x = tile::load::<F, 256, W, 1>(&[x, x], first);
+        let product = tile::load::<F, 256, W, 1>(&[product, product], first);
         let weight = tile::load::<F, 256, W, 1>(&[weight, weight], first);
         let (mut sum_qx, mut sum_q2) = (F::splat(0.0), F::splat(0.0));
         for k in 0..W / N {
@@ -361,15 +385,14 @@ fn settle<F: F32Lanes, const N: usize, const W: usize>(
             for i in N * k..N * (k + 1) {
                 let q = look_up::<F, N>(values, words);
                 words = next_level::<F::Int, N>(words);
-                sum_qx = sum_qx + weight[i][0] * x[i][0] * q;
+                sum_qx = sum_qx + product[i][0] * q;
                 sum_q2 = sum_q2 + weight[i][0] * q * q;
             }
         }
-        let refitted = sum_qx / sum_q2;
         let (mut scales, mut positive) = ([0.0; MAX_LANES], sum_q2.gt(F::splat(0.0)).bits());
-        refitted.store(&mut scales);
+        (sum_qx / sum_q2).store(&mut scales);
         for j in first..(first + F::LEN).min(256 / W) {
-            if positive & 1 == 1 && revisited[j] != 0 {
+            if positive & refitted >> j & 1 == 1 {
                 workspace.scales[j] = scales[j - first];
             }
             positive >>= 1;

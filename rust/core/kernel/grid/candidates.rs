@@ -1,43 +1,56 @@
 //! The candidates of a codebook search, for a tile of octets: 8 weights a lane.
 //!
 //! With rising candidates the levels of a vector change a few times only, so that a vector is looked up once for each *run*
-//! of candidates with equal levels. Within a run the list of neighbours is the same, and only the scale changes.
-//!
-//! If one point is the nearest at both ends of a stretch of scales, it is so in between: `(s * q - x)^2`, summed with
-//! weights, is `s^2 * A - 2 * s * B + C`, so that the difference between two points' distances, divided by `s`, is linear in
-//! `s`, and what is positive at both ends is positive between them. Distances are not computed exactly: with
-//! `S = sum(root * (top * s + |x|)^2)` and `u = 2^-24` each is off by at most `14 * u * S`. Scales of one search differ by less
-//! than a factor of 1.5, so a lead of `5 * 14 * u * S < 2^-17 * S` at both ends leaves one of more than the two errors in
-//! between. Where the lead is smaller, or so small that underflow matters, the stretch is halved.
+//! of candidates with equal levels. Within a run the list of neighbours is the same, and only the scale changes: if one point
+//! is [certainly](super::lines) the nearest at both ends of a stretch, it is so in between. Where that is not certain the
+//! stretch is halved, and at a single candidate distances are summed as the reference does.
 
-use super::nearest::{Choice, Target, nearest, nearest_of_few};
-use super::{Neighbours, Slot, bits, extend_key, odd_numbers};
-use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, ROUNDER, head};
+use super::cell::{is_inside, to_edge};
+use super::lines::{self, Ends, Lines, Lowest, Terms};
+use super::nearest::{Target, nearest};
+use super::scores::{Scores, Vector};
+use super::{Neighbours, Slot, extend_key, odd_numbers};
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask, ROUNDER, head};
 
 /// Candidates of a search, at most.
 pub(crate) const MAX_CANDIDATES: usize = 31;
-/// Room for one word a candidate, written by whole vectors.
-const WORDS: usize = 48;
-/// Margins below this prove nothing.
-const LEAST_MARGIN: f32 = 1e-30;
 
 /// Vectors of a tile, at most.
-const VECTORS: usize = 2 * MAX_LANES;
-/// Runs of a tile, at most.
-const RUNS: usize = VECTORS * MAX_CANDIDATES;
+pub(crate) const VECTORS: usize = 2 * MAX_LANES;
 
 /// Points of the vectors of a tile under each candidate.
 pub(crate) struct Points {
-    /// Words by vector and candidate.
-    pub(crate) words: [[i32; WORDS]; VECTORS],
+    /// Words, one for each stretch of candidates without a change, by vector.
+    words: [[u16; MAX_CANDIDATES + 1]; VECTORS],
     /// Candidates, as bits, for which rounding alone led to the point.
-    pub(crate) on_grid: [u32; VECTORS],
-    /// Candidates, as bits, from which on the word may be another one, or on the grid where the one before was not.
+    on_grid: [u32; VECTORS],
+    /// Candidates, as bits, whose word is another one than that of the candidate before, or that are on the grid where the
+    /// one before was not.
     pub(crate) changes: [u32; VECTORS],
+    /// What the points are worth.
+    pub(crate) scores: Scores,
 }
 
-/// Which list of runs a list of neighbours leads to, by its length in eights.
-const LENGTHS: [usize; 6] = [0, 0, 1, 2, 2, 3];
+impl Points {
+    /// The word of a vector under a candidate.
+    #[inline(always)]
+    pub(crate) fn word(&self, vector: usize, candidate: usize) -> u16 {
+        let so_far = self.changes[vector] & ((2 << candidate) - 1);
+        self.words[vector][so_far.count_ones() as usize - 1]
+    }
+
+    /// Whether rounding alone led there.
+    #[inline(always)]
+    pub(crate) fn on_grid(&self, vector: usize, candidate: usize) -> bool {
+        self.on_grid[vector] >> candidate & 1 == 1
+    }
+}
+
+/// Runs of a tile, at most, rounded up to a power of two: a mask then takes the place of a check.
+const RUNS: usize = (VECTORS * MAX_CANDIDATES).next_power_of_two();
+
+/// Weights of a tile, at most, with room for the last vector to be read by all lanes.
+const ROOM: usize = 8 * MAX_LANES + MAX_LANES;
 
 /// Candidates with equal levels.
 #[derive(Clone, Copy)]
@@ -45,23 +58,11 @@ struct Run {
     vector: u8,
     /// The first candidate.
     from: u8,
-    /// The one behind the last.
+    /// The last one.
+    last: u8,
+    /// The one behind it; 32 for the last run of a vector.
     to: u8,
     slot: Slot,
-}
-
-impl Run {
-    /// The octet of its vector.
-    #[inline(always)]
-    fn lane<const N: usize>(&self) -> usize {
-        usize::from(self.vector) / (8 / N)
-    }
-
-    /// Which vector of the octet it is.
-    #[inline(always)]
-    fn half<const N: usize>(&self) -> usize {
-        usize::from(self.vector) % (8 / N)
-    }
 }
 
 /// Memory for [`find`], and its result.
@@ -71,31 +72,48 @@ pub(crate) struct Workspace {
     /// Keys by candidate, half of the octet and octet.
     keys: [[[i32; MAX_LANES]; 2]; MAX_CANDIDATES],
     /// Scales by candidate and octet.
-    scales: [[f32; MAX_LANES]; MAX_CANDIDATES],
+    scales: [[f32; MAX_LANES]; 32],
+    /// Halves of their inverses.
+    inverses: [[f32; MAX_LANES]; 32],
+    /// Roots of importances, and their products with magnitudes.
+    roots: [f32; ROOM],
+    products: [f32; ROOM],
+    lines: Lines,
     runs: [Run; RUNS],
     /// Points at both ends of each run.
-    ends: [[Choice; 2]; RUNS],
+    ends: [Ends; RUNS],
     /// Numbers of the runs off the grid, by the length of their lists: up to 8, 16, 32 points, and longer.
     by_length: [[u16; RUNS]; 4],
-    /// Numbers of the runs with different points at their ends.
-    uneven: [u16; RUNS + 1],
-    /// For those, two candidates between which the point is likely to change, and the points there.
-    middles: [(u8, [Choice; 2]); RUNS],
+    /// Numbers of the runs of one length with different points at their ends.
+    uneven: [u16; RUNS],
+    /// For those, a candidate at which the point is likely to change, and the points of the one before and of that one.
+    middles: [(u8, Ends); RUNS],
+    pending: [(usize, Lowest); MAX_CANDIDATES],
 }
 
 impl Workspace {
     /// All zeros.
     pub(crate) fn new() -> Self {
-        let run = Run { vector: 0, from: 0, to: 0, slot: Slot(0) };
+        let run = Run { vector: 0, from: 0, last: 0, to: 0, slot: Slot(0) };
         Self {
-            points: Points { words: [[0; WORDS]; VECTORS], on_grid: [0; VECTORS], changes: [0; VECTORS] },
+            points: Points {
+                words: [[0; MAX_CANDIDATES + 1]; VECTORS],
+                on_grid: [0; VECTORS],
+                changes: [0; VECTORS],
+                scores: Scores::new(),
+            },
             keys: [[[0; MAX_LANES]; 2]; MAX_CANDIDATES],
-            scales: [[0.0; MAX_LANES]; MAX_CANDIDATES],
+            scales: [[0.0; MAX_LANES]; 32],
+            inverses: [[0.0; MAX_LANES]; 32],
+            roots: [0.0; ROOM],
+            products: [0.0; ROOM],
+            lines: Lines::new(),
             runs: [run; RUNS],
-            ends: [[Choice::default(); 2]; RUNS],
+            ends: [Ends { words: [0; 2], clear: false }; RUNS],
             by_length: [[0; RUNS]; 4],
-            uneven: [0; RUNS + 1],
-            middles: [(0, [Choice::default(); 2]); RUNS],
+            uneven: [0; RUNS],
+            middles: [(0, Ends { words: [0; 2], clear: false }); RUNS],
+            pending: [(0, Lowest { word: 0, clear: false }); MAX_CANDIDATES],
         }
     }
 }
@@ -105,9 +123,11 @@ pub(crate) struct Octets<'a, F> {
     /// Magnitudes and square roots of importances, one octet a lane.
     pub(crate) columns: [F; 8],
     pub(crate) roots: [F; 8],
-    /// The same, octet after octet.
+    /// The same, octet after octet, importances, and products of those with magnitudes; a vector longer than the tile.
     pub(crate) x: &'a [f32],
     pub(crate) root: &'a [f32],
+    pub(crate) weight: &'a [f32],
+    pub(crate) product: &'a [f32],
     /// The magnitude that candidates map to the largest level.
     pub(crate) width: F,
     /// Octets that are not searched, as bits.
@@ -129,161 +149,296 @@ pub(crate) fn find<F: F32Lanes, const N: usize>(
     top: f32,
     workspace: &mut Workspace,
 ) {
-    let Workspace { points, keys, scales, runs, ends, by_length, uneven, middles } = workspace;
+    let Workspace {
+        points,
+        keys,
+        scales,
+        inverses,
+        roots,
+        products,
+        lines,
+        runs,
+        ends,
+        by_length,
+        uneven,
+        middles,
+        pending,
+    } = workspace;
     let values = odd_numbers::<F, N>();
     let mut starts = [[0i32; MAX_LANES]; 2];
-    let mut margins = [[0f32; MAX_LANES]; 2];
-    round::<F, N>(octets, tops, (top - 1.0) * 0.5, keys, scales, &mut starts);
-    let widest = F::load(&scales[0]) * F::splat(top);
+    let mut margins = [0f32; VECTORS];
+    round::<F, N>(octets, tops, (top - 1.0) * 0.5, keys, scales, inverses, &mut starts);
+    let largest_scale = F::load(&scales[0]);
     for h in 0..8 / N {
         let mut sum = F::splat(0.0);
         for i in N * h..N * (h + 1) {
-            let reach = widest + octets.columns[i].abs();
+            let reach = largest_scale * F::splat(top) + octets.columns[i].abs();
             sum = sum + octets.roots[i] * reach * reach;
         }
-        let margin = sum * F::splat(1.0 / 131_072.0);
-        let weak = margin.lt(F::splat(LEAST_MARGIN));
-        F::select(weak, F::splat(f32::INFINITY), margin).store(&mut margins[h]);
+        let mut lanes = [0.0; MAX_LANES];
+        lines::margin(sum, largest_scale).store(&mut lanes);
+        for lane in 0..F::LEN {
+            margins[lane * (8 / N) + h] = lanes[lane];
+        }
+    }
+    for i in 0..8 {
+        let at = i * F::LEN;
+        let root = F::load(&octets.root[at..]);
+        root.store(&mut roots[at..]);
+        (root * F::load(&octets.x[at..])).store(&mut products[at..]);
     }
     let (mut count, mut counts) = (0, [0; 4]);
+    let mut first_runs = [0; VECTORS + 1];
     for lane in 0..F::LEN {
-        if octets.skipped >> lane & 1 == 1 {
-            continue;
-        }
         for h in 0..8 / N {
             let vector = lane * (8 / N) + h;
-            let mut on_grid = 0u32;
-            let mut left = starts[h][lane] as u32;
-            points.changes[vector] = left;
+            first_runs[vector] = count;
+            let x = F::load(&octets.x[N * vector..]);
+            let mut left = if octets.skipped >> lane & 1 == 1 { 0 } else { starts[h][lane] as u32 };
             while left != 0 {
                 let from = left.trailing_zeros();
                 left &= left - 1;
-                let to = left.trailing_zeros().min(tops.len() as u32);
-                let slot = neighbours.slot(keys[from as usize][h][lane] as usize);
-                let is_point = slot.count() == 0;
-                on_grid |= ((1 << to) - (1 << from)) * u32::from(is_point);
-                runs[count] = Run { vector: vector as u8, from: from as u8, to: to as u8, slot };
-                ends[count] = [Choice { word: slot.word(), clear: true }; 2];
+                let to = left.trailing_zeros();
+                let last = to.min(tops.len() as u32) - 1;
+                // What is inside its cell at both ends of a run is so in between.
+                let at_ends = [from, last].map(|candidate| inverses[candidate as usize % 32][lane]);
+                let nearer = to_edge(F::splat(at_ends[0]) * x).lesser(to_edge(F::splat(at_ends[1]) * x));
+                let inside = is_inside(nearer).bits();
+                let in_cell = inside & ((1 << N) - 1) == (1 << N) - 1;
+                let slot = neighbours.slot(keys[from as usize][h][lane] as usize, in_cell);
+                runs[count % RUNS] =
+                    Run { vector: vector as u8, from: from as u8, last: last as u8, to: to as u8, slot };
+                ends[count % RUNS] = Ends { words: [slot.word(); 2], clear: true };
                 // Points of the codebook are put in the first list, and taken out again.
-                let length = LENGTHS[slot.count().div_ceil(8).min(5)];
-                by_length[length][counts[length]] = count as u16;
-                counts[length] += usize::from(!is_point);
+                let length = slot.length();
+                by_length[length][counts[length] % RUNS] = count as u16;
+                counts[length] += usize::from(slot.count() != 0);
                 count += 1;
             }
-            points.on_grid[vector] = on_grid;
         }
     }
-    for length in 0..4 {
-        for &number in &by_length[length][..counts[length]] {
-            let run = &runs[usize::from(number)];
-            let (list, target) = (neighbours.list(run.slot), target::<F, N>(octets, run, values));
-            let (lane, margin) = (run.lane::<N>(), margins[run.half::<N>()][run.lane::<N>()]);
-            let at_ends = [scales[usize::from(run.from)][lane], scales[usize::from(run.to) - 1][lane]];
-            ends[usize::from(number)] = match length {
-                0 => nearest_of_few::<F, N, 2, 8>(list, &target, at_ends, margin),
-                1 => nearest_of_few::<F, N, 2, 16>(list, &target, at_ends, margin),
-                2 => nearest_of_few::<F, N, 2, 32>(list, &target, at_ends, margin),
-                _ => {
-                    let first = nearest(list, &target, at_ends[0], margin);
-                    [first, nearest(list, &target, at_ends[1], margin)]
-                }
-            };
-        }
-    }
-    let mut uneven_count = 0;
-    for number in 0..count {
-        uneven[uneven_count] = number as u16;
-        let [first, last] = ends[number];
-        let is_even = first.clear & last.clear & (first.word == last.word);
-        uneven_count += usize::from(!is_even & (runs[number].from + 2 < runs[number].to));
-    }
+    first_runs[F::LEN * (8 / N)] = count;
     let mut widths = [0.0; MAX_LANES];
     octets.width.store(&mut widths);
-    for (&number, middle) in uneven[..uneven_count].iter().zip(middles.iter_mut()) {
-        let run = &runs[usize::from(number)];
-        let (list, target) = (neighbours.list(run.slot), target::<F, N>(octets, run, values));
-        let (lane, margin) = (run.lane::<N>(), margins[run.half::<N>()][run.lane::<N>()]);
-        let behind = crossing(&target, ends[usize::from(number)], widths[lane], tops);
-        let behind = behind.clamp(usize::from(run.from) + 1, usize::from(run.to) - 1);
-        let around = [scales[behind - 1][lane], scales[behind][lane]];
-        *middle = (
-            behind as u8,
-            match list.words {
-                [_] => nearest_of_few::<F, N, 2, 16>(list, &target, around, margin),
-                _ => {
-                    let first = nearest(list, &target, around[0], margin);
-                    [first, nearest(list, &target, around[1], margin)]
-                }
-            },
-        );
+    let measure = Measure::<F, N> {
+        neighbours,
+        octets,
+        roots,
+        products,
+        values,
+        margins: &margins,
+        scales,
+        tops,
+        widths: &widths,
+    };
+    for length in 0..4 {
+        let mut uneven_count = 0;
+        for &number in &by_length[length][..counts[length]] {
+            let number = usize::from(number) % RUNS;
+            let run = &runs[number];
+            let found = measure.ends(length, run, [run.from, run.last], lines);
+            ends[number] = found;
+            uneven[uneven_count % RUNS] = number as u16;
+            uneven_count += usize::from(!found.even());
+        }
+        for &number in &uneven[..uneven_count] {
+            let number = usize::from(number) % RUNS;
+            let run = &runs[number];
+            // Runs of one candidate that are not clear gain nothing here.
+            let next = usize::from(run.from) + 1;
+            let behind = measure.crossing(run, ends[number].words).clamp(next, usize::from(run.last).max(next)) as u8;
+            middles[number] = (behind, measure.ends(length, run, [behind - 1, behind.min(run.last)], lines));
+        }
     }
-    let mut next_uneven = 0;
-    uneven[uneven_count] = count as u16;
-    for (number, (run, &ends)) in runs[..count].iter().zip(ends.iter()).enumerate() {
-        let (from, to) = (usize::from(run.from), usize::from(run.to));
-        let words = &mut points.words[usize::from(run.vector)];
-        fill::<F>(words, from, to, ends[0].word);
-        let is_uneven = usize::from(uneven[next_uneven]) == number;
-        if !is_uneven && (ends[0].word == ends[1].word || from + 1 == to) {
-            continue;
+    for vector in 0..F::LEN * (8 / N) {
+        let at = N * vector;
+        let scored = Vector::<F, N>::new(vector, &octets.weight[at..], &octets.product[at..]);
+        let mut track = Track::new(points, scored);
+        for number in first_runs[vector]..first_runs[vector + 1] {
+            let (run, ends) = (&runs[number], &ends[number]);
+            let (behind, around) = &middles[number];
+            if ends.even() {
+                track.push(run.from, run.to, ends.words[0], run.slot.count() == 0);
+            } else if ends.clear & around.clear & (ends.words == around.words) {
+                track.push(run.from, *behind, ends.words[0], false);
+                track.push(*behind, run.to, ends.words[1], false);
+            } else {
+                measure.divide(run, ends, lines, pending, &mut track);
+            }
         }
-        let mut pending = [(to - 1, ends[1]); 8];
-        let mut depth = 0;
-        if is_uneven {
-            let (behind, [before, after]) = middles[next_uneven];
-            let behind = usize::from(behind);
-            next_uneven += 1;
-            pending[1] = (behind, after);
-            pending[2] = (behind - 1, before);
-            depth = 2;
+        track.finish();
+    }
+}
+
+/// The points of one vector, from the first candidate to the last.
+struct Track<'p, F: F32Lanes, const N: usize> {
+    points: &'p mut Points,
+    vector: Vector<F, N>,
+    on_grid: u32,
+    changes: u32,
+    count: usize,
+    /// The last word, and whether it was on the grid.
+    last: u32,
+}
+
+impl<'p, F: F32Lanes, const N: usize> Track<'p, F, N> {
+    #[inline(always)]
+    fn new(points: &'p mut Points, vector: Vector<F, N>) -> Self {
+        Self { points, vector, on_grid: 0, changes: 0, count: 0, last: u32::MAX }
+    }
+
+    /// Candidates `from..to` have this point; the last ones go up to 32.
+    #[inline(always)]
+    fn push(&mut self, from: u8, to: u8, word: u16, on_grid: bool) {
+        let current = u32::from(word) << 1 | u32::from(on_grid);
+        let changed = current != self.last;
+        self.last = current;
+        self.points.words[self.vector.number][self.count] = word;
+        self.count += usize::from(changed);
+        self.changes |= u32::from(changed) << from;
+        // What comes later is put right later.
+        let before = (1 << from) - 1;
+        self.on_grid = (self.on_grid & before) | (!before * u32::from(on_grid));
+        self.points.scores.fill(&self.vector, usize::from(from), usize::from(to), word);
+    }
+
+    #[inline(always)]
+    fn finish(self) {
+        self.points.on_grid[self.vector.number] = self.on_grid;
+        self.points.changes[self.vector.number] = self.changes;
+    }
+}
+
+/// What the vectors of a tile are measured with.
+struct Measure<'a, F, const N: usize> {
+    neighbours: &'a Neighbours<N>,
+    octets: &'a Octets<'a, F>,
+    roots: &'a [f32; ROOM],
+    products: &'a [f32; ROOM],
+    values: F,
+    margins: &'a [f32; VECTORS],
+    scales: &'a [[f32; MAX_LANES]; 32],
+    tops: &'a [f32],
+    widths: &'a [f32; MAX_LANES],
+}
+
+impl<F: F32Lanes, const N: usize> Measure<'_, F, N> {
+    /// Where the vector of a run begins.
+    #[inline(always)]
+    fn at(run: &Run) -> usize {
+        N * usize::from(run.vector) % (8 * MAX_LANES)
+    }
+
+    /// The octet of a run.
+    #[inline(always)]
+    fn lane(run: &Run) -> usize {
+        usize::from(run.vector) / (8 / N) % MAX_LANES
+    }
+
+    #[inline(always)]
+    fn terms(&self, run: &Run) -> Terms<F, N> {
+        let at = Self::at(run);
+        Terms::new(head(&self.roots[at..]), head(&self.products[at..]), self.values)
+    }
+
+    /// The vector of a run.
+    #[inline(always)]
+    fn target(&self, run: &Run) -> Target<'_, F, N> {
+        let at = Self::at(run);
+        Target { x: head(&self.octets.x[at..]), weight: head(&self.roots[at..]), values: self.values }
+    }
+
+    #[inline(always)]
+    fn scale(&self, run: &Run, candidate: u8) -> f32 {
+        self.scales[usize::from(candidate) % 32][Self::lane(run)]
+    }
+
+    /// The points of two candidates of a run.
+    #[inline(always)]
+    fn ends(&self, length: usize, run: &Run, candidates: [u8; 2], lines: &mut Lines) -> Ends {
+        let (terms, margin) = (&self.terms(run), self.margins[usize::from(run.vector) % VECTORS]);
+        let scales = [self.scale(run, candidates[0]), self.scale(run, candidates[1])];
+        let few = self.neighbours.few(run.slot);
+        match length {
+            0 => lines::ends_of_few::<F, N, 8>(&few, terms, scales, margin),
+            1 => lines::ends_of_few::<F, N, 16>(&few, terms, scales, margin),
+            2 => lines::ends_of_few::<F, N, 32>(&few, terms, scales, margin),
+            _ => {
+                let list = self.neighbours.list(run.slot);
+                lines.fill(list, terms);
+                lines.ends::<F>(list, scales, margin)
+            }
         }
-        // From the first end to the last; stretches that are still uneven are halved.
-        let (mut at, mut left) = (from, ends[0]);
+    }
+
+    /// The first candidate whose scale lies below that under which two points are equally high: an estimate.
+    #[inline(always)]
+    fn crossing(&self, run: &Run, words: [u16; 2]) -> usize {
+        let at = Self::at(run);
+        let vector = Vector::<F, N>::new(0, &self.roots[at..], &self.products[at..]);
+        let numerator = self.widths[Self::lane(run)] / lines::crossing(&vector, words);
+        // Casts saturate.
+        (((numerator - self.tops[0]) / (self.tops[1] - self.tops[0])) as usize).saturating_add(1)
+    }
+
+    /// Finds the points of a run with the points at its ends.
+    #[inline(always)]
+    fn divide(
+        &self,
+        run: &Run,
+        ends: &Ends,
+        lines: &mut Lines,
+        pending: &mut [(usize, Lowest); MAX_CANDIDATES],
+        track: &mut Track<'_, F, N>,
+    ) {
+        let (first, last) = (usize::from(run.from), usize::from(run.last));
+        let list = self.neighbours.list(run.slot);
+        lines.fill(list, &self.terms(run));
+        // Candidates that are yet to be reached, the next one on top.
+        pending[0] = (last, Lowest { word: ends.words[1], clear: ends.clear });
+        let (mut depth, mut at, mut left) = (0, first, Lowest { word: ends.words[0], clear: ends.clear });
+        // Ends that are not clear have to be looked at again, one after the other.
+        let mut known = if ends.clear { 2 } else { 0 };
+        let mut from = run.from;
         loop {
             let (end, right) = pending[depth];
-            let is_even = left.clear & right.clear & (left.word == right.word);
-            if !is_even && at + 1 < end {
-                let middle = (at + end) / 2;
-                depth += 1;
-                let (list, target) = (neighbours.list(run.slot), target::<F, N>(octets, run, values));
-                let margin = margins[run.half::<N>()][run.lane::<N>()];
-                pending[depth] = (middle, nearest(list, &target, scales[middle][run.lane::<N>()], margin));
-                continue;
+            let certain = left.clear & right.clear;
+            let candidate = match known {
+                0 => first,
+                1 => last,
+                _ if at + 1 < end && !(certain && left.word == right.word) => {
+                    let middle = if certain { self.crossing(run, [left.word, right.word]) } else { (at + end) / 2 };
+                    middle.clamp(at + 1, end - 1)
+                }
+                _ => {
+                    if left.word != right.word {
+                        track.push(from, end as u8, left.word, false);
+                        from = end as u8;
+                    }
+                    (at, left) = (end, right);
+                    if depth == 0 {
+                        break;
+                    }
+                    depth -= 1;
+                    continue;
+                }
+            };
+            let scale = self.scale(run, candidate as u8);
+            let mut lowest = lines.lowest::<F>(list, scale, self.margins[usize::from(run.vector)]);
+            if !lowest.clear {
+                lowest.word = nearest(list, &self.target(run), scale);
             }
-            if left.word != right.word {
-                fill::<F>(words, end, to, right.word);
-                points.changes[usize::from(run.vector)] |= 1 << end;
+            match known {
+                0 => (left, known) = (lowest, 1),
+                1 => (pending[0].1, known) = (lowest, 2),
+                _ => {
+                    depth += 1;
+                    pending[depth] = (candidate, lowest);
+                }
             }
-            if depth == 0 {
-                break;
-            }
-            depth -= 1;
-            (at, left) = (end, right);
         }
+        track.push(from, run.to, left.word, false);
     }
-}
-
-/// The first candidate under which, of the two points at the ends of a run, that at the last end is the nearer: an
-/// estimate. Distances differ by `s^2 * a - 2 * s * b`, `a` and `b` being sums over the differences of squares and products.
-#[inline(always)]
-fn crossing<F, const N: usize>(target: &Target<'_, F, N>, ends: [Choice; 2], width: f32, tops: &[f32]) -> usize {
-    let level = |word: u16, i: usize| ((word >> (bits::<N>() as usize * i)) & ((1 << bits::<N>()) - 1)) as f32;
-    let (mut a, mut b) = (0.0, 0.0);
-    for i in 0..N {
-        let (first, last) = (2.0 * level(ends[0].word, i) + 1.0, 2.0 * level(ends[1].word, i) + 1.0);
-        let term = target.weight[i] * (first - last);
-        a += term * (first + last);
-        b += term * target.x[i];
-    }
-    // The numerator of the candidate whose scale is `2 * b / a`; casts saturate.
-    (((0.5 * width * a / b - tops[0]) / (tops[1] - tops[0])) as usize).saturating_add(1)
-}
-
-/// The vector of a run as a target.
-#[inline(always)]
-fn target<'a, F: F32Lanes, const N: usize>(octets: &Octets<'a, F>, run: &Run, values: F) -> Target<'a, F, N> {
-    let at = N * usize::from(run.vector);
-    Target { x: head(&octets.x[at..]), weight: head(&octets.root[at..]), values }
 }
 
 /// Keys and scales of all candidates, and for each vector, as bits, the candidates at which its key changes.
@@ -293,7 +448,8 @@ fn round<F: F32Lanes, const N: usize>(
     tops: &[f32],
     max_level: f32,
     keys: &mut [[[i32; MAX_LANES]; 2]; MAX_CANDIDATES],
-    scales: &mut [[f32; MAX_LANES]; MAX_CANDIDATES],
+    scales: &mut [[f32; MAX_LANES]; 32],
+    inverses: &mut [[f32; MAX_LANES]; 32],
     starts: &mut [[i32; MAX_LANES]; 2],
 ) {
     let (half, lowest, highest) = (F::splat(0.5), F::splat(ROUNDER), F::splat(ROUNDER + max_level));
@@ -307,6 +463,7 @@ fn round<F: F32Lanes, const N: usize>(
     for (c, &top) in tops.iter().enumerate() {
         let inverse = F::splat(top) / octets.width;
         (F::splat(1.0) / inverse).store(&mut scales[c]);
+        (half * inverse).store(&mut inverses[c]);
         for h in 0..8 / N {
             let mut key = F::splat(0.0);
             for i in (N * h..N * (h + 1)).rev() {
@@ -325,19 +482,11 @@ fn round<F: F32Lanes, const N: usize>(
     }
 }
 
-/// Writes one word for candidates `from..to`, and something else behind them.
-#[inline(always)]
-fn fill<F: F32Lanes>(words: &mut [i32; WORDS], from: usize, to: usize, word: u16) {
-    for at in (from..to).step_by(F::LEN) {
-        F::Int::splat(i32::from(word)).store(&mut words[at..]);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::nearest::tests::spelled_out;
+    use super::super::nearest::tests::{nearest_spelled_out, spelled_out};
     use super::super::{self as grid, Spot};
     use super::*;
     use crate::lanes::portable::Floats;
@@ -352,7 +501,19 @@ mod tests {
         let columns = |values: &[f32]| {
             std::array::from_fn(|i| F::load(&std::array::from_fn::<_, 8, _>(|lane| values[8 * lane + i])))
         };
-        let octets = Octets { columns: columns(x), roots: columns(root), x, root, width: F::splat(widest), skipped: 4 };
+        let padded = |values: &[f32]| [values, &[0.0; MAX_LANES]].concat();
+        let weight: Vec<f32> = root.iter().map(|v| v * v).collect();
+        let product: Vec<f32> = weight.iter().zip(x).map(|(w, x)| w * x).collect();
+        let octets = Octets {
+            columns: columns(x),
+            roots: columns(root),
+            x: &padded(x),
+            root: &padded(root),
+            weight: &padded(&weight),
+            product: &padded(&product),
+            width: F::splat(widest),
+            skipped: 4,
+        };
         let mut workspace = Workspace::new();
         find::<F, N>(neighbours, &octets, &tops, top, &mut workspace);
         for vector in (0..64 / N).filter(|v| N * v / 8 != 2) {
@@ -363,20 +524,16 @@ mod tests {
                 let level =
                     |v: f32| nearest_int(0.5 * (inverse * v - 1.0)).clamp(0, ((top - 1.0) / 2.0) as i32) as usize;
                 let key = x.iter().rev().fold(0, |key, &v| key * if N == 8 { 3 } else { 8 } + level(v));
-                let (word, on_grid) = match neighbours.spot(key) {
+                let (word, on_grid) = match neighbours.spot(key, false) {
                     Spot::OnGrid(word) => (word, true),
                     Spot::Near(list) => {
                         let distances = spelled_out(list, x, root, 1.0 / inverse);
-                        let first = (0..list.count)
-                            .rev()
-                            .min_by(|&a, &b| distances[a].total_cmp(&distances[b]).then(a.cmp(&b)));
-                        (list.words.as_flattened()[first.unwrap()], false)
+                        (list.words.as_flattened()[nearest_spelled_out(&distances)], false)
                     }
                 };
-                assert_eq!(workspace.points.words[vector][c], i32::from(word), "vector {vector}, candidate {c}");
-                assert_eq!(workspace.points.on_grid[vector] >> c & 1 == 1, on_grid);
-                // What is not marked as a change is none.
-                assert!(last == Some((word, on_grid)) || workspace.points.changes[vector] >> c & 1 == 1);
+                assert_eq!(workspace.points.word(vector, c), word, "vector {vector}, candidate {c}");
+                assert_eq!(workspace.points.on_grid(vector, c), on_grid);
+                assert_eq!(workspace.points.changes[vector] >> c & 1 == 1, last != Some((word, on_grid)));
                 last = Some((word, on_grid));
             }
         }

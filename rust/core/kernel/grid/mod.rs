@@ -4,11 +4,17 @@
 //! A *key* numbers all vectors of levels that occur: in base 3 for vectors of 8, in base 8 for vectors of 4, where it is the
 //! word itself.
 //!
+//! - [`cell`]: which points of a list can be left out;
 //! - [`nearest`]: the best of some points under a scale;
-//! - [`candidates`]: the points of a sub-block under a row of scales, and the best scale.
+//! - [`lines`]: where it stays the best while the scale changes;
+//! - [`candidates`]: the points of a sub-block under a row of scales;
+//! - [`scores`]: which of these scales may be the best.
 
 pub(crate) mod candidates;
+pub(crate) mod cell;
+pub(crate) mod lines;
 pub(crate) mod nearest;
+pub(crate) mod scores;
 
 use std::sync::LazyLock;
 
@@ -85,8 +91,16 @@ pub(crate) struct List<'n> {
     pub(crate) count: usize,
 }
 
-/// An entry of a codebook's table: the number of neighbours in the lower half and the chunk at which they start in the
-/// upper; for points of the codebook 0 and their word.
+/// The first two chunks of a list; the second one may belong to another list.
+#[derive(Clone, Copy)]
+pub(crate) struct Few<'n> {
+    pub(crate) words: &'n [[u16; CHUNK]; 2],
+    /// How many neighbours there are.
+    pub(crate) count: usize,
+}
+
+/// An entry of a codebook's table. From the lowest bit: the number of neighbours (12 bits), their number in steps (see
+/// [`Slot::length`], 4 bits), and the chunk at which they start; for points of the codebook 0, 0 and their word.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot(u32);
 
@@ -94,7 +108,13 @@ impl Slot {
     /// How many neighbours there are; 0 for a point of the codebook.
     #[inline(always)]
     pub(crate) fn count(self) -> usize {
-        (self.0 & 0xffff) as usize
+        (self.0 & 0xfff) as usize
+    }
+
+    /// 0 for up to 8 neighbours, 1 for up to 16, 2 for up to 32, 3 for more.
+    #[inline(always)]
+    pub(crate) fn length(self) -> usize {
+        (self.0 >> 12 & 3) as usize
     }
 
     /// The word of a point of the codebook.
@@ -106,7 +126,8 @@ impl Slot {
 
 /// A codebook's points and neighbour lists by key.
 pub(crate) struct Neighbours<const N: usize> {
-    slots: Vec<Slot>,
+    /// For vectors anywhere, and for those well inside their cells.
+    slots: Vec<[Slot; 2]>,
     /// Index of the point with this key.
     indices: Vec<u16>,
     words: Vec<[u16; CHUNK]>,
@@ -115,33 +136,46 @@ pub(crate) struct Neighbours<const N: usize> {
 impl<const N: usize> Neighbours<N> {
     fn new(grid: &Grid<N>) -> Self {
         let keys = base::<N>().pow(N as u32);
-        let mut all = Self { slots: Vec::with_capacity(keys), indices: vec![0; keys], words: Vec::new() };
+        let mut all = Self { slots: vec![[Slot(0); 2]; keys], indices: vec![0; keys], words: Vec::new() };
         let pack =
             |levels: &[u8; N]| (0..N).fold(0, |word, i| word | u16::from(levels[i]) << (bits::<N>() as usize * i));
-        for key in 0..keys {
-            let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
-            all.slots.push(match grid.place(&levels) {
-                Place::OnGrid(index) => {
-                    all.indices[key] = index;
-                    Slot(u32::from(pack(&levels)) << 16)
-                }
-                Place::Near(list) => {
-                    let start = all.words.len() as u32;
-                    for indices in list.chunks(CHUNK) {
-                        let index = |i: usize| *indices.get(i).unwrap_or(&list[list.len() - 1]);
-                        all.words.push(std::array::from_fn(|i| pack(grid.point(index(i)))));
+        // Lists that are read often lie together.
+        for in_cell in [true, false] {
+            for key in 0..keys {
+                let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
+                all.slots[key][usize::from(in_cell)] = match grid.place(&levels) {
+                    Place::OnGrid(index) => {
+                        all.indices[key] = index;
+                        Slot(u32::from(pack(&levels)) << 16)
                     }
-                    Slot(start << 16 | list.len() as u32)
-                }
-            });
+                    Place::Near(list) => {
+                        let points: Vec<[u8; N]> = list.iter().map(|&index| *grid.point(index)).collect();
+                        let points = if in_cell { cell::undominated(&levels, &points) } else { points };
+                        all.push(points.iter().map(pack).collect())
+                    }
+                };
+            }
         }
+        // The last list may be read as two chunks.
+        all.words.push([0; CHUNK]);
         all
     }
 
-    /// The entry of a rounded vector.
+    /// Adds a list of words.
+    fn push(&mut self, list: Vec<u16>) -> Slot {
+        let start = self.words.len() as u32;
+        for words in list.chunks(CHUNK) {
+            self.words.push(std::array::from_fn(|i| *words.get(i).unwrap_or(&list[list.len() - 1])));
+        }
+        let length = [8, 16, 32].iter().filter(|&&most| list.len() > most).count() as u32;
+        assert!(start < 1 << 16 && list.len() < 1 << 12, "codebooks are as they are");
+        Slot(start << 16 | length << 12 | list.len() as u32)
+    }
+
+    /// The entry of a rounded vector, which may be well inside its [`cell`].
     #[inline(always)]
-    pub(crate) fn slot(&self, key: usize) -> Slot {
-        self.slots[key]
+    pub(crate) fn slot(&self, key: usize, in_cell: bool) -> Slot {
+        self.slots[key][usize::from(in_cell)]
     }
 
     /// The neighbours that an entry stands for.
@@ -151,10 +185,16 @@ impl<const N: usize> Neighbours<N> {
         List { words: chunks, count: slot.count() }
     }
 
-    /// Looks up a rounded vector.
+    /// The same for at most 32 neighbours.
     #[inline(always)]
-    pub(crate) fn spot(&self, key: usize) -> Spot<'_> {
-        let slot = self.slot(key);
+    pub(crate) fn few(&self, slot: Slot) -> Few<'_> {
+        Few { words: crate::lanes::head(&self.words[usize::from(slot.word())..]), count: slot.count() }
+    }
+
+    /// Looks up a rounded vector, which may be well inside its [`cell`].
+    #[inline(always)]
+    pub(crate) fn spot(&self, key: usize, in_cell: bool) -> Spot<'_> {
+        let slot = self.slot(key, in_cell);
         if slot.count() == 0 { Spot::OnGrid(slot.word()) } else { Spot::Near(self.list(slot)) }
     }
 
@@ -181,7 +221,7 @@ mod tests {
     fn check<const N: usize>(grid: &Grid<N>, neighbours: &Neighbours<N>) {
         for key in 0..base::<N>().pow(N as u32) {
             let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
-            match (grid.place(&levels), neighbours.spot(key)) {
+            match (grid.place(&levels), neighbours.spot(key, false)) {
                 (Place::OnGrid(index), Spot::OnGrid(word)) => {
                     assert_eq!(key_of_word::<N>(word), key);
                     assert_eq!(neighbours.index(word), index);

@@ -17,15 +17,6 @@ pub(crate) struct Target<'a, F, const N: usize> {
     pub(crate) values: F,
 }
 
-/// A point that was chosen.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Choice {
-    /// Its word.
-    pub(crate) word: u16,
-    /// Whether every other point of the list is farther by more than the margin.
-    pub(crate) clear: bool,
-}
-
 /// Terms of distances for each coordinate, as tables.
 #[inline(always)]
 fn terms<F: F32Lanes, const N: usize>(target: &Target<'_, F, N>, scale: f32) -> [F; N] {
@@ -50,91 +41,44 @@ fn distances<F: F32Lanes, const N: usize>(words: &[u16], terms: &[F; N]) -> F {
     sum
 }
 
-/// The point of a list of at most `E` (8, 16 or 32) points with the smallest distance
-/// `sum(weight * (scale * point - x)^2)`, the first one on ties, for several scales. Distances must not be NaN.
+/// The word of the point of a list with the smallest distance `sum(weight * (scale * point - x)^2)`, the first one on ties.
+/// Distances must not be NaN.
 #[inline(always)]
-pub(crate) fn nearest_of_few<F: F32Lanes, const N: usize, const S: usize, const E: usize>(
-    list: List<'_>,
-    target: &Target<'_, F, N>,
-    scales: [f32; S],
-    margin: f32,
-) -> [Choice; S] {
-    // The widest vectors may read on to the end of the chunk, which repeats the last point.
-    let vectors = E.div_ceil(F::LEN);
-    let words = &list.words.as_flattened()[..vectors * F::LEN];
-    let mut sums = [[target.values; 4]; S];
-    for s in 0..S {
-        let terms = terms(target, scales[s]);
-        for v in 0..vectors {
-            sums[s][v] = distances(&words[v * F::LEN..], &terms);
-        }
-    }
-    let valid = (1u64 << list.count) - 1;
-    let mut choices = [Choice::default(); S];
-    for s in 0..S {
-        let mut least = sums[s][0];
-        for v in 1..vectors {
-            least = least.lesser(sums[s][v]);
-        }
-        let least = least.least();
-        let limit = F::splat(least + margin);
-        let mut near = 0;
-        for v in 0..vectors {
-            near |= u64::from(sums[s][v].lt(limit).bits()) << (v * F::LEN);
-        }
-        near &= valid;
-        let clear = near.is_power_of_two();
-        if !clear {
-            near = 0;
-            for v in 0..vectors {
-                near |= u64::from(sums[s][v].eq(F::splat(least)).bits()) << (v * F::LEN);
-            }
-        }
-        choices[s] = Choice { word: words[near.trailing_zeros() as usize % (vectors * F::LEN)], clear };
-    }
-    choices
-}
-
-/// The same for any list and one scale.
-#[inline(always)]
-pub(crate) fn nearest<F: F32Lanes, const N: usize>(
-    list: List<'_>,
-    target: &Target<'_, F, N>,
-    scale: f32,
-    margin: f32,
-) -> Choice {
-    if let [_] = list.words {
-        return nearest_of_few::<F, N, 1, CHUNK>(list, target, [scale], margin)[0];
-    }
+pub(crate) fn nearest<F: F32Lanes, const N: usize>(list: List<'_>, target: &Target<'_, F, N>, scale: f32) -> u16 {
     let terms = terms(target, scale);
-    // For each lane the least distance, where it was, and the next one.
-    let infinity = F::splat(f32::INFINITY);
-    let (mut least, mut next, mut at) = (infinity, infinity, F::Int::splat(0));
-    for (c, words) in list.words.iter().enumerate() {
-        for at_word in (0..CHUNK).step_by(F::LEN) {
-            let distances = distances(&words[at_word..], &terms);
-            let less = distances.lt(least);
-            at = F::Int::select(less, F::Int::splat((CHUNK * c + at_word) as i32), at);
-            next = next.lesser(least.greater(distances));
-            least = least.lesser(distances);
+    let flat = list.words.as_flattened();
+    // Words that fill up the list repeat its last one, and never come first.
+    if list.count <= CHUNK {
+        let mut sums = [target.values; 2];
+        let vectors = CHUNK / F::LEN;
+        for v in 0..vectors {
+            sums[v] = distances(&flat[v * F::LEN..], &terms);
         }
+        let least = if vectors == 1 { sums[0] } else { sums[0].lesser(sums[1]) };
+        let least = F::splat(least.least());
+        let mut nearest = sums[0].eq(least).bits();
+        if vectors > 1 {
+            nearest |= sums[1].eq(least).bits() << F::LEN;
+        }
+        return flat[nearest.trailing_zeros() as usize];
+    }
+    // For each lane the least distance, and where it was.
+    let (mut least, mut at) = (F::splat(f32::INFINITY), F::Int::splat(0));
+    for first in (0..list.count).step_by(F::LEN) {
+        let distances = distances(&flat[first..], &terms);
+        at = F::Int::select(distances.lt(least), F::Int::splat(first as i32), at);
+        least = least.lesser(distances);
     }
     let mut positions = [0; MAX_LANES];
     at.store(&mut positions);
-    let nearest = least.least();
-    let there = !F::splat(nearest).lt(least);
-    let lanes = there.bits();
-    // Words that fill up the list repeat its last one: they never come first, and at worst make it unclear.
-    let rest = F::select(there, next, least).least();
+    let mut lanes = least.eq(F::splat(least.least())).bits();
     let mut position = usize::MAX;
-    let mut left = lanes;
-    while left != 0 {
-        let lane = left.trailing_zeros() as usize;
+    while lanes != 0 {
+        let lane = lanes.trailing_zeros() as usize;
         position = position.min(positions[lane] as usize + lane);
-        left &= left - 1;
+        lanes &= lanes - 1;
     }
-    let word = list.words.as_flattened()[position.min(list.count - 1)];
-    Choice { word, clear: lanes & (lanes - 1) == 0 && rest > nearest + margin }
+    flat[position.min(list.count - 1)]
 }
 
 #[cfg(test)]
@@ -164,25 +108,19 @@ pub(crate) mod tests {
         words.iter().map(distance).collect()
     }
 
+    /// The first of the least distances.
+    pub(crate) fn nearest_spelled_out(distances: &[f32]) -> usize {
+        let least = distances.iter().copied().fold(f32::INFINITY, f32::min);
+        distances.iter().position(|&d| d == least).expect("distances are numbers")
+    }
+
     fn check<F: F32Lanes, const N: usize>(neighbours: &Neighbours<N>, key: usize, x: [f32; N], weight: [f32; N]) {
-        let Spot::Near(list) = neighbours.spot(key % 3usize.pow(8).min(8usize.pow(N as u32))) else { return };
+        let Spot::Near(list) = neighbours.spot(key % 3usize.pow(8).min(8usize.pow(N as u32)), false) else { return };
         let target = Target { x: &x, weight: &weight, values: odd_numbers::<F, N>() };
-        for (scale, margin) in [(0.5, 0.0), (0.25, 0.125), (1.0, f32::INFINITY)] {
+        for scale in [0.1, 0.25, 0.5, 1.0] {
             let distances = spelled_out(list, &x, &weight, scale);
-            let least = distances.iter().copied().fold(f32::INFINITY, f32::min);
-            let first = distances.iter().position(|&d| d == least).unwrap();
-            let check = |choice: Choice| {
-                assert_eq!(choice.word, list.words.as_flattened()[first]);
-                let others = distances.iter().enumerate().filter(|(i, _)| *i != first);
-                assert!(!choice.clear || others.into_iter().all(|(_, &d)| d >= least + margin));
-            };
-            check(nearest::<F, N>(list, &target, scale, margin));
-            if list.count <= 8 {
-                check(nearest_of_few::<F, N, 1, 8>(list, &target, [scale], margin)[0]);
-            }
-            if list.count <= 32 && list.words.len() == 2 {
-                check(nearest_of_few::<F, N, 2, 32>(list, &target, [0.1, scale], margin)[1]);
-            }
+            let expected = list.words.as_flattened()[nearest_spelled_out(&distances)];
+            assert_eq!(nearest::<F, N>(list, &target, scale), expected);
         }
     }
 
