@@ -2,6 +2,8 @@
 //!
 //! Intrinsics stand in loops and not in closures for `array::from_fn`: those are compiled on their own, without AVX2.
 
+mod quads;
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -103,6 +105,26 @@ fn times<const HALVES: usize>(
     }
 }
 
+/// A tile of both halves, where that is what `HALVES` says.
+#[inline(always)]
+fn from_both<const HALVES: usize>(both: Tile<2>) -> Tile<HALVES> {
+    let mut tile = zero::<HALVES>();
+    for r in 0..ROWS {
+        tile[r].copy_from_slice(&both[r][..HALVES]);
+    }
+    tile
+}
+
+/// The reverse of [`from_both`].
+#[inline(always)]
+fn to_both<const HALVES: usize>(tile: Tile<HALVES>) -> Tile<2> {
+    let mut both = zero::<2>();
+    for r in 0..ROWS {
+        both[r][..HALVES].copy_from_slice(&tile[r]);
+    }
+    both
+}
+
 /// `N`, hidden from the compiler if it is large: it would unroll the loop over quads, reorder it by rows, and run out of
 /// registers.
 #[inline(always)]
@@ -112,9 +134,22 @@ fn rolled<const N: usize>() -> usize {
 
 /// Sums in 16 bits of the products of `quads`, the first of which is quad `at` of its slab.
 #[inline(always)]
-fn narrow<const BIASED: bool, const HALVES: usize>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile<HALVES> {
+fn narrow<const DEPTH: usize, const BIASED: bool, const HALVES: usize>(
+    rows: &[Row; ROWS],
+    at: usize,
+    quads: &[Quad; DEPTH],
+) -> Tile<HALVES> {
     let mut sums = zero::<HALVES>();
-    for (i, quad) in quads.iter().enumerate() {
+    if HALVES == 2 {
+        // SAFETY: every caller has AVX2 enabled, and quads of a slab.
+        return from_both(unsafe {
+            match BIASED {
+                true => quads::narrow::<DEPTH, { Pairing::Biased as u8 }>(rows, at, quads),
+                false => quads::narrow::<DEPTH, { Pairing::Unsigned as u8 }>(rows, at, quads),
+            }
+        });
+    }
+    for (i, quad) in quads[..rolled::<DEPTH>()].iter().enumerate() {
         // SAFETY: every caller has AVX2 enabled.
         times::<HALVES>(rows, at + i, quad, |r, c, codes, x| unsafe {
             let products = if BIASED { _mm256_maddubs_epi16(x, codes) } else { _mm256_maddubs_epi16(codes, x) };
@@ -194,10 +229,24 @@ fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize, cons
                 whole[r] = [_mm256_set1_epi32(rows[r].bias[0]); HALVES];
             }
         }
-        for (i, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
-            let narrow = narrow::<BIASED, HALVES>(rows, i * DEPTH, quads);
-            for r in 0..ROWS {
-                widen(&mut whole[r], &narrow[r], splat(rows[r].scales[i * DEPTH / 4]));
+        if DEPTH == 1 && HALVES == 2 {
+            const { assert!(DEPTH > 1 || BIASED) };
+            for (i, quads) in quads.as_chunks::<4>().0.iter().enumerate() {
+                let mut scales = [_mm256_setzero_si256(); ROWS];
+                for r in 0..ROWS {
+                    scales[r] = splat(rows[r].scales[i]);
+                }
+                // SAFETY: AVX2 is enabled, and these are quads of a slab.
+                whole = from_both(unsafe {
+                    quads::add_each_scaled::<{ Pairing::Biased as u8 }>(to_both(whole), rows, 4 * i, quads, &scales)
+                });
+            }
+        } else {
+            for (i, quads) in quads.as_chunks::<DEPTH>().0.iter().enumerate() {
+                let narrow = narrow::<DEPTH, BIASED, HALVES>(rows, i * DEPTH, quads);
+                for r in 0..ROWS {
+                    widen(&mut whole[r], &narrow[r], splat(rows[r].scales[i * DEPTH / 4]));
+                }
             }
         }
         for r in 0..ROWS {
@@ -250,8 +299,8 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALV
                     whole[r] = [_mm256_set1_epi32(rows[r].bias[group]); HALVES];
                 }
             }
-            for (j, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
-                let narrow = narrow::<BIASED, HALVES>(rows, i * QUADS + j * DEPTH, quads);
+            for (j, quads) in quads.as_chunks::<DEPTH>().0.iter().enumerate() {
+                let narrow = narrow::<DEPTH, BIASED, HALVES>(rows, i * QUADS + j * DEPTH, quads);
                 for r in 0..ROWS {
                     widen(&mut whole[r], &narrow[r], splat([1, 1]));
                 }
@@ -285,6 +334,13 @@ fn shift<const HALVES: usize>(to: &mut [f32; COLUMNS], a: f32, b: &[f32; COLUMNS
 #[inline(always)]
 fn wide<const HALVES: usize>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile<HALVES> {
     let mut sums = zero::<HALVES>();
+    if HALVES == 2 {
+        for (i, quads) in quads.as_chunks::<4>().0.iter().enumerate() {
+            // SAFETY: every caller has AVX2 enabled, and fours of quads of a slab.
+            sums = from_both(unsafe { quads::add_wide(to_both(sums), rows, at + 4 * i, quads) });
+        }
+        return sums;
+    }
     for (i, quad) in quads.iter().enumerate() {
         // SAFETY: every caller has AVX2 enabled.
         times::<HALVES>(rows, at + i, quad, |r, c, codes, x| unsafe {
