@@ -36,11 +36,13 @@ pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
         (Scaling::Super, Biased, 2, _) => pair!(super_blocks, 2, true, 0; Super Biased 0),
         (Scaling::Super, Biased, 1, _) => pair!(super_blocks, 1, true, 0; Super Biased 0),
         (Scaling::Super, Wide, ..) => pair!(wide_super_blocks; Super Wide 0),
-        (Scaling::Groups, Unsigned, 8, 32) => pair!(groups, 8, 8, false; Groups Unsigned 32),
-        (Scaling::Groups, Unsigned, 4, 32) => pair!(groups, 4, 8, false; Groups Unsigned 32),
-        (Scaling::Groups, Biased, 8, 32) => pair!(groups, 8, 8, true; Groups Biased 32),
-        (Scaling::Groups, Biased, 4, 32) => pair!(groups, 4, 8, true; Groups Biased 32),
-        (Scaling::Groups, Biased, 4, 16) => pair!(groups, 4, 4, true; Groups Biased 16),
+        (Scaling::Groups, Unsigned, 8, 32) if facts.mins => pair!(groups, 8, 8, false, true; Groups Unsigned 32),
+        (Scaling::Groups, Unsigned, 8, 32) => pair!(groups, 8, 8, false, false; Groups Unsigned 32),
+        (Scaling::Groups, Unsigned, 4, 32) if facts.mins => pair!(groups, 4, 8, false, true; Groups Unsigned 32),
+        (Scaling::Groups, Unsigned, 4, 32) => pair!(groups, 4, 8, false, false; Groups Unsigned 32),
+        (Scaling::Groups, Biased, 8, 32) => pair!(groups, 8, 8, true, false; Groups Biased 32),
+        (Scaling::Groups, Biased, 4, 32) => pair!(groups, 4, 8, true, false; Groups Biased 32),
+        (Scaling::Groups, Biased, 4, 16) => pair!(groups, 4, 4, true, false; Groups Biased 16),
         (Scaling::Groups, Wide, _, 32) => pair!(wide_groups; Groups Wide 0),
         _ => return None,
     };
@@ -63,7 +65,8 @@ fn lay_out<const SCALING: u8, const PAIRING: u8, const GROUP: usize>(slab: &Slab
         _ => Pairing::Wide,
     };
     let group = if GROUP == 0 { facts.group } else { GROUP };
-    let facts = Facts { scaling, group, mins: pairing == Pairing::Unsigned, ..*facts };
+    let mins = if scaling == Scaling::Super { pairing == Pairing::Unsigned } else { facts.mins };
+    let facts = Facts { scaling, group, mins, ..*facts };
     super::lay_out(slab, pairing, &facts, row, |codes| {
         // SAFETY: SSE2, and 16 bytes of `codes`. With 128 added, signed bytes are unsigned ones.
         let sums = unsafe {
@@ -282,9 +285,9 @@ fn load<const HALVES: usize>(pairs: &[[i16; 2]; COLUMNS]) -> [__m256i; HALVES] {
     }
 }
 
-/// Groups of `QUADS` quads with a float scale each, and codes of few bits. Unsigned codes come with minima.
+/// Groups of `QUADS` quads with a float scale each, and codes of few bits. Unsigned codes come with minima or an offset.
 #[target_feature(enable = "avx2,fma")]
-fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALVES: usize>(
+fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const MINS: bool, const HALVES: usize>(
     panel: &[Row; PANEL],
     quads: &[Quad],
     side: &Side,
@@ -297,6 +300,8 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALV
             for r in 0..ROWS {
                 if BIASED {
                     whole[r] = [_mm256_set1_epi32(rows[r].bias[group]); HALVES];
+                } else if !MINS {
+                    whole[r] = load::<HALVES>(&side.sums[block]);
                 }
             }
             for (j, quads) in quads.as_chunks::<DEPTH>().0.iter().enumerate() {
@@ -309,7 +314,7 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALV
                 for c in 0..HALVES {
                     accumulate(&mut sums[r], c, rows[r].d[group], &side.d[block], whole[r][c]);
                 }
-                if !BIASED {
+                if MINS {
                     shift::<HALVES>(&mut sums[r], rows[r].m[group], &side.s[block]);
                 }
             }
