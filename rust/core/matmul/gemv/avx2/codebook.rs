@@ -4,7 +4,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{SuperBlock, each_twice, half, load, load_half, word};
+use super::super_blocks::{SuperBlock, each_block, each_twice};
+use super::{AT_ONCE, Blocks, first_halves, load, load_half, lower, word};
 use crate::matmul::unpack::tables::{IQ1, IQ2_S as IQ2_S_POINTS, IQ2_XS as IQ2_XS_POINTS};
 use crate::matmul::unpack::tables::{IQ2_XXS as IQ2_XXS_POINTS, IQ3_S as IQ3_S_POINTS, IQ3_XXS as IQ3_XXS_POINTS};
 
@@ -197,7 +198,7 @@ unsafe fn odd_nibbles(at: *const u8) -> __m256i {
 }
 
 /// Defines a kernel's view of a codebook format: bytes, columns that share a scale, what is taken out of a block as a whole,
-/// codes, signs, scales, `d`.
+/// codes, signs, scales, and the power of two that goes with `d`.
 macro_rules! codebook {
     (
         $name:ident, $bytes:literal, $group:literal, { $($constant:ident: $type:ty = $value:expr),* },
@@ -206,7 +207,7 @@ macro_rules! codebook {
         $(signs |$signs_block:ident, $opened_signs:ident, $signs_part:ident| $signs:expr,)?
         $(shifts |$shifts_block:ident, $shifts_scales:ident| $shifts:expr,)?
         scales |$scales_block:ident| $scales:expr,
-        d |$d_block:ident| $d:expr $(,)?
+        d |$d_blocks:ident| $d:expr $(,)?
     ) => {
         pub(super) struct $name;
 
@@ -251,19 +252,25 @@ macro_rules! codebook {
                 }
             )?
 
-            #[inline(always)]
-            unsafe fn scales($scales_block: *const u8) -> __m256i {
-                // SAFETY: as above.
-                unsafe { $scales }
-            }
+            each_block!(scales |$scales_block| $scales);
 
             #[inline(always)]
-            unsafe fn d($d_block: *const u8) -> u16 {
+            unsafe fn d($d_blocks: Blocks) -> __m128 {
                 // SAFETY: as above.
                 unsafe { $d }
             }
         }
     };
+}
+
+/// Half-precision numbers that come first in four blocks, times `factor`.
+///
+/// # Safety
+/// Whole blocks at `blocks`, AVX2 and F16C.
+#[inline(always)]
+unsafe fn first(blocks: Blocks, factor: f32) -> __m128 {
+    // SAFETY: by this function's contract.
+    unsafe { _mm_mul_ps(lower(first_halves(blocks)), _mm_set1_ps(factor)) }
 }
 
 /// Words in which signs and a scale of IQ2_XXS are packed.
@@ -280,7 +287,7 @@ unsafe fn iq2_xxs_words(block: *const u8) -> __m256i {
 }
 
 codebook!(
-    IQ2_XXS, 66, 32, { SIGNED: bool = true, MAGNITUDES: bool = true, FACTOR: f32 = 0.125 },
+    IQ2_XXS, 66, 32, { SIGNED: bool = true, MAGNITUDES: bool = true },
     open |block, open| -> Signs {
         open.put_signs(even_of_words(iq2_xxs_words(block)));
     },
@@ -289,11 +296,11 @@ codebook!(
     },
     signs |_block, open, part| open.signs(part),
     scales |block| odd(_mm256_srli_epi32::<28>(iq2_xxs_words(block))),
-    d |block| half(block),
+    d |blocks| first(blocks, 0.125),
 );
 
 codebook!(
-    IQ2_XS, 74, 16, { SIGNED: bool = true, MAGNITUDES: bool = true, FACTOR: f32 = 0.125 },
+    IQ2_XS, 74, 16, { SIGNED: bool = true, MAGNITUDES: bool = true },
     open |block, open| -> Open<32> {
         let codes = [load(block.add(2)), load(block.add(34))];
         for i in 0..2 {
@@ -305,11 +312,11 @@ codebook!(
     codes |_block, open, part| join(&IQ2_XS_POINTS, open.four(part)),
     signs |_block, open, part| open.signs(part),
     scales |block| odd_nibbles(block.add(66)),
-    d |block| half(block),
+    d |blocks| first(blocks, 0.125),
 );
 
 codebook!(
-    IQ2_S, 82, 16, { SIGNED: bool = true, MAGNITUDES: bool = true, FACTOR: f32 = 0.125 },
+    IQ2_S, 82, 16, { SIGNED: bool = true, MAGNITUDES: bool = true },
     open |block, open| -> Open<32> {
         let high = _mm256_broadcastq_epi64(_mm_loadl_epi64(block.add(66).cast()));
         // Of each byte two bits for each of four points: moved to bits 8 and 9 of a number.
@@ -323,11 +330,11 @@ codebook!(
     codes |_block, open, part| join(&IQ2_S_POINTS, open.four(part)),
     signs |block, _open, part| signs(block.add(34 + 4 * part)),
     scales |block| odd_nibbles(block.add(74)),
-    d |block| half(block),
+    d |blocks| first(blocks, 0.125),
 );
 
 codebook!(
-    IQ3_XXS, 98, 32, { SIGNED: bool = true, MAGNITUDES: bool = true, FACTOR: f32 = 0.25 },
+    IQ3_XXS, 98, 32, { SIGNED: bool = true, MAGNITUDES: bool = true },
     open |block, open| -> Signs {
         open.put_signs(even_of_words(load(block.add(66))));
     },
@@ -336,7 +343,7 @@ codebook!(
     },
     signs |_block, open, part| open.signs(part),
     scales |block| odd(_mm256_srli_epi32::<28>(load(block.add(66)))),
-    d |block| half(block),
+    d |blocks| first(blocks, 0.25),
 );
 
 codebook!(
@@ -359,7 +366,7 @@ codebook!(
         let odd = _mm_or_si128(_mm_add_epi8(codes, codes), _mm_set1_epi8(1));
         _mm256_castsi128_si256(_mm_cvtepu8_epi16(odd))
     },
-    d |block| half(block),
+    d |blocks| lower(first_halves(blocks)),
 );
 
 /// Which of 8 bytes go to the lower halves of 16 numbers of 16 bits, if each of them goes to `TIMES` numbers; the upper
@@ -378,7 +385,7 @@ static EACH_FOUR_TIMES: [[u8; 32]; 2] = repeated::<2, 4>();
 static EACH_EIGHT_TIMES: [[u8; 32]; 4] = repeated::<4, 8>();
 
 codebook!(
-    IQ1_S, 50, 32, { OFFSET: i16 = 9, FACTOR: f32 = 0.125 },
+    IQ1_S, 50, 32, { OFFSET: i16 = 9 },
     open |block, open| -> Open<32> {
         let high = load_half(block.add(34));
         // Three bits for each of four points, moved to bits 13 to 15 of a number, and from there to bits 8 to 10.
@@ -403,11 +410,11 @@ codebook!(
         let codes = _mm_and_si128(_mm_srli_epi16::<12>(load_half(block.add(34))), _mm_set1_epi16(7));
         _mm256_castsi128_si256(_mm_or_si128(_mm_add_epi16(codes, codes), _mm_set1_epi16(1)))
     },
-    d |block| half(block),
+    d |blocks| first(blocks, 0.125),
 );
 
 codebook!(
-    IQ1_M, 56, 16, { OFFSET: i16 = 9, FACTOR: f32 = 0.125 },
+    IQ1_M, 56, 16, { OFFSET: i16 = 9 },
     open |block, open| -> Open<32> {
         for i in 0..2 {
             // Half bytes: three bits more of a number, and the shift.
@@ -436,9 +443,14 @@ codebook!(
         let codes = _mm256_srli_epi16::<13>(_mm256_mullo_epi16(_mm256_shuffle_epi8(words, lanes), to_top));
         _mm256_or_si256(_mm256_add_epi16(codes, codes), _mm256_set1_epi16(1))
     },
-    d |block| {
-        let words = block.add(48).cast::<u64>().read_unaligned();
-        let bits = (words >> 12) & 0xf | (words >> 24) & 0xf0 | (words >> 36) & 0xf00 | (words >> 48) & 0xf000;
-        bits as u16
+    d |blocks| {
+        let mut halves = [0; AT_ONCE];
+        for r in 0..AT_ONCE {
+            let words = blocks[r].add(48).cast::<u64>().read_unaligned();
+            let bits = (words >> 12) & 0xf | (words >> 24) & 0xf0 | (words >> 36) & 0xf00 | (words >> 48) & 0xf000;
+            halves[r] = bits as i16;
+        }
+        let halves = _mm_setr_epi16(halves[0], halves[1], halves[2], halves[3], 0, 0, 0, 0);
+        _mm_mul_ps(_mm_cvtph_ps(halves), _mm_set1_ps(0.125))
     },
 );

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{SuperBlock, half, load, load_half, nibbles, word};
+use super::super_blocks::{SuperBlock, each_block};
+use super::{AT_ONCE, Blocks, first_halves, last_halves, load, load_half, lower, nibbles, upper, word};
 use crate::reference::nonlinear::VALUES;
 
 /// `bytes & mask`, shifted from bit `from` to bit `to`; the mask keeps bits from crossing into neighbours.
@@ -22,20 +23,46 @@ unsafe fn field(bytes: __m256i, mask: u8, from: i32, to: i32) -> __m256i {
     }
 }
 
-/// Scales and minima of Q4_K and Q5_K, 8 of 6 bits each.
+/// Numbers of 6 bits in Q4_K and Q5_K, eight for each of four blocks: scales, or minima.
 ///
 /// # Safety
-/// 12 bytes at `packed`.
+/// 16 bytes at each of `blocks`, AVX2.
 #[inline(always)]
-unsafe fn six_bits(packed: *const u8) -> [u64; 2] {
+unsafe fn six_bits<const MINS: bool>(blocks: Blocks) -> [__m256i; 2] {
     // SAFETY: by this function's contract.
-    let words = unsafe { [word(packed), word(packed.add(4)), word(packed.add(8))] };
-    let upper = |word: u32| (word >> 2) & 0x3030_3030;
-    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    [
-        join(words[0] & 0x3f3f_3f3f, (words[2] & 0x0f0f_0f0f) | upper(words[0])),
-        join(words[1] & 0x3f3f_3f3f, ((words[2] >> 4) & 0x0f0f_0f0f) | upper(words[1])),
-    ]
+    unsafe {
+        let [_, first, second, third] = transposed([0, 1, 2, 3].map(|r| load_half(blocks[r])));
+        let (own, rest) = if MINS { (second, _mm_srli_epi32::<4>(third)) } else { (first, third) };
+        let upper = _mm_and_si128(_mm_srli_epi32::<2>(own), _mm_set1_epi8(0x30));
+        let last = _mm_or_si128(_mm_and_si128(rest, _mm_set1_epi8(15)), upper);
+        let own = _mm_and_si128(own, _mm_set1_epi8(63));
+        // Of two blocks each.
+        let [low, high] = [_mm_unpacklo_epi32(own, last), _mm_unpackhi_epi32(own, last)];
+        [_mm256_cvtepu8_epi16(low), _mm256_cvtepu8_epi16(high)]
+    }
+}
+
+/// Rows of words as columns.
+#[inline(always)]
+fn transposed([a, b, c, d]: [__m128i; 4]) -> [__m128i; 4] {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe {
+        let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+        let (last_ab, last_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+        [
+            _mm_unpacklo_epi64(ab, cd),
+            _mm_unpackhi_epi64(ab, cd),
+            _mm_unpacklo_epi64(last_ab, last_cd),
+            _mm_unpackhi_epi64(last_ab, last_cd),
+        ]
+    }
+}
+
+/// Numbers with their signs turned.
+#[inline(always)]
+fn negated(numbers: __m128) -> __m128 {
+    // SAFETY: SSE is part of x86-64.
+    unsafe { _mm_xor_ps(numbers, _mm_set1_ps(-0.0)) }
 }
 
 /// Parts lie apart as they are.
@@ -54,30 +81,34 @@ macro_rules! q4_k_scales {
         const MINS: bool = true;
 
         #[inline(always)]
-        unsafe fn scales(block: *const u8) -> __m256i {
-            // SAFETY: a whole block, and AVX2, by the trait's contract.
-            unsafe { _mm256_castsi128_si256(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(six_bits(block.add(4))[0] as i64))) }
-        }
-
-        #[inline(always)]
-        unsafe fn mins(block: *const u8) -> __m256i {
-            // SAFETY: as above.
+        unsafe fn scales(blocks: Blocks) -> [__m256i; AT_ONCE] {
+            // SAFETY: whole blocks, and AVX2, by the trait's contract.
             unsafe {
-                let mins = _mm_cvtsi64_si128(six_bits(block.add(4))[1] as i64);
-                _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(mins, mins))
+                let [low, high] = six_bits::<false>(blocks);
+                let swapped = [_mm256_permute2x128_si256::<1>(low, low), _mm256_permute2x128_si256::<1>(high, high)];
+                [low, swapped[0], high, swapped[1]]
             }
         }
 
         #[inline(always)]
-        unsafe fn d(block: *const u8) -> u16 {
+        unsafe fn mins(blocks: Blocks) -> [__m256i; AT_ONCE] {
             // SAFETY: as above.
-            unsafe { half(block) }
+            unsafe {
+                let [low, high] = six_bits::<true>(blocks);
+                [low, high, _mm256_setzero_si256(), _mm256_setzero_si256()]
+            }
         }
 
         #[inline(always)]
-        unsafe fn dmin(block: *const u8) -> u16 {
+        unsafe fn d(blocks: Blocks) -> __m128 {
             // SAFETY: as above.
-            unsafe { half(block.add(2)) }
+            unsafe { lower(first_halves(blocks)) }
+        }
+
+        #[inline(always)]
+        unsafe fn dmin(blocks: Blocks) -> __m128 {
+            // SAFETY: as above.
+            unsafe { negated(upper(first_halves(blocks))) }
         }
     };
 }
@@ -132,16 +163,12 @@ impl SuperBlock for Q6_K {
         }
     }
 
-    #[inline(always)]
-    unsafe fn scales(block: *const u8) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_cvtepi8_epi16(load_half(block.add(192))) }
-    }
+    each_block!(scales | block | _mm256_cvtepi8_epi16(load_half(block.add(192))));
 
     #[inline(always)]
-    unsafe fn d(block: *const u8) -> u16 {
+    unsafe fn d(blocks: Blocks) -> __m128 {
         // SAFETY: as above.
-        unsafe { half(block.add(208)) }
+        unsafe { upper(last_halves(blocks, Self::BYTES)) }
     }
 }
 
@@ -163,22 +190,32 @@ impl SuperBlock for Q3_K {
     }
 
     #[inline(always)]
-    unsafe fn scales(block: *const u8) -> __m256i {
+    unsafe fn scales(blocks: Blocks) -> [__m256i; AT_ONCE] {
         // SAFETY: as above.
         unsafe {
-            let [a, b, c] = [word(block.add(96)), word(block.add(100)), word(block.add(104))];
-            let join = |word: u32, shift: u32, upper: u32| {
-                ((word >> shift) & 0x0f0f_0f0f | ((c >> upper) & 0x0303_0303) << 4) as i32
-            };
-            let packed = _mm_setr_epi32(join(a, 0, 0), join(b, 0, 2), join(a, 4, 4), join(b, 4, 6));
-            _mm256_sub_epi16(_mm256_cvtepu8_epi16(packed), _mm256_set1_epi16(32))
+            // What lies from byte 96 on: three words, and half of one.
+            let words = [0, 1, 2, 3].map(|r| _mm_srli_si128::<2>(load_half(blocks[r].add(94))));
+            let [a, b, c, _] = transposed(words);
+            let lower = |word: __m128i| _mm_and_si128(word, _mm_set1_epi8(15));
+            let upper = |word: __m128i| _mm_and_si128(word, _mm_set1_epi8(48));
+            let packed = transposed([
+                _mm_or_si128(lower(a), upper(_mm_slli_epi32::<4>(c))),
+                _mm_or_si128(lower(b), upper(_mm_slli_epi32::<2>(c))),
+                _mm_or_si128(lower(_mm_srli_epi32::<4>(a)), upper(c)),
+                _mm_or_si128(lower(_mm_srli_epi32::<4>(b)), upper(_mm_srli_epi32::<2>(c))),
+            ]);
+            let mut scales = [_mm256_setzero_si256(); AT_ONCE];
+            for r in 0..AT_ONCE {
+                scales[r] = _mm256_cvtepi8_epi16(_mm_sub_epi8(packed[r], _mm_set1_epi8(32)));
+            }
+            scales
         }
     }
 
     #[inline(always)]
-    unsafe fn d(block: *const u8) -> u16 {
+    unsafe fn d(blocks: Blocks) -> __m128 {
         // SAFETY: as above.
-        unsafe { half(block.add(108)) }
+        unsafe { upper(last_halves(blocks, Self::BYTES)) }
     }
 }
 
@@ -196,28 +233,23 @@ impl SuperBlock for Q2_K {
         unsafe { field(load(block.add(16 + 32 * (part / 4))), 3, 2 * (part % 4) as i32, 0) }
     }
 
+    each_block!(scales | block | _mm256_cvtepu8_epi16(_mm_and_si128(load_half(block), _mm_set1_epi8(15))));
+    each_block!(
+        mins | block | {
+            _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(load_half(block)), _mm_set1_epi8(15)))
+        }
+    );
+
     #[inline(always)]
-    unsafe fn scales(block: *const u8) -> __m256i {
+    unsafe fn d(blocks: Blocks) -> __m128 {
         // SAFETY: as above.
-        unsafe { _mm256_cvtepu8_epi16(_mm_and_si128(load_half(block), _mm_set1_epi8(15))) }
+        unsafe { lower(last_halves(blocks, Self::BYTES)) }
     }
 
     #[inline(always)]
-    unsafe fn mins(block: *const u8) -> __m256i {
+    unsafe fn dmin(blocks: Blocks) -> __m128 {
         // SAFETY: as above.
-        unsafe { _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(load_half(block)), _mm_set1_epi8(15))) }
-    }
-
-    #[inline(always)]
-    unsafe fn d(block: *const u8) -> u16 {
-        // SAFETY: as above.
-        unsafe { half(block.add(80)) }
-    }
-
-    #[inline(always)]
-    unsafe fn dmin(block: *const u8) -> u16 {
-        // SAFETY: as above.
-        unsafe { half(block.add(82)) }
+        unsafe { negated(upper(last_halves(blocks, Self::BYTES))) }
     }
 }
 
@@ -238,10 +270,8 @@ impl SuperBlock for IQ4_XS {
         }
     }
 
-    #[inline(always)]
-    unsafe fn scales(block: *const u8) -> __m256i {
-        // SAFETY: as above.
-        unsafe {
+    each_block!(
+        scales | block | {
             let low = _mm_cvtsi32_si128(word(block.add(4)) as i32);
             let low = _mm_and_si128(_mm_unpacklo_epi8(low, _mm_srli_epi16::<4>(low)), _mm_set1_epi8(15));
             // Two bits of each of eight copies are shifted to the top, and from there to bits 4 and 5.
@@ -251,11 +281,11 @@ impl SuperBlock for IQ4_XS {
             let scales = _mm_or_si128(_mm_cvtepu8_epi16(low), high);
             _mm256_castsi128_si256(_mm_sub_epi16(scales, _mm_set1_epi16(32)))
         }
-    }
+    );
 
     #[inline(always)]
-    unsafe fn d(block: *const u8) -> u16 {
+    unsafe fn d(blocks: Blocks) -> __m128 {
         // SAFETY: as above.
-        unsafe { half(block) }
+        unsafe { lower(first_halves(blocks)) }
     }
 }

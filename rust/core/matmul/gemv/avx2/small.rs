@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, bits, load, load_half, nibbles};
+use super::blocks::Block;
+use super::{Blocks, bits, load, load_half, nibbles};
 use crate::block::fp4;
 use crate::reference::nonlinear::VALUES;
 
@@ -49,36 +50,34 @@ macro_rules! block {
     };
 }
 
-block!(Q8_0, 34, { SIGNED: bool = true }, |block| load(block.add(2)));
-block!(Q4_0, 18, { OFFSET_BITS: i32 = 3 }, |block| nibbles(block.add(2)));
-block!(Q4_1, 20, { MINS: bool = true }, |block| nibbles(block.add(4)));
-block!(Q5_0, 22, { OFFSET_BITS: i32 = 4 }, |block| {
+block!(Q8_0, 34, { MAX: i32 = 128, SIGNED: bool = true }, |block| load(block.add(2)));
+block!(Q4_0, 18, { MAX: i32 = 15, OFFSET_BITS: i32 = 3 }, |block| nibbles(block.add(2)));
+block!(Q4_1, 20, { MAX: i32 = 15, MINS: bool = true }, |block| nibbles(block.add(4)));
+block!(Q5_0, 22, { MAX: i32 = 31, OFFSET_BITS: i32 = 4 }, |block| {
     _mm256_or_si256(nibbles(block.add(6)), fifth_bits(block.add(2)))
 });
-block!(Q5_1, 24, { MINS: bool = true }, |block| {
+block!(Q5_1, 24, { MAX: i32 = 31, MINS: bool = true }, |block| {
     _mm256_or_si256(nibbles(block.add(8)), fifth_bits(block.add(4)))
 });
-block!(IQ4_NL, 18, { SIGNED: bool = true }, |block| look_up(&VALUES, block.add(2)));
+block!(IQ4_NL, 18, { MAX: i32 = 127, SIGNED: bool = true }, |block| look_up(&VALUES, block.add(2)));
 block!(
     MXFP4,
     17,
-    { SIGNED: bool = true },
+    { MAX: i32 = 12, SIGNED: bool = true },
     |block| look_up(&fp4::DOUBLED, block.add(1)),
     #[inline(always)]
-    unsafe fn scales(blocks: *const u8) -> __m256 {
-        // SAFETY: eight blocks and AVX2 by the trait's contract; eight bytes fit the lower half of a register.
+    unsafe fn scales(blocks: Blocks) -> __m256 {
+        // SAFETY: blocks and AVX2 by the trait's contract.
         unsafe {
-            let mut bytes = [0; 16];
-            for i in 0..8 {
-                bytes[i] = blocks.add(17 * i).read();
-            }
-            let exponents = _mm256_cvtepu8_epi32(load_half(bytes.as_ptr()));
+            let low = _mm_unpacklo_epi8(load_half(blocks[0]), load_half(blocks[1]));
+            let high = _mm_unpacklo_epi8(load_half(blocks[2]), load_half(blocks[3]));
+            let exponents = _mm_cvtepu8_epi32(_mm_unpacklo_epi16(low, high));
             // Half of `2^(e - 127)`; the two smallest are subnormal.
-            let one = _mm256_set1_epi32(1);
-            let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(exponents, one));
-            let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), exponents);
-            let small = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), exponents);
-            _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, small))
+            let one = _mm_set1_epi32(1);
+            let normal = _mm_slli_epi32::<23>(_mm_sub_epi32(exponents, one));
+            let subnormal = _mm_sllv_epi32(_mm_set1_epi32(0x0020_0000), exponents);
+            let small = _mm_cmpgt_epi32(_mm_set1_epi32(2), exponents);
+            _mm256_castps128_ps256(_mm_castsi128_ps(_mm_blendv_epi8(normal, subnormal, small)))
         }
     }
 );
