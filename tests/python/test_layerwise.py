@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import ggquant as gg
 from ggquant.layerwise import LayerwiseOptions, solve_model
 from ggquant.layerwise.awq import fold_scales
 from ggquant.layerwise.convert import quantize_by_gptq
 from ggquant.layerwise.moments import Moments
+from ggquant.layerwise.options import Method
 from ggquant.layerwise.work import WorkFile
+from ggquant.methods.solver import Effort
 from ggquant.runtime import open_model
 from ggquant.runtime.weights import as_float32, read_tensor
 from runtime_cases import RUNTIME_CASES
@@ -99,7 +103,7 @@ def test_corrected_targets_are_least_squares() -> None:
     assert moments.target(w, 0.0, 0.0, 0.0) is w
     moments.add(np.full((1, 12), np.inf, np.float32))
     with pytest.raises(gg.NonFiniteError, match=r"blk\.7\.x"):
-        moments.check("blk.7.x")
+        moments.check("blk.7.x", "a model")
 
 
 def test_a_whole_model_becomes_an_ordinary_file_of_the_same_size(tmp_path: Path) -> None:
@@ -140,6 +144,45 @@ def test_damping_that_had_to_grow_is_reported(tmp_path: Path) -> None:
     assert solved and all(tensor.damp > 0 for tensor in solved)
     for tensor in solved:
         assert f"not positive definite with damping of 0: it is {tensor.damp:g}" in tensor.note
+
+
+def changed_copy(folder: Path, factors: dict[str, float]) -> Path:
+    """The model with the second row of some weights multiplied."""
+    shutil.copytree(MODEL, folder)
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    for name, factor in factors.items():
+        own = tensors[name].astype(np.float32)
+        own[1] *= factor
+        tensors[name] = own
+    save_file(tensors, path)
+    return folder
+
+
+@pytest.mark.parametrize(("method", "effort"), [("gptq", "fast"), ("gptq", "best"), ("awq", "normal")])
+def test_a_weight_that_is_not_finite_is_named(method: Method, effort: Effort, tmp_path: Path) -> None:
+    model = changed_copy(tmp_path / "model", {"model.layers.1.mlp.down_proj.weight": float("nan")})
+    text = tmp_path / "text.txt"
+    text.write_text("The calibration text of this test is short, and says little. " * 20, "utf-8")
+    how = LayerwiseOptions.of(effort, method)
+    with pytest.raises(gg.NonFiniteError, match=r"blk\.1\.ffn_down\.weight.*nan at \[1, 0\]") as caught:
+        quantize_by_gptq(model, tmp_path / "o.gguf", "Q4_0", method=how, calibration=[text], context=64, chunks=1)
+    assert Path(str(caught.value.file)).parent == model and caught.value.tensor == "blk.1.ffn_down.weight"
+    assert {one.name for one in tmp_path.iterdir()} == {"model", "text.txt"}
+
+
+@pytest.mark.parametrize(
+    ("factor", "what"),
+    [(1e20, r"layer 1 puts out is not finite .* overflows in float32"), (1e25, r"blk\.1\.ffn_gate\.weight.* squares")],
+)
+def test_what_overflows_is_named(factor: float, what: str, tmp_path: Path) -> None:
+    names = [f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up")]
+    model = changed_copy(tmp_path / "model", dict.fromkeys(names, factor))
+    text = tmp_path / "text.txt"
+    text.write_text("The calibration text of this test is short, and says little. " * 20, "utf-8")
+    with pytest.raises(gg.NonFiniteError, match=what):
+        quantize_by_gptq(model, tmp_path / "o.gguf", "Q4_0", calibration=[text], context=64, chunks=1)
+    assert {one.name for one in tmp_path.iterdir()} == {"model", "text.txt"}
 
 
 def test_only_blocks_with_the_right_digest_are_taken_up(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from ggquant.calibration import default_text, read_texts
 from ggquant.checkpoint_index import StoredTensor
-from ggquant.errors import CheckpointError, UsageError
+from ggquant.errors import CheckpointError, NonFiniteError, UsageError
 from ggquant.export.layouts import Bytes, Codes, float_bytes
 from ggquant.export.places import Place, by_place, places
 from ggquant.export.scheme import Scheme
 from ggquant.export.solve import Grids, GroupPass, GroupStoring, SolvedGroups, converted_norm, norm_to_store
 from ggquant.layerwise.convert import calibration_tokens, stored_hessians
 from ggquant.layerwise.cost import Cost, solving_cost
+from ggquant.layerwise.finite import name_weight
 from ggquant.layerwise.folds import places as scalable
 from ggquant.layerwise.hessians import disk_need
 from ggquant.layerwise.needs import Needs, memory_needs
@@ -166,7 +167,17 @@ class ModulePass:
         Args:
             earlier: by GGUF name, what an earlier run solved; it does not come again.
             resume: keep what is done of a file of Hessians when the run fails, and go on from what an earlier one left.
+
+        Raises:
+            NonFiniteError: weights or activations that are not finite.
         """
+        try:
+            yield from self._run(earlier, resume)
+        except NonFiniteError:
+            name_weight(self._model)
+            raise
+
+    def _run(self, earlier: Mapping[str, SolvedTensor], resume: bool) -> Iterator[SolvedModule | ChangedTensor]:
         known = [name for name in self._grids.scale_types if name in earlier]
         total = len(self._grids.scale_types)
         watch = Watch(self._how.progress, self._model.n_layer, self._cost(known), self._rate, len(known), total)

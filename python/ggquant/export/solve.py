@@ -104,7 +104,7 @@ class GroupPass(LayerPass):
         parts: dict[str, list[SolvedGroups]] = {name: [] for name in names}
         weights = {name: self._weight(name, None) for name in names}
         for expert, own in enumerate(moments):
-            own.check(names[0])
+            own.check(names[0], self._model.path)
             mean = own.hessian / max(own.tokens, 1)
             enough = own.tokens >= _ENOUGH_TOKENS * len(mean)
             for name in names:

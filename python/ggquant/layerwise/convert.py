@@ -15,10 +15,11 @@ import numpy as np
 
 from ggquant import __version__, pipeline
 from ggquant.calibration import CalibrationText, cut, default_text, read_texts
-from ggquant.errors import FileError, UnsupportedError, UsageError
+from ggquant.errors import FileError, NonFiniteError, UnsupportedError, UsageError
 from ggquant.imatrix import Imatrix
 from ggquant.layerwise.awq import fold_scales
 from ggquant.layerwise.cost import solving_cost
+from ggquant.layerwise.finite import name_weight
 from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_model, disk_need
 from ggquant.layerwise.needs import Needs, memory_needs
 from ggquant.layerwise.options import LayerwiseOptions
@@ -198,9 +199,11 @@ def quantize_by_gptq(
             overwrite=overwrite,
             ready=work.views,
         )
-    except BaseException:
+    except BaseException as error:
         if not resume:
             work.remove()
+        if isinstance(error, NonFiniteError):
+            name_weight(model)
         raise
     work.remove()
     return LayerwiseReport(conversion, reports, folds, int(tokens.size), time.monotonic() - started)

@@ -7,12 +7,13 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from ggquant.errors import NonFiniteError
+from ggquant.layerwise.finite import check_states, finite_weight
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.linalg import gram
 from ggquant.methods.awq import row_losses
 from ggquant.methods.solver import Effort, FactoredHessian, solver_formats
 from ggquant.runtime.model import RunnableModel
-from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.tensor import quantize
 
 Floats = npt.NDArray[np.float32]
@@ -33,6 +34,9 @@ def reading_hessian(model: RunnableModel, tokens: npt.NDArray[np.int64]) -> npt.
     Args:
         model: the model as it was.
         tokens: calibration tokens, of which a few chunks are used.
+
+    Raises:
+        NonFiniteError: weights or activations that are not finite.
     """
     names = {tensor.name for tensor in model.source.tensors}
     hessian = np.zeros((model.hidden_size, model.hidden_size))
@@ -41,17 +45,27 @@ def reading_hessian(model: RunnableModel, tokens: npt.NDArray[np.int64]) -> npt.
     def add(norm: str, weights: tuple[str, ...], prefix: str) -> None:
         gain = np.ones(model.hidden_size)
         if f"{prefix}{norm}.weight" in names:
-            gain = as_float32(read_tensor(model.tensor(f"{prefix}{norm}.weight"))).astype(np.float64)
+            gain = finite_weight(model, f"{prefix}{norm}.weight").astype(np.float64)
         for weight in weights:
             if f"{prefix}{weight}.weight" in names:
-                w = as_float32(read_tensor(model.tensor(f"{prefix}{weight}.weight"))) * gain.astype(np.float32)
-                hessian[...] += gram(w, model.threads) / max(float(np.square(h, dtype=np.float64).mean()), 1e-30)
+                w = finite_weight(model, f"{prefix}{weight}.weight") * gain.astype(np.float32)
+                square = gram(w, model.threads)
+                if not np.isfinite(square).all():
+                    name = f"{prefix}{weight}.weight"
+                    raise NonFiniteError(
+                        f"{model.path}: tensor '{name}': the squares of its weights overflow in float32; the file is "
+                        "damaged, or was made for other arithmetic",
+                        file=model.path,
+                        tensor=name,
+                    )
+                hessian[...] += square / max(float(np.square(h, dtype=np.float64).mean()), 1e-30)
 
     for layer in range(model.n_layer):
         prefix = f"blk.{layer}."
         add(model.graph.attention.norm, _ATTENTION, prefix)
         add(model.graph.feed_forward.norm, _FEED_FORWARD, prefix)
         model.block(layer)(h, out=h)
+        check_states(model, h, layer)
     add("output_norm", ("output",), "")
     return hessian
 
@@ -77,7 +91,7 @@ def solve_embedding(
     """
     name = "token_embd.weight"
     started = time.monotonic()
-    w = as_float32(read_tensor(model.tensor(name)))
+    w = finite_weight(model, name)
     hessian = reading_hessian(model, tokens) if gradients is None else gradients
     importance = np.asarray(np.diag(hessian), dtype=np.float32)
     if format in solver_formats():

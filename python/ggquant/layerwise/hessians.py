@@ -227,14 +227,15 @@ def collect_hessians(
             _collect(model, block, states, sums, step)
             for stage in found:
                 if not done:
-                    part.add(stage, sums.pop(stage.names[0]))
+                    first = stage.names[0]
+                    part.add(stage, _checked(sums.pop(first), first, model.path))
         name = model.output_name
         if model.causal and not part.has([name]):
             tell(model.n_layer, name)
             moments = Moments(model.hidden_size, cross=False, threads=model.threads)
             for start in range(0, len(tokens), step):
                 moments.add(model.normalized(states[start : start + step]).reshape(-1, model.hidden_size))
-            part.add(Stage((name,), experts=False), [moments])
+            part.add(Stage((name,), experts=False), _checked([moments], name, model.path))
         part.finish()
     except BaseException:
         if not resume:
@@ -255,6 +256,12 @@ def _collect(model: RunnableModel, block: Block, states: Floats, sums: Mapping[s
             sums[one.name][max(one.expert, 0)].add(one.x)
 
     model.side_by_side(run, range(0, len(states), step), add)
+
+
+def _checked(moments: list[Moments], name: str, file: str) -> list[Moments]:
+    for own in moments:
+        own.check(name, file)
+    return moments
 
 
 def digest_of_model(model: RunnableModel) -> str:
@@ -316,7 +323,6 @@ class _Part:
             with self._data.open("r+b") as file:
                 file.seek(offset)
                 for own in moments:
-                    own.check(name)
                     data = _packed(own)
                     digest.update(data)
                     file.write(data)

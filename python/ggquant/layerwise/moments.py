@@ -76,18 +76,19 @@ class Moments:
         """The mean of `x^T x`, float32 [K, K]."""
         return (self.hessian / max(self.tokens, 1)).astype(np.float32)
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, file: str) -> None:
         """Refuses sums that overflowed, and makes their mean a float32: what solvers take, and files of Hessians hold.
 
         Raises:
-            NonFiniteError: an activation is NaN or infinite.
+            NonFiniteError: an activation is NaN or infinite; the message names `file`, the model's.
         """
         with np.errstate(over="ignore"):
             self.hessian = self.mean().astype(np.float64) * self.tokens
         if not np.isfinite(self._hessian).all():
             raise NonFiniteError(
-                f"tensor '{name}': its inputs are not finite on the calibration text; "
-                "the model overflows in float32, or its weights are damaged",
+                f"{file}: tensor '{name}': its inputs are not finite on the calibration text; "
+                "the model overflows in float32",
+                file=file,
                 tensor=name,
             )
 

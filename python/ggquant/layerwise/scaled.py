@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.errors import Error
+from ggquant.layerwise.finite import finite_weight
 from ggquant.layerwise.folds import Place
 from ggquant.layerwise.inputs import Input, seen_through
 from ggquant.layerwise.moments import Moments
@@ -120,7 +121,7 @@ def _moments(model: RunnableModel, layer: int, h: Floats, wanted: Sequence[Place
     if block is not None or names:
         model.side_by_side(run, range(0, len(h), step), add)
     for (name, _), own in moments.items():
-        own.check(name)
+        own.check(name, model.path)
     return moments
 
 
@@ -129,7 +130,7 @@ def _search(model: RunnableModel, place: Place, moments: Mapping[tuple[str, int]
     if channel_of is None:
         raise AssertionError("a place without a reason has channels")
     rounding = {name: rounded for name in place.readers if (rounded := storing.rounding(name)) is not None}
-    weights = {name: as_float32(read_tensor(model.tensor(name))) for name in rounding}
+    weights = {name: finite_weight(model, name) for name in rounding}
     results: list[AWQScales] = []
     for expert in range(max(place.experts, 1)):
         own = moments.get((place.readers[0], expert if place.experts else -1))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggquant.layerwise.embedding import solve_embedding
+from ggquant.layerwise.finite import finite_weight
 from ggquant.layerwise.fisher import Fisher, collect_fisher
 from ggquant.layerwise.hessians import HessianFile
 from ggquant.layerwise.inputs import Input, Stage, inputs_of, seen_through, stages
@@ -28,7 +29,6 @@ from ggquant.runtime import Block
 from ggquant.runtime.block import GROUP_TOKENS
 from ggquant.runtime.linear import Arithmetic
 from ggquant.runtime.model import RunnableModel
-from ggquant.runtime.weights import as_float32, read_tensor
 from ggquant.tensor import QuantizedTensor, quantize
 
 Floats = npt.NDArray[np.float32]
@@ -233,7 +233,7 @@ class LayerPass:
             return seen[names[0]], before[names[0]] if cross else None, lack, weights
 
         self._side_by_side(run, lambda part: moments.add(*part))
-        moments.check(names[0])
+        moments.check(names[0], model.path)
         return moments
 
     def _from_file(self, name: str) -> list[Moments]:
@@ -262,7 +262,7 @@ class LayerPass:
     def _weight(self, name: str, state: PassState | None) -> Floats:
         if state is not None and name in state.replaced:
             return state.replaced[name]
-        return as_float32(read_tensor(self._model.tensor(name)))
+        return finite_weight(self._model, name)
 
     def _output_of(self, name: str, state: PassState | None, x: Floats) -> Floats:
         return matmul(self._weight(name, state), x, activations="float32", threads=self._options.threads)
@@ -349,7 +349,7 @@ class LayerPass:
             format = self._formats[name]
             parts = []
             for expert, own in enumerate(moments):
-                own.check(name)
+                own.check(name, self._model.path)
                 label = f"{name} (expert {expert})"
                 if options.awq and not options.gptq and own.tokens:
                     one = _clipped(label, w[expert], format, own, options.threads)
@@ -395,7 +395,7 @@ class LayerPass:
             return x, y, None, self._token_weights([name], start)
 
         self._side_by_side(run, lambda part: moments.add(*part))
-        moments.check(name)
+        moments.check(name, model.path)
         yield from self._solve([name], moments)
 
 
