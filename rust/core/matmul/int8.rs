@@ -106,8 +106,9 @@ impl Tiled<'_> {
         for i in 0..slabs {
             for (row, laid_out) in bytes[..rows].iter().zip(&mut panel) {
                 let (from, to) = (i * slab_bytes, row.len().min((i + 1) * slab_bytes));
-                // The next slab of the row, which lies too far from the next row's for the machine to guess.
-                prefetch(row[to..].as_ptr(), slab_bytes);
+                // The next slab of the row, which lies too far from the next row's for the machine to guess; with the cache line
+                // in which it ends.
+                prefetch(row[to..].as_ptr(), slab_bytes + 63);
                 (unpacker.unpack)(&row[from..to], &mut slab);
                 // SAFETY: the kernels are for this machine.
                 unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
