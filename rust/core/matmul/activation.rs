@@ -9,6 +9,7 @@
 use half::f16;
 
 use super::slab::{Facts, SLAB, Scaling};
+use crate::arch::Isa;
 use crate::reference::rounding::nearest_int;
 
 /// Columns that share a scale in Q8_0 and Q8_1.
@@ -33,7 +34,8 @@ impl Rounded {
     pub(crate) const ZERO: Self =
         Self { codes: [0; SLAB], sums: [0; SLAB / 16], d: [0.0; SLAB / BLOCK], s: [0.0; SLAB / BLOCK] };
 
-    /// Rounds up to 256 activations; what is missing counts as zero.
+    /// Rounds up to 256 activations; what is missing counts as zero. Compiled for the instruction set of its caller.
+    #[inline(always)]
     pub(crate) fn new(facts: &Facts, x: &[f32]) -> Self {
         let mut own = Self::ZERO;
         match facts.scaling {
@@ -56,6 +58,7 @@ impl Rounded {
         own
     }
 
+    #[inline(always)]
     fn round_super(&mut self, x: &[f32]) {
         let largest = largest(x);
         if largest == 0.0 {
@@ -74,6 +77,7 @@ impl Rounded {
         self.d[0] = 1.0 / inverse;
     }
 
+    #[inline(always)]
     fn round_block(&mut self, i: usize, x: &[f32]) {
         let largest = largest(x);
         if largest == 0.0 {
@@ -92,8 +96,31 @@ impl Rounded {
 }
 
 /// The largest magnitude, or NaN if there is one among them.
-#[inline]
+#[inline(always)]
 fn largest(x: &[f32]) -> f32 {
     // Magnitudes order as integers do, NaN above infinity.
     f32::from_bits(x.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff)))
+}
+
+/// Rounds a row of activations, a slab at a time.
+type RoundRow = unsafe fn(facts: &Facts, x: &[f32], to: &mut [Rounded]);
+
+/// The function that rounds rows. It needs what `isa` stands for.
+pub(super) fn round_row(isa: Isa) -> RoundRow {
+    #[inline(always)]
+    fn portable(facts: &Facts, x: &[f32], to: &mut [Rounded]) {
+        for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
+            *to = Rounded::new(facts, x);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn avx2(facts: &Facts, x: &[f32], to: &mut [Rounded]) {
+        portable(facts, x, to);
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => avx2,
+        _ => portable,
+    }
 }

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::activation::Rounded;
+use super::activation::{self, Rounded};
 use super::dot::{self, Dot, ROWS};
 use super::gemv::{self, MultiplyRow};
 use super::slab::{Facts, SLAB, Slab};
@@ -44,7 +44,10 @@ pub(super) fn matmul(
     let output = Output::new(out, n, weights.rows);
     let direct = if n <= SMALL_BATCH { gemv::kernels(weights.format, isa) } else { None };
     match (tile::kernels(&unpacker.facts, isa), direct) {
-        (_, Some(kernels)) => Direct { facts: &unpacker.facts, kernels, weights, output }.batch(x, run),
+        (_, Some(kernels)) => {
+            let rounded = round(isa, x, weights.cols, &unpacker.facts, run)?;
+            Direct { kernels, weights, output }.batch(&rounded, run)
+        }
         (Some(kernels), _) if n > STREAMED => {
             let job = Tiled { unpacker, kernels, weights, output };
             for first in (0..n).step_by(BATCH) {
@@ -53,7 +56,10 @@ pub(super) fn matmul(
             }
             Ok(())
         }
-        _ => Streamed { unpacker, dot: dot::dot(&unpacker.facts, isa), weights, output }.batch(x, run),
+        _ => {
+            let rounded = round(isa, x, weights.cols, &unpacker.facts, run)?;
+            Streamed { unpacker, dot: dot::dot(&unpacker.facts, isa), weights, output }.batch(&rounded, run)
+        }
     }
 }
 
@@ -95,13 +101,14 @@ impl Tiled<'_> {
         let mut slab = [Slab::ZERO];
         let mut panel = [Row::ZERO; PANEL];
         let mut sums = vec![[0.0; COLUMNS]; PANEL * count.div_ceil(COLUMNS)];
+        let slab_bytes = unpacker.facts.format.info().row_bytes(SLAB).unwrap_or(0);
+        let bytes: [&[u8]; PANEL] = std::array::from_fn(|r| weights.bytes(row + r.min(rows - 1), 0, weights.cols));
         for i in 0..slabs {
-            let (from, to) = (i * SLAB, weights.cols.min((i + 1) * SLAB));
-            for (r, laid_out) in panel[..rows].iter_mut().enumerate() {
+            for (row, laid_out) in bytes[..rows].iter().zip(&mut panel) {
+                let (from, to) = (i * slab_bytes, row.len().min((i + 1) * slab_bytes));
                 // The next slab of the row, which lies too far from the next row's for the machine to guess.
-                let next = weights.bytes(row + r, to, weights.cols.min(to + SLAB));
-                prefetch(next.as_ptr(), next.len());
-                (unpacker.unpack)(weights.bytes(row + r, from, to), &mut slab);
+                prefetch(row[to..].as_ptr(), slab_bytes);
+                (unpacker.unpack)(&row[from..to], &mut slab);
                 // SAFETY: the kernels are for this machine.
                 unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
             }
@@ -126,14 +133,13 @@ impl Tiled<'_> {
 }
 
 /// Activations of each row, rounded, a slab at a time.
-fn round(x: &[f32], cols: usize, facts: &Facts, run: Run<'_>) -> Result<Vec<Rounded>> {
-    let slabs = cols.div_ceil(SLAB);
+fn round(isa: Isa, x: &[f32], cols: usize, facts: &Facts, run: Run<'_>) -> Result<Vec<Rounded>> {
+    let (slabs, round) = (cols.div_ceil(SLAB), activation::round_row(isa));
     let mut rounded = vec![Rounded::ZERO; x.len() / cols * slabs];
     let tasks = rounded.chunks_mut(slabs).zip(x.chunks(cols)).collect();
     run.for_each(tasks, |_, _, (to, x): (&mut [Rounded], &[f32])| {
-        for (to, x) in to.iter_mut().zip(x.chunks(SLAB)) {
-            *to = Rounded::new(facts, x);
-        }
+        // SAFETY: the function is for this machine.
+        unsafe { round(facts, x, to) };
         Ok(())
     })?;
     Ok(rounded)
@@ -141,21 +147,19 @@ fn round(x: &[f32], cols: usize, facts: &Facts, run: Run<'_>) -> Result<Vec<Roun
 
 /// Small batches: rows of weights straight from memory.
 struct Direct<'a> {
-    facts: &'a Facts,
     kernels: [MultiplyRow; gemv::PIECES.len()],
     weights: Matrix<'a>,
     output: Output,
 }
 
 impl Direct<'_> {
-    fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
+    fn batch(&self, rounded: &[Rounded], run: Run<'_>) -> Result<()> {
         let (rows, cols) = (self.weights.rows, self.weights.cols);
-        let rounded = round(x, cols, self.facts, run)?;
         let rows_per_task = (TASK_WEIGHTS / cols).max(1);
         let tasks = (0..rows.div_ceil(rows_per_task)).collect();
         run.for_each(tasks, |_, _, task| {
             let first = task * rows_per_task;
-            self.rows(&rounded, first..rows.min(first + rows_per_task));
+            self.rows(rounded, first..rows.min(first + rows_per_task));
             Ok(())
         })
     }
@@ -192,16 +196,15 @@ struct Streamed<'a> {
 }
 
 impl Streamed<'_> {
-    fn batch(&self, x: &[f32], run: Run<'_>) -> Result<()> {
+    fn batch(&self, rounded: &[Rounded], run: Run<'_>) -> Result<()> {
         let cols = self.weights.cols;
-        let rounded = round(x, cols, &self.unpacker.facts, run)?;
         let rows_per_task = (TASK_WEIGHTS / cols / ROWS).max(1) * ROWS;
         let tasks = (0..self.weights.rows.div_ceil(rows_per_task)).collect();
         run.for_each(tasks, |_, _, task| {
             let last = self.weights.rows.min((task + 1) * rows_per_task);
             let mut unpacked = [[Slab::ZERO; AT_ONCE]; ROWS];
             for row in (task * rows_per_task..last).step_by(ROWS) {
-                self.rows(&rounded, row, ROWS.min(last - row), &mut unpacked);
+                self.rows(rounded, row, ROWS.min(last - row), &mut unpacked);
             }
             Ok(())
         })

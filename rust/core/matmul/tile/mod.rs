@@ -26,7 +26,8 @@ const CODE: i32 = 127;
 /// How codes meet activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pairing {
-    /// Unsigned codes, signed activations.
+    /// Unsigned codes, signed activations. Where groups have float scales, what an offset adds is the same for all rows and
+    /// is taken off again.
     Unsigned,
     /// Signed codes, and activations with 128 added, so that they are unsigned. What the 128s contribute is the same for
     /// all columns and is taken off again.
@@ -48,8 +49,12 @@ pub(super) struct Plan {
 impl Plan {
     /// The plan for a format.
     pub(super) const fn new(facts: &Facts) -> Self {
-        let (pairing, other) = if facts.mins { (Pairing::Unsigned, CODE) } else { (Pairing::Biased, CODE + 128) };
-        let fitting = i16::MAX as i32 / (2 * facts.max * other);
+        let pairing = match facts.scaling {
+            _ if facts.mins => Pairing::Unsigned,
+            Scaling::Groups if facts.offset > 0 => Pairing::Unsigned,
+            _ => Pairing::Biased,
+        };
+        let fitting = i16::MAX as i32 / (2 * Self::largest(facts, pairing));
         if fitting == 0 {
             return Self { pairing: Pairing::Wide, depth: 0 };
         }
@@ -59,6 +64,14 @@ impl Plan {
             depth /= 2;
         }
         Self { pairing, depth }
+    }
+
+    /// The largest product of two codes.
+    const fn largest(facts: &Facts, pairing: Pairing) -> i32 {
+        match pairing {
+            Pairing::Unsigned => (facts.max + facts.offset as i32) * CODE,
+            Pairing::Biased | Pairing::Wide => facts.max * (CODE + 128),
+        }
     }
 }
 
@@ -75,7 +88,8 @@ impl Quad {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Side {
-    /// Pairs of sums of codes, over the columns that share a minimum.
+    /// Pairs of sums of codes, over the columns that share a minimum. Where groups have float scales and an offset, what it
+    /// contributes to each, sign turned, as a number of 32 bits.
     sums: [[[i16; 2]; COLUMNS]; GROUPS / 2],
     /// Scales: the first for super-blocks, otherwise one for each 32.
     d: [[f32; COLUMNS]; SLAB / 32],
@@ -149,10 +163,20 @@ pub(super) fn kernels(facts: &Facts, isa: Isa) -> Option<Kernels> {
 #[inline(always)]
 fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sum: impl Fn(&[u8; 16]) -> i32) {
     let offset = facts.offset;
-    row.d = slab.d;
-    row.m = slab.m;
-    row.scales = slab.scales.map(|scale| [scale; 2]);
-    if facts.mins {
+    match facts.scaling {
+        Scaling::Super => {
+            row.d[0] = slab.d[0];
+            row.m[0] = slab.m[0];
+            row.scales = slab.scales.map(|scale| [scale; 2]);
+        }
+        Scaling::Groups => {
+            row.d = slab.d;
+            if facts.mins {
+                row.m = slab.m;
+            }
+        }
+    }
+    if facts.mins && facts.scaling == Scaling::Super {
         row.mins = std::array::from_fn(|j| match facts.group {
             16 => [slab.mins[2 * j], slab.mins[2 * j + 1]],
             _ => [slab.mins[4 * j % GROUPS], slab.mins[(4 * j + 2) % GROUPS]],
@@ -213,8 +237,14 @@ fn pack(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [
         for j in 0..GROUPS / 2 {
             let sums = &rounded.sums;
             let both = |k: usize| sums[k % GROUPS] + sums[(k + 1) % GROUPS];
-            side.sums[j][column] =
-                if facts.group == 16 { [sums[2 * j], sums[2 * j + 1]] } else { [both(4 * j), both(4 * j + 2)] };
+            side.sums[j][column] = match (facts.scaling, facts.group) {
+                (Scaling::Groups, _) => {
+                    let [a, b, c, d] = (-i32::from(facts.offset) * i32::from(both(2 * j))).to_ne_bytes();
+                    [i16::from_ne_bytes([a, b]), i16::from_ne_bytes([c, d])]
+                }
+                (Scaling::Super, 16) => [sums[2 * j], sums[2 * j + 1]],
+                (Scaling::Super, _) => [both(4 * j), both(4 * j + 2)],
+            };
         }
     }
 }
@@ -239,11 +269,15 @@ mod tests {
             let Ok(Some(unpacker)) = integers(format, Isa::Scalar) else { continue };
             let facts = unpacker.facts;
             let plan = Plan::new(&facts);
-            let other = if plan.pairing == Pairing::Unsigned { 127 } else { 255 };
-            let deepest = 2 * facts.max * other * plan.depth as i32;
+            let largest = if plan.pairing == Pairing::Unsigned {
+                (i32::from(facts.offset) + facts.max) * 127
+            } else {
+                facts.max * 255
+            };
+            let deepest = 2 * largest * plan.depth as i32;
             assert!(deepest <= i32::from(i16::MAX), "{format}: {deepest}");
             match plan.pairing {
-                Pairing::Wide => assert!(2 * facts.max * other > i32::from(i16::MAX), "{format} need not be wide"),
+                Pairing::Wide => assert!(2 * largest > i32::from(i16::MAX), "{format} need not be wide"),
                 _ => assert!(plan.depth >= 1 && (facts.group / 4).is_multiple_of(plan.depth), "{format}"),
             }
         }

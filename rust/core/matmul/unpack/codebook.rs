@@ -2,9 +2,9 @@
 //!
 //! Scale codes `s` stand for `2 * s + 1` here, and the power of two that is left goes into the float scale.
 
+use super::Integers;
 use super::look_up::LookUp;
 use super::tables::{self, negate};
-use super::{Integers, widen};
 use crate::block::layout::Layout;
 use crate::block::{Format, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs};
 use crate::matmul::slab::{Facts, Scaling, Slab};
@@ -60,7 +60,7 @@ impl Integers for IQ2_XXS {
             }
             scale32(slab, j, odd((signs >> 28) as u8));
         }
-        slab.d[0] = widen(block.d) * 0.125;
+        slab.d[0] = L::widen(block.d) * 0.125;
     }
 }
 
@@ -77,7 +77,7 @@ impl Integers for IQ2_XS {
             put(slab, k, negate(tables::IQ2_XS[point], tables::EVEN_SIGNS[signs]));
         }
         scales16(&block.scales, slab);
-        slab.d[0] = widen(block.d) * 0.125;
+        slab.d[0] = L::widen(block.d) * 0.125;
     }
 }
 
@@ -95,7 +95,7 @@ impl Integers for IQ2_S {
             put(slab, k, negate(point, tables::SIGNS[usize::from(block.signs[k])]));
         }
         scales16(&block.scales, slab);
-        slab.d[0] = widen(block.d) * 0.125;
+        slab.d[0] = L::widen(block.d) * 0.125;
     }
 }
 
@@ -116,7 +116,7 @@ impl Integers for IQ3_XXS {
             }
             scale32(slab, j, odd((word >> 28) as u8));
         }
-        slab.d[0] = widen(block.d) * 0.25;
+        slab.d[0] = L::widen(block.d) * 0.25;
     }
 }
 
@@ -139,7 +139,7 @@ impl Integers for IQ3_S {
             }
             scale32(slab, j, odd(block.scales[j / 2] >> (j % 2 * 4)));
         }
-        slab.d[0] = widen(block.d);
+        slab.d[0] = L::widen(block.d);
     }
 }
 
@@ -168,7 +168,7 @@ impl Integers for IQ1_S {
             }
             scale32(slab, j, odd((high >> 12) as u8 & 7));
         }
-        slab.d[0] = widen(block.d) * 0.125;
+        slab.d[0] = L::widen(block.d) * 0.125;
     }
 }
 
@@ -188,6 +188,6 @@ impl Integers for IQ1_M {
             }
             slab.scales[j] = odd((block.scales[j / 4] >> (3 * (j % 4))) as u8 & 7);
         }
-        slab.d[0] = widen(iq1_m::super_scale(&block)) * 0.125;
+        slab.d[0] = L::widen(iq1_m::super_scale(&block)) * 0.125;
     }
 }

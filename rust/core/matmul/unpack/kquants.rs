@@ -1,7 +1,7 @@
 //! Formats of super-blocks with codes in bit fields: k-quants, ternary ones, and IQ4_XS with its table of values.
 
+use super::Integers;
 use super::look_up::LookUp;
-use super::{Integers, widen};
 use crate::block::layout::Layout;
 use crate::block::{Format, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k, tq1_0, tq2_0};
 use crate::matmul::slab::{Facts, SLAB, Scaling, Slab};
@@ -50,8 +50,8 @@ impl Integers for Q2_K {
             slab.scales[j] = i16::from(block.scales[j] & 15);
             slab.mins[j] = i16::from(block.scales[j] >> 4);
         }
-        slab.d[0] = widen(block.d);
-        slab.m[0] = -widen(block.dmin);
+        slab.d[0] = L::widen(block.d);
+        slab.m[0] = -L::widen(block.dmin);
     }
 }
 
@@ -74,7 +74,7 @@ impl Integers for Q3_K {
             let upper = (block.scales[8 + j % 4] >> (j / 4 * 2)) & 3;
             slab.scales[j] = i16::from(lower | (upper << 4)) - 32;
         }
-        slab.d[0] = widen(block.d);
+        slab.d[0] = L::widen(block.d);
     }
 }
 
@@ -93,8 +93,8 @@ impl Integers for Q4_K {
             }
         }
         scales_and_mins(&block.scales, slab);
-        slab.d[0] = widen(block.d);
-        slab.m[0] = -widen(block.dmin);
+        slab.d[0] = L::widen(block.d);
+        slab.m[0] = -L::widen(block.dmin);
     }
 }
 
@@ -114,8 +114,8 @@ impl Integers for Q5_K {
             }
         }
         scales_and_mins(&block.scales, slab);
-        slab.d[0] = widen(block.d);
-        slab.m[0] = -widen(block.dmin);
+        slab.d[0] = L::widen(block.d);
+        slab.m[0] = -L::widen(block.dmin);
     }
 }
 
@@ -138,7 +138,7 @@ impl Integers for Q6_K {
             }
         }
         slab.scales = block.scales.map(i16::from);
-        slab.d[0] = widen(block.d);
+        slab.d[0] = L::widen(block.d);
     }
 }
 
@@ -164,7 +164,7 @@ impl Integers for TQ1_0 {
             }
         }
         slab.scales = [1; 16];
-        slab.d[0] = widen(block.d);
+        slab.d[0] = L::widen(block.d);
     }
 }
 
@@ -179,7 +179,7 @@ impl Integers for TQ2_0 {
         let block = tq2_0::Block::read(bytes);
         pairs(&block.qs, &mut slab.codes);
         slab.scales = [1; 16];
-        slab.d[0] = widen(block.d);
+        slab.d[0] = L::widen(block.d);
     }
 }
 
@@ -198,6 +198,6 @@ impl Integers for IQ4_XS {
             let scale = i16::from(low | (high << 4)) - 32;
             (slab.scales[2 * j], slab.scales[2 * j + 1]) = (scale, scale);
         }
-        slab.d[0] = widen(block.d);
+        slab.d[0] = L::widen(block.d);
     }
 }

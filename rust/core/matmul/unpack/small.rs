@@ -1,7 +1,7 @@
 //! Formats without super-blocks: a float scale for each small group.
 
+use super::Integers;
 use super::look_up::LookUp;
-use super::{Integers, widen};
 use crate::block::layout::Layout;
 use crate::block::{Format, fp4, iq4_nl, mxfp4, nvfp4, q1_0, q2_0, q4_0, q4_1, q5_0, q5_1, q8_0};
 use crate::matmul::slab::{Facts, Scaling, Slab};
@@ -62,15 +62,15 @@ macro_rules! small {
     };
 }
 
-small!(Q4_0, q4_0, 32, facts(Format::Q4_0, false, 8, 8), |block, codes| nibbles(&block.qs, codes), widen(block.d));
+small!(Q4_0, q4_0, 32, facts(Format::Q4_0, false, 8, 8), |block, codes| nibbles(&block.qs, codes), L::widen(block.d));
 small!(
     Q4_1,
     q4_1,
     32,
     facts(Format::Q4_1, true, 0, 15),
     |block, codes| nibbles(&block.qs, codes),
-    widen(block.d),
-    widen(block.m)
+    L::widen(block.d),
+    L::widen(block.m)
 );
 small!(
     Q5_0,
@@ -78,7 +78,7 @@ small!(
     32,
     facts(Format::Q5_0, false, 16, 16),
     |block, codes| with_fifth(&block.qs, block.qh, codes),
-    widen(block.d)
+    L::widen(block.d)
 );
 small!(
     Q5_1,
@@ -86,8 +86,8 @@ small!(
     32,
     facts(Format::Q5_1, true, 0, 31),
     |block, codes| with_fifth(&block.qs, block.qh, codes),
-    widen(block.d),
-    widen(block.m)
+    L::widen(block.d),
+    L::widen(block.m)
 );
 small!(
     Q8_0,
@@ -95,7 +95,7 @@ small!(
     32,
     facts(Format::Q8_0, false, 0, 128),
     |block, codes| *codes = block.qs.map(|q| q as u8),
-    widen(block.d)
+    L::widen(block.d)
 );
 small!(
     IQ4_NL,
@@ -103,7 +103,7 @@ small!(
     32,
     facts(Format::IQ4_NL, false, 0, 127),
     |block, codes| L::look_up(&VALUES, &block.qs, codes),
-    widen(block.d)
+    L::widen(block.d)
 );
 small!(
     MXFP4,
@@ -121,7 +121,7 @@ small!(
     |block, codes| for j in 0..128 {
         codes[j] = ((block.qs[j / 8] >> (j % 8)) & 1) << 1;
     },
-    widen(block.d)
+    L::widen(block.d)
 );
 small!(
     Q2_0,
@@ -131,7 +131,7 @@ small!(
     |block, codes| for j in 0..64 {
         codes[j] = (block.qs[j / 4] >> (2 * (j % 4))) & 3;
     },
-    widen(block.d)
+    L::widen(block.d)
 );
 
 pub(super) struct NVFP4;

@@ -2,6 +2,8 @@
 //!
 //! Intrinsics stand in loops and not in closures for `array::from_fn`: those are compiled on their own, without AVX2.
 
+mod quads;
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -34,11 +36,13 @@ pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
         (Scaling::Super, Biased, 2, _) => pair!(super_blocks, 2, true, 0; Super Biased 0),
         (Scaling::Super, Biased, 1, _) => pair!(super_blocks, 1, true, 0; Super Biased 0),
         (Scaling::Super, Wide, ..) => pair!(wide_super_blocks; Super Wide 0),
-        (Scaling::Groups, Unsigned, 8, 32) => pair!(groups, 8, 8, false; Groups Unsigned 32),
-        (Scaling::Groups, Unsigned, 4, 32) => pair!(groups, 4, 8, false; Groups Unsigned 32),
-        (Scaling::Groups, Biased, 8, 32) => pair!(groups, 8, 8, true; Groups Biased 32),
-        (Scaling::Groups, Biased, 4, 32) => pair!(groups, 4, 8, true; Groups Biased 32),
-        (Scaling::Groups, Biased, 4, 16) => pair!(groups, 4, 4, true; Groups Biased 16),
+        (Scaling::Groups, Unsigned, 8, 32) if facts.mins => pair!(groups, 8, 8, false, true; Groups Unsigned 32),
+        (Scaling::Groups, Unsigned, 8, 32) => pair!(groups, 8, 8, false, false; Groups Unsigned 32),
+        (Scaling::Groups, Unsigned, 4, 32) if facts.mins => pair!(groups, 4, 8, false, true; Groups Unsigned 32),
+        (Scaling::Groups, Unsigned, 4, 32) => pair!(groups, 4, 8, false, false; Groups Unsigned 32),
+        (Scaling::Groups, Biased, 8, 32) => pair!(groups, 8, 8, true, false; Groups Biased 32),
+        (Scaling::Groups, Biased, 4, 32) => pair!(groups, 4, 8, true, false; Groups Biased 32),
+        (Scaling::Groups, Biased, 4, 16) => pair!(groups, 4, 4, true, false; Groups Biased 16),
         (Scaling::Groups, Wide, _, 32) => pair!(wide_groups; Groups Wide 0),
         _ => return None,
     };
@@ -61,7 +65,8 @@ fn lay_out<const SCALING: u8, const PAIRING: u8, const GROUP: usize>(slab: &Slab
         _ => Pairing::Wide,
     };
     let group = if GROUP == 0 { facts.group } else { GROUP };
-    let facts = Facts { scaling, group, mins: pairing == Pairing::Unsigned, ..*facts };
+    let mins = if scaling == Scaling::Super { pairing == Pairing::Unsigned } else { facts.mins };
+    let facts = Facts { scaling, group, mins, ..*facts };
     super::lay_out(slab, pairing, &facts, row, |codes| {
         // SAFETY: SSE2, and 16 bytes of `codes`. With 128 added, signed bytes are unsigned ones.
         let sums = unsafe {
@@ -103,6 +108,26 @@ fn times<const HALVES: usize>(
     }
 }
 
+/// A tile of both halves, where that is what `HALVES` says.
+#[inline(always)]
+fn from_both<const HALVES: usize>(both: Tile<2>) -> Tile<HALVES> {
+    let mut tile = zero::<HALVES>();
+    for r in 0..ROWS {
+        tile[r].copy_from_slice(&both[r][..HALVES]);
+    }
+    tile
+}
+
+/// The reverse of [`from_both`].
+#[inline(always)]
+fn to_both<const HALVES: usize>(tile: Tile<HALVES>) -> Tile<2> {
+    let mut both = zero::<2>();
+    for r in 0..ROWS {
+        both[r][..HALVES].copy_from_slice(&tile[r]);
+    }
+    both
+}
+
 /// `N`, hidden from the compiler if it is large: it would unroll the loop over quads, reorder it by rows, and run out of
 /// registers.
 #[inline(always)]
@@ -112,9 +137,22 @@ fn rolled<const N: usize>() -> usize {
 
 /// Sums in 16 bits of the products of `quads`, the first of which is quad `at` of its slab.
 #[inline(always)]
-fn narrow<const BIASED: bool, const HALVES: usize>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile<HALVES> {
+fn narrow<const DEPTH: usize, const BIASED: bool, const HALVES: usize>(
+    rows: &[Row; ROWS],
+    at: usize,
+    quads: &[Quad; DEPTH],
+) -> Tile<HALVES> {
     let mut sums = zero::<HALVES>();
-    for (i, quad) in quads.iter().enumerate() {
+    if HALVES == 2 {
+        // SAFETY: every caller has AVX2 enabled, and quads of a slab.
+        return from_both(unsafe {
+            match BIASED {
+                true => quads::narrow::<DEPTH, { Pairing::Biased as u8 }>(rows, at, quads),
+                false => quads::narrow::<DEPTH, { Pairing::Unsigned as u8 }>(rows, at, quads),
+            }
+        });
+    }
+    for (i, quad) in quads[..rolled::<DEPTH>()].iter().enumerate() {
         // SAFETY: every caller has AVX2 enabled.
         times::<HALVES>(rows, at + i, quad, |r, c, codes, x| unsafe {
             let products = if BIASED { _mm256_maddubs_epi16(x, codes) } else { _mm256_maddubs_epi16(codes, x) };
@@ -194,10 +232,24 @@ fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize, cons
                 whole[r] = [_mm256_set1_epi32(rows[r].bias[0]); HALVES];
             }
         }
-        for (i, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
-            let narrow = narrow::<BIASED, HALVES>(rows, i * DEPTH, quads);
-            for r in 0..ROWS {
-                widen(&mut whole[r], &narrow[r], splat(rows[r].scales[i * DEPTH / 4]));
+        if DEPTH == 1 && HALVES == 2 {
+            const { assert!(DEPTH > 1 || BIASED) };
+            for (i, quads) in quads.as_chunks::<4>().0.iter().enumerate() {
+                let mut scales = [_mm256_setzero_si256(); ROWS];
+                for r in 0..ROWS {
+                    scales[r] = splat(rows[r].scales[i]);
+                }
+                // SAFETY: AVX2 is enabled, and these are quads of a slab.
+                whole = from_both(unsafe {
+                    quads::add_each_scaled::<{ Pairing::Biased as u8 }>(to_both(whole), rows, 4 * i, quads, &scales)
+                });
+            }
+        } else {
+            for (i, quads) in quads.as_chunks::<DEPTH>().0.iter().enumerate() {
+                let narrow = narrow::<DEPTH, BIASED, HALVES>(rows, i * DEPTH, quads);
+                for r in 0..ROWS {
+                    widen(&mut whole[r], &narrow[r], splat(rows[r].scales[i * DEPTH / 4]));
+                }
             }
         }
         for r in 0..ROWS {
@@ -233,9 +285,9 @@ fn load<const HALVES: usize>(pairs: &[[i16; 2]; COLUMNS]) -> [__m256i; HALVES] {
     }
 }
 
-/// Groups of `QUADS` quads with a float scale each, and codes of few bits. Unsigned codes come with minima.
+/// Groups of `QUADS` quads with a float scale each, and codes of few bits. Unsigned codes come with minima or an offset.
 #[target_feature(enable = "avx2,fma")]
-fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALVES: usize>(
+fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const MINS: bool, const HALVES: usize>(
     panel: &[Row; PANEL],
     quads: &[Quad],
     side: &Side,
@@ -248,10 +300,12 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALV
             for r in 0..ROWS {
                 if BIASED {
                     whole[r] = [_mm256_set1_epi32(rows[r].bias[group]); HALVES];
+                } else if !MINS {
+                    whole[r] = load::<HALVES>(&side.sums[block]);
                 }
             }
-            for (j, quads) in quads.chunks_exact(rolled::<DEPTH>()).enumerate() {
-                let narrow = narrow::<BIASED, HALVES>(rows, i * QUADS + j * DEPTH, quads);
+            for (j, quads) in quads.as_chunks::<DEPTH>().0.iter().enumerate() {
+                let narrow = narrow::<DEPTH, BIASED, HALVES>(rows, i * QUADS + j * DEPTH, quads);
                 for r in 0..ROWS {
                     widen(&mut whole[r], &narrow[r], splat([1, 1]));
                 }
@@ -260,7 +314,7 @@ fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const HALV
                 for c in 0..HALVES {
                     accumulate(&mut sums[r], c, rows[r].d[group], &side.d[block], whole[r][c]);
                 }
-                if !BIASED {
+                if MINS {
                     shift::<HALVES>(&mut sums[r], rows[r].m[group], &side.s[block]);
                 }
             }
@@ -285,6 +339,13 @@ fn shift<const HALVES: usize>(to: &mut [f32; COLUMNS], a: f32, b: &[f32; COLUMNS
 #[inline(always)]
 fn wide<const HALVES: usize>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> Tile<HALVES> {
     let mut sums = zero::<HALVES>();
+    if HALVES == 2 {
+        for (i, quads) in quads.as_chunks::<4>().0.iter().enumerate() {
+            // SAFETY: every caller has AVX2 enabled, and fours of quads of a slab.
+            sums = from_both(unsafe { quads::add_wide(to_both(sums), rows, at + 4 * i, quads) });
+        }
+        return sums;
+    }
     for (i, quad) in quads.iter().enumerate() {
         // SAFETY: every caller has AVX2 enabled.
         times::<HALVES>(rows, at + i, quad, |r, c, codes, x| unsafe {
