@@ -6,7 +6,8 @@ The libraries are those of an installed llama-cpp-python unless `--library` name
 fair comparison that should be one for this machine (GGML_NATIVE). ggml's side is its fastest path for the format:
 plain (which includes its tiled kernels), or with the weights repacked beforehand, which is not counted. numpy's side
 is float32 on decoded weights, at most 8192 rows of them. The sides take turns, and their results are compared; times
-are CPU time of the process with one thread, wall time with more, and a side's time is its median.
+are CPU time of the process with one thread, wall time with more, and a side's time is its median. With more threads set
+OMP_WAIT_POLICY=passive, if ggml was built with OpenMP: its threads spin otherwise while ours work.
 
 For batches of up to 8 there are as many rows of weights as take 128 MB, so that they come from memory and not from a
 cache. The rate at which the same run reads memory is that of the C library's `memchr` over a buffer of that size.

@@ -21,8 +21,6 @@ use crate::error::Result;
 
 /// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
 const BATCH: usize = 512;
-/// Up to this many rows of activations, blocks are multiplied in registers: beyond, it pays to lay weights out once for all.
-const SMALL_BATCH: usize = 8;
 /// Rows of activations at a time where weights are unpacked a few rows at a time.
 const STREAMED: usize = 8;
 /// Slabs of a row that are unpacked at a time for a small batch.
@@ -42,13 +40,15 @@ pub(super) fn matmul(
     run: Run<'_>,
 ) -> Result<()> {
     let output = Output::new(out, n, weights.rows);
-    let direct = if n <= SMALL_BATCH { gemv::kernels(weights.format, isa) } else { None };
-    match (tile::kernels(&unpacker.facts, isa), direct) {
+    let tiled = tile::kernels(&unpacker.facts, isa);
+    let few = tiled.map_or(usize::MAX, |kernels| kernels.few);
+    let direct = if n <= few { gemv::kernels(weights.format, isa) } else { None };
+    match (tiled, direct) {
         (_, Some(kernels)) => {
             let rounded = round(isa, x, weights.cols, &unpacker.facts, run)?;
             Direct { kernels, weights, output }.batch(&rounded, run)
         }
-        (Some(kernels), _) if n > STREAMED => {
+        (Some(kernels), None) if n > STREAMED.min(few) => {
             let job = Tiled { unpacker, kernels, weights, output };
             for first in (0..n).step_by(BATCH) {
                 let count = BATCH.min(n - first);
@@ -106,8 +106,9 @@ impl Tiled<'_> {
         for i in 0..slabs {
             for (row, laid_out) in bytes[..rows].iter().zip(&mut panel) {
                 let (from, to) = (i * slab_bytes, row.len().min((i + 1) * slab_bytes));
-                // The next slab of the row, which lies too far from the next row's for the machine to guess.
-                prefetch(row[to..].as_ptr(), slab_bytes);
+                // The next slab of the row, which lies too far from the next row's for the machine to guess; with the cache line
+                // in which it ends.
+                prefetch(row[to..].as_ptr(), slab_bytes + 63);
                 (unpacker.unpack)(&row[from..to], &mut slab);
                 // SAFETY: the kernels are for this machine.
                 unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };

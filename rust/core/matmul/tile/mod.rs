@@ -66,6 +66,16 @@ impl Plan {
         Self { pairing, depth }
     }
 
+    /// See [`Kernels::few`]. Measured: with float scales for each group, products in registers have more to do; unsigned codes
+    /// are laid out as they are, signed ones are added up or widened meanwhile.
+    const fn few(&self, facts: &Facts) -> usize {
+        match (self.pairing, facts.scaling) {
+            (Pairing::Wide, _) | (Pairing::Biased, Scaling::Super) => 12,
+            (Pairing::Unsigned, Scaling::Super) => 8,
+            (_, Scaling::Groups) => 6,
+        }
+    }
+
     /// The largest product of two codes.
     const fn largest(facts: &Facts, pairing: Pairing) -> i32 {
         match pairing {
@@ -144,6 +154,9 @@ type Pack = unsafe fn(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts,
 pub(super) struct Kernels {
     /// Quads in a slab.
     pub(super) quads: usize,
+    /// Up to this many rows of activations, blocks are multiplied in registers where there are kernels for it: beyond, it pays
+    /// to lay weights out once for all.
+    pub(super) few: usize,
     /// For up to 8 columns, and for up to 16.
     pub(super) multiply: [Multiply; 2],
     pub(super) lay_out: LayOut,

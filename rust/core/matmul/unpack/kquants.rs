@@ -63,16 +63,18 @@ impl Integers for Q3_K {
     #[inline(always)]
     fn unpack<L: LookUp>(bytes: &[u8], slab: &mut Slab) {
         let block = q3_k::Block::read(bytes);
-        pairs(&block.qs, &mut slab.codes);
         for part in 0..8 {
+            let (lower, codes) = (&block.qs[32 * (part / 4)..][..32], &mut slab.codes[32 * part..][..32]);
             for j in 0..32 {
-                slab.codes[32 * part + j] |= ((block.hmask[j] >> part) & 1) << 2;
+                codes[j] = ((lower[j] >> (2 * (part % 4))) & 3) | (((block.hmask[j] >> part) & 1) << 2);
             }
         }
-        for j in 0..16 {
-            let lower = (block.scales[j % 8] >> (j / 8 * 4)) & 15;
-            let upper = (block.scales[8 + j % 4] >> (j / 4 * 2)) & 3;
-            slab.scales[j] = i16::from(lower | (upper << 4)) - 32;
+        // Four scales at a time: four bits of each in one word, two in another.
+        let [a, b, c] = [0, 1, 2].map(|i| u32::from_le_bytes(block.scales.as_chunks::<4>().0[i]));
+        let join = |lower: u32, upper: u32| (lower & 0x0f0f_0f0f) | ((upper & 0x0303_0303) << 4);
+        let words = [join(a, c), join(b, c >> 2), join(a >> 4, c >> 4), join(b >> 4, c >> 6)];
+        for (scales, word) in slab.scales.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *scales = word.to_le_bytes().map(|scale| i16::from(scale) - 32);
         }
         slab.d[0] = L::widen(block.d);
     }

@@ -1,4 +1,5 @@
-//! The steps of unpacking that need instructions of their own: looking up half bytes in a table of 16, and halves as `f32`.
+//! The steps of unpacking that need instructions of their own: looking up half bytes in a table of 16, spreading bits, and halves
+//! as `f32`.
 
 use half::f16;
 
@@ -6,6 +7,9 @@ use half::f16;
 pub(super) trait LookUp {
     /// Values for the lower halves of `bytes`, then those for the upper ones.
     fn look_up(values: &[i8; 16], bytes: &[u8; 16], to: &mut [u8; 32]);
+
+    /// Sets bit 4 of each code whose own bit of `bits` is set.
+    fn add_fifth(bits: u32, codes: &mut [u8; 32]);
 
     /// A half as `f32`.
     fn widen(half: f16) -> f32;
@@ -20,6 +24,13 @@ impl LookUp for Portable {
         for j in 0..16 {
             to[j] = values[usize::from(bytes[j] & 15)] as u8;
             to[j + 16] = values[usize::from(bytes[j] >> 4)] as u8;
+        }
+    }
+
+    #[inline(always)]
+    fn add_fifth(bits: u32, codes: &mut [u8; 32]) {
+        for (j, code) in codes.iter_mut().enumerate() {
+            *code |= (((bits >> j) & 1) << 4) as u8;
         }
     }
 
@@ -53,6 +64,22 @@ impl LookUp for Shuffle {
             let to = to.as_mut_ptr().cast::<__m128i>();
             _mm_storeu_si128(to, _mm_shuffle_epi8(values, _mm_and_si128(bytes, mask)));
             _mm_storeu_si128(to.add(1), _mm_shuffle_epi8(values, upper));
+        }
+    }
+
+    #[inline(always)]
+    fn add_fifth(bits: u32, codes: &mut [u8; 32]) {
+        use std::arch::x86_64::*;
+        // SAFETY: used only where AVX2 was detected; codes are one register.
+        unsafe {
+            let to = codes.as_mut_ptr().cast::<__m256i>();
+            let ones = 0x0101_0101_0101_0101;
+            let bytes = _mm256_set_epi64x(3 * ones, 2 * ones, ones, 0);
+            let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), bytes);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+            let fifth = _mm256_and_si256(set, _mm256_set1_epi8(16));
+            _mm256_storeu_si256(to, _mm256_or_si256(_mm256_loadu_si256(to), fifth));
         }
     }
 

@@ -36,11 +36,9 @@ fn nibbles(qs: &[u8; 16], codes: &mut [u8; 32]) {
 
 /// As [`nibbles`], with a fifth bit each.
 #[inline(always)]
-fn with_fifth(qs: &[u8; 16], qh: u32, codes: &mut [u8; 32]) {
+fn with_fifth<L: LookUp>(qs: &[u8; 16], qh: u32, codes: &mut [u8; 32]) {
     nibbles(qs, codes);
-    for j in 0..32 {
-        codes[j] |= (((qh >> j) & 1) << 4) as u8;
-    }
+    L::add_fifth(qh, codes);
 }
 
 macro_rules! small {
@@ -77,7 +75,7 @@ small!(
     q5_0,
     32,
     facts(Format::Q5_0, false, 16, 16),
-    |block, codes| with_fifth(&block.qs, block.qh, codes),
+    |block, codes| with_fifth::<L>(&block.qs, block.qh, codes),
     L::widen(block.d)
 );
 small!(
@@ -85,7 +83,7 @@ small!(
     q5_1,
     32,
     facts(Format::Q5_1, true, 0, 31),
-    |block, codes| with_fifth(&block.qs, block.qh, codes),
+    |block, codes| with_fifth::<L>(&block.qs, block.qh, codes),
     L::widen(block.d),
     L::widen(block.m)
 );

@@ -16,7 +16,8 @@ const ROWS: usize = 4;
 type Tile<const HALVES: usize> = [[__m256i; HALVES]; ROWS];
 
 pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
-    let Plan { pairing, depth } = Plan::new(facts);
+    let plan = Plan::new(facts);
+    let Plan { pairing, depth } = plan;
     use Pairing::{Biased, Unsigned, Wide};
     /// A kernel for 8 and for 16 columns, and the function that lays out for it.
     macro_rules! pair {
@@ -47,7 +48,7 @@ pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
         _ => return None,
     };
     let quads = if pairing == Wide { SLAB / 2 } else { SLAB / 4 };
-    Some(Kernels { quads, multiply, lay_out, pack })
+    Some(Kernels { quads, few: plan.few(facts), multiply, lay_out, pack })
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
