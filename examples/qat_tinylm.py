@@ -7,9 +7,9 @@ divergence against the time of training. The defaults fit the model in tests/dat
 checkpoint of a family that ggquant knows and other texts can be given.
 
 Training starts at the codes that GPTQ finds with the same text, where the formats have codes that can be kept (IQ1,
-IQ2 and IQ3 do not, and start from rounding). The end of the text is kept from training: what is written is the best of
-several evaluations on it, so that a training that goes wrong or goes on too long does no harm. The held-out text is
-only measured.
+IQ2 and IQ3 do not, and start from rounding). The end of the text is kept from training, though not from GPTQ: what is
+written is the best of several evaluations on it, so that a training that goes wrong or goes on too long does no harm.
+The held-out text is only measured.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ def arguments() -> argparse.Namespace:
         "--embedding-rate", type=float, default=0.1, help="its learning rate, as a share: rows see few gradients"
     )
     parser.add_argument(
-        "--scale-rate", type=float, default=1e-3, help="learning rate of scales, from GPTQ's on; 0 keeps them"
+        "--scale-rate", type=float, default=0.0, help="learning rate of scales, from GPTQ's on; 0 searches for them"
     )
     parser.add_argument("--start", choices=("gptq", "rounding"), default="gptq")
     parser.add_argument("--effort", choices=("fast", "normal", "best"), default="best", help="of GPTQ")
-    parser.add_argument("--gptq-chunks", type=int, default=64, help="chunks of text that GPTQ calibrates with")
-    parser.add_argument("--margin", type=float, default=1.0, help="see ptq_then_qat")
+    parser.add_argument("--gptq-chunks", type=int, help="chunks of text that GPTQ calibrates with, by default all")
+    parser.add_argument("--gptq-file", type=Path, help="start from this file, of the one variant that is trained")
+    parser.add_argument("--margin", type=float, default=0.5, help="see ptq_then_qat")
     parser.add_argument("--corrupt", type=float, default=0.15, help="share of windows with random tokens in them")
     parser.add_argument("--batch", type=int, default=1, help="windows in a step")
     parser.add_argument("--context", type=int, default=512, help="tokens in a window: as many as will be read")
@@ -206,19 +207,20 @@ def prepared(
     codebooks = any(decision.format.startswith(("IQ1", "IQ2", "IQ3")) for decision in qat.describe(student))
     if args.start == "gptq" and not codebooks:
         qat.convert(student)
-        files["gptq"] = args.out / f"{variant}-gptq.gguf"
-        quantize_by_gptq(
-            args.model,
-            files["gptq"],
-            variant,
-            method=LayerwiseOptions.of(args.effort),
-            calibration=[args.text],
-            chunks=args.gptq_chunks,
-            seed=args.seed,
-            pre=args.pre,
-            threads=args.threads,
-            overwrite=True,
-        )
+        files["gptq"] = args.gptq_file or args.out / f"{variant}-gptq.gguf"
+        if args.gptq_file is None:
+            quantize_by_gptq(
+                args.model,
+                files["gptq"],
+                variant,
+                method=LayerwiseOptions.of(args.effort),
+                calibration=[args.text],
+                chunks=args.gptq_chunks,
+                seed=args.seed,
+                pre=args.pre,
+                threads=args.threads,
+                overwrite=True,
+            )
         options["learn_scales"] = args.scale_rate > 0
         qat.ptq_then_qat(student, files["gptq"], variant, margin=args.margin, **options)
     return student, files
