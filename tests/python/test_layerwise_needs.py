@@ -50,6 +50,10 @@ def test_too_little_room_on_the_disk_is_refused(tmp_path: Path) -> None:
     needs.check("model", tmp_path)
     with pytest.raises(gg.UsageError, match=r"take .* GB of disk space, and .* GB are free"):
         replace(needs, disk_bytes=2 * free + 10**9).check("model", tmp_path)
+    # The folder of an output need not be there yet.
+    needs.check("model", tmp_path / "a" / "b")
+    with pytest.raises(gg.UsageError, match=r"take .* GB of disk space, and .* GB are free"):
+        replace(needs, disk_bytes=2 * free + 10**9).check("model", tmp_path / "a" / "b")
 
 
 def test_work_grows_with_text_effort_and_formats_and_not_with_what_is_done() -> None:

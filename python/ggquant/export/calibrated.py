@@ -24,7 +24,7 @@ from ggquant.layerwise.cost import Cost, solving_cost
 from ggquant.layerwise.finite import name_weight
 from ggquant.layerwise.folds import places as scalable
 from ggquant.layerwise.hessians import disk_need
-from ggquant.layerwise.needs import Needs, memory_needs
+from ggquant.layerwise.needs import Needs
 from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import SolvedTensor, TensorReport
 from ggquant.layerwise.scaled import changed_tensors, check_same, find_scales, scaled_model
@@ -218,14 +218,14 @@ class ModulePass:
         Raises:
             UsageError: less memory or disk space is free than needed.
         """
-        formats, (chunks, context) = self._stand_ins(), self.tokens.shape
-        needs = Needs(
-            chunks=chunks,
-            context=context,
-            memory_bytes=memory_needs(self._model, chunks, context, formats, self._options),
+        needs = Needs.of(
+            self._model,
+            self.tokens,
+            self._stand_ins(),
+            self._options,
+            seconds=self._cost(()).total / self._rate,
             disk_bytes=nbytes,
             hessian_bytes=disk_need(self._model) if self._collects() else 0,
-            seconds=self._cost(()).total / self._rate,
         )
         needs.check(self._model.path, folder)
         if self._how.starting is not None:

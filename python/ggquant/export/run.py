@@ -185,7 +185,7 @@ def export_checkpoint(
         tag = _fingerprint((json.dumps(settings), repr(facts)), tokens, sorted(files))
     run = _Run(to, stored, planned, blocks, threads, progress, started)
     if solver is not None:
-        solver.preflight(run.total, target.absolute().parent)
+        solver.preflight(run.total, target.parent)
     with new_folder(target, overwrite=overwrite, tag=tag) as folder:
         _copy_files(like_folder, folder)
         _write_json(folder / "config.json", settings)

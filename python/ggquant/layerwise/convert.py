@@ -21,7 +21,7 @@ from ggquant.layerwise.awq import fold_scales
 from ggquant.layerwise.cost import solving_cost
 from ggquant.layerwise.finite import name_weight
 from ggquant.layerwise.hessians import HessianFile, Origin, collect_hessians, digest_of_model, disk_need
-from ggquant.layerwise.needs import Needs, memory_needs
+from ggquant.layerwise.needs import Needs
 from ggquant.layerwise.options import LayerwiseOptions
 from ggquant.layerwise.report import FoldReport, TensorReport
 from ggquant.layerwise.solve import solve_model
@@ -148,15 +148,16 @@ def quantize_by_gptq(
     rate = work_rate(model)
     cost = partial(solving_cost, model, tokens.size, formats, chosen, stored=hessians is not None, collects=collects)
     blocks = sum(tensor.nbytes for tensor in plan.tensors if tensor.name in formats)
-    needs = Needs(
-        chunks=len(tokens),
-        context=context,
-        memory_bytes=memory_needs(model, len(tokens), context, formats, chosen),
+    needs = Needs.of(
+        model,
+        tokens,
+        formats,
+        chosen,
+        seconds=cost().total / rate,
         disk_bytes=plan.total_bytes + blocks,
         hessian_bytes=disk_need(model) if collects else 0,
-        seconds=cost().total / rate,
     )
-    needs.check(str(src), target.absolute().parent)
+    needs.check(str(src), target.parent)
     if starting is not None:
         starting(needs)
     work = WorkFile(target, _fingerprint(model, text, tokens, formats, chosen), resume=resume)

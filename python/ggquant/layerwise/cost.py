@@ -87,8 +87,7 @@ def solving_cost(
     """
     layers = [model.block_tensors(layer) for layer in range(model.n_layer)]
     runs = [_RUNNING * n_tokens * sum(2 * active_weights(t, model) for t in tensors) for tensors in layers]
-    corrected = (options.gptq or options.awq) and bool(options.cross or options.residual)
-    cost = Cost(layers=[0.0] * len(layers) if stored else [run * (3 if corrected else 1) for run in runs])
+    cost = Cost(layers=[0.0] * len(layers) if stored else [run * (3 if options.corrects else 1) for run in runs])
     rounded = not options.gptq
     sums = 0.0
     for layer, tensors in enumerate([*layers, [model.tensor(model.output_name)] if model.causal else []]):
@@ -97,7 +96,7 @@ def solving_cost(
             seen = n_tokens * active_weights(model.tensor(names[0]), model) / max(prod(shape[-2:]), 1)
             moments = _SUMMING * seen * shape[-1] ** 2
             sums += moments
-            if corrected and len(shape) == 2:
+            if options.corrects and len(shape) == 2:
                 moments *= 3
             if layer < len(layers) and number:
                 # Up to a weight in the middle of a layer.

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from ggquant.layerwise.inputs import Input, Stage, likely_stages, seen_through, 
 from ggquant.layerwise.moments import Moments
 from ggquant.runtime import Block
 from ggquant.runtime.block import GROUP_TOKENS
+from ggquant.runtime.memory import free_disk_bytes
 from ggquant.runtime.model import RunnableModel
 
 Floats = npt.NDArray[np.float32]
@@ -205,7 +205,7 @@ def collect_hessians(
         FileError: the file cannot be written.
         NonFiniteError: activations overflow.
     """
-    need, free = disk_need(model), shutil.disk_usage(path.parent).free
+    need, free = disk_need(model), free_disk_bytes(path.parent)
     part = _Part(path, origin, _room(model), resume=resume)
     if need - part.size > free:
         part.remove()

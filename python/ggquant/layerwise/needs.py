@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from ggquant.errors import UsageError
 from ggquant.layerwise.fisher import ROW_LIMIT
-from ggquant.runtime.memory import BASE_BYTES, free_bytes, requirements
+from ggquant.runtime.memory import BASE_BYTES, free_bytes, free_disk_bytes, requirements
 from ggquant.runtime.model import RunnableModel
 
 if TYPE_CHECKING:
@@ -43,6 +45,23 @@ class Needs:
     hessian_bytes: int
     seconds: float
 
+    @classmethod
+    def of(
+        cls,
+        model: RunnableModel,
+        tokens: npt.NDArray[np.int64],
+        formats: Mapping[str, str],
+        options: LayerwiseOptions,
+        *,
+        seconds: float,
+        disk_bytes: int,
+        hessian_bytes: int,
+    ) -> Needs:
+        """Those of a model, a text [n_chunks, n_ctx] and formats of weights; memory is reckoned from headers."""
+        chunks, context = tokens.shape
+        memory = memory_needs(model, chunks, context, formats, options)
+        return cls(chunks, context, memory, disk_bytes, hessian_bytes, seconds)
+
     def check(self, source: str, folder: Path) -> None:
         """Refuses what the machine has no room for.
 
@@ -60,7 +79,7 @@ class Needs:
                 "are free; use fewer --chunks, or --effort fast",
                 file=source,
             )
-        room = shutil.disk_usage(folder).free
+        room = free_disk_bytes(folder)
         if self.disk_bytes > room:
             raise UsageError(
                 f"{folder}: the output and what is kept until it is written take {self.disk_bytes / 1e9:.2f} GB of "
@@ -84,8 +103,7 @@ def memory_needs(
     shapes = [model.tensor(name).shape for name in formats]
     # A stack of experts has a Hessian for each of them, all at the same time.
     hessian = max((shape[-1] ** 2 * (shape[0] if len(shape) == 3 else 1) for shape in shapes), default=0)
-    corrected = (options.gptq or options.awq) and (options.cross or options.residual)
-    kept, states = (KEPT_BYTES, 2) if corrected else (0, 1)
+    kept, states = (KEPT_BYTES, 2) if options.corrects else (0, 1)
     columns = sum(t.shape[-1] for t in model.block_tensors(0) if len(t.shape) == 2) if model.n_layer else 0
     total = BASE_BYTES + states * run.hidden_bytes + 2 * run.block_bytes + run.working_bytes + _HESSIAN_ENTRY * hessian
     total += min(kept, 4 * n_chunks * n_ctx * columns) + run.output_bytes

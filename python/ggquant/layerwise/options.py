@@ -53,6 +53,11 @@ class LayerwiseOptions:
     seed: int = 0
     threads: int | None = None
 
+    @property
+    def corrects(self) -> bool:
+        """Whether weights make up for what the model has lost before them, so that the original runs beside it."""
+        return (self.gptq or self.awq) and bool(self.cross or self.residual)
+
     def with_file(self) -> LayerwiseOptions:
         """The same with Hessians from a file, which are those of the model as it was.
 

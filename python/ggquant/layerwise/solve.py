@@ -108,7 +108,7 @@ class LayerPass:
         plain = not any((half.out_norm or half.sum_norm) for half in (model.graph.attention, model.graph.feed_forward))
         self._fisher: dict[str, Fisher] = {}
         self._residual = options.residual if plain and model.hyper.number("residual_scale", 1.0) == 1 else 0.0
-        self._corrects = bool(options.gptq or options.awq) and bool(options.cross or self._residual)
+        self._corrects = replace(options, residual=self._residual).corrects
 
     def run(self) -> Iterator[SolvedTensor]:
         """The solved tensors, one after another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from math import prod
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggquant.errors import UsageError
+from ggquant.errors import FileError, UsageError
 from ggquant.model import SourceTensor
 from ggquant.registry import format_info
 from ggquant.runtime.block import GROUP_TOKENS
@@ -143,6 +144,20 @@ def free_bytes() -> int:
     except (OSError, ValueError):
         pass
     return 4_000_000_000
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Room on the disk of a folder, which need not be there yet.
+
+    Raises:
+        FileError: the system does not say.
+    """
+    place = folder.absolute()
+    there = next((each for each in (place, *place.parents) if each.exists()), place)
+    try:
+        return shutil.disk_usage(there).free
+    except OSError as error:
+        raise FileError(f"{there}: {error.strerror}", file=str(there), errno=error.errno) from error
 
 
 def _megabytes(count: int) -> int:
