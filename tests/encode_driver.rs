@@ -102,7 +102,7 @@ fn the_first_bad_weight_is_named_at_any_number_of_threads() {
 }
 
 /// Formats of which each weight is looked at once.
-const PLAIN: [Format; 10] = [
+const PLAIN: [Format; 11] = [
     Format::Q4_0,
     Format::Q4_1,
     Format::Q5_0,
@@ -113,6 +113,7 @@ const PLAIN: [Format; 10] = [
     Format::TQ2_0,
     Format::MXFP4,
     Format::NVFP4,
+    Format::Q1_0,
 ];
 
 #[test]

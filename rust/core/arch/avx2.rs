@@ -139,25 +139,11 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
-        let v: &[Self; 4] = head(vectors);
-        avx2!({
-            let byte = _mm256_set1_epi32(255);
-            let low = _mm256_packus_epi32(_mm256_and_si256(v[0].0, byte), _mm256_and_si256(v[1].0, byte));
-            let high = _mm256_packus_epi32(_mm256_and_si256(v[2].0, byte), _mm256_and_si256(v[3].0, byte));
-            // Packing works within halves of 128 bits: fours of bytes lie in the order 0 2 4 6 1 3 5 7.
-            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
-        });
-    }
-
-    #[inline(always)]
     fn store_limited(vectors: &[Self], to: &mut [u8; 32]) {
         let v: &[Self; 4] = head(vectors);
         avx2!({
             let words = (_mm256_packs_epi32(v[0].0, v[1].0), _mm256_packs_epi32(v[2].0, v[3].0));
-            // Ordered as in `store_bytes`.
+            // Packing works within halves of 128 bits: fours of bytes lie in the order 0 2 4 6 1 3 5 7.
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
             let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words.0, words.1), order);
             _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);

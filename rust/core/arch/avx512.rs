@@ -153,16 +153,6 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
-        let v: &[Self; 2] = head(vectors);
-        let (low, high) = to.split_at_mut(16);
-        avx512!({
-            _mm_storeu_si128(low.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v[0].0));
-            _mm_storeu_si128(high.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v[1].0));
-        });
-    }
-
-    #[inline(always)]
     fn store_limited(vectors: &[Self], to: &mut [u8; 32]) {
         let v: &[Self; 2] = head(vectors);
         let (low, high) = to.split_at_mut(16);

@@ -136,7 +136,6 @@ kernels! {
         IQ2_S => codebook::Encoder<iq2_s::IQ2_S, 8, 16>,
         IQ3_XXS => codebook::Encoder<iq3_xxs::IQ3_XXS, 4, 32>,
         IQ3_S => codebook::Encoder<iq3_s::IQ3_S, 4, 32>,
-        Q1_0 => one_bit::Encoder,
     }
     rows {
         Q4_0 => legacy::Encoder<q4_0::Q4_0>,
@@ -149,5 +148,6 @@ kernels! {
         TQ2_0 => plain::Encoder<tq2_0::TQ2_0, 256>,
         MXFP4 => plain::Encoder<mxfp4::MXFP4, 32>,
         NVFP4 => plain::Encoder<nvfp4::NVFP4, 64>,
+        Q1_0 => plain::Encoder<q1_0::Q1_0, 128>,
     }
 }

@@ -58,6 +58,7 @@ impl Plain<32> for MXFP4 {
     fn encode_blocks<F: F32Lanes, E: Source>(x: &[E], out: &mut [u8]) -> bool {
         let mut finite = true;
         for (blocks, out) in x.as_chunks::<32>().0.chunks(F::LEN).zip(out.chunks_mut(F::LEN * Block::BYTES)) {
+            plain::prefetch_after(blocks);
             let mut magnitudes = [0.0; MAX_LANES];
             plain::magnitudes::<F, E, 32>(blocks).store(&mut magnitudes);
             for (b, (x, out)) in blocks.iter().zip(out.chunks_exact_mut(Block::BYTES)).enumerate() {

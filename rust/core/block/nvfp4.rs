@@ -10,7 +10,7 @@ use super::fp4;
 use super::layout::{Layout, block_layout, decode_blocks, encode_blocks, group};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::plain::{self, Plain, Source};
-use crate::lanes::{F32Lanes, I32Lanes, Mask};
+use crate::lanes::{F32Lanes, MAX_LANES};
 use crate::reference::rounding::truncate;
 use crate::reference::symmetric::largest;
 
@@ -66,19 +66,6 @@ fn encode(x: &[f32; 64]) -> Block {
 }
 
 #[inline(always)]
-fn encode_lanes<F: F32Lanes>(x: &[f32; 64]) -> Block {
-    let (mut d, mut magnitudes, mut scales) = ([0; 4], [0.0; 4], [0.0; 4]);
-    for s in 0..4 {
-        magnitudes[s] = plain::magnitude::<F>(group::<_, 16>(x, s));
-        d[s] = to_ue4m3(magnitudes[s] / 6.0);
-        scales[s] = half_scale(d[s]);
-    }
-    let mut qs = [0; 32];
-    pack_nibbles::<8>(&plain::float4::<F, 64, 4>(x, &magnitudes, &scales), &mut qs);
-    Block { d, qs }
-}
-
-#[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 64]) {
     let codes = nibbles::<8, 64>(&block.qs);
     for s in 0..4 {
@@ -95,18 +82,32 @@ pub struct NVFP4;
 impl Plain<64> for NVFP4 {
     #[inline(always)]
     fn encode_blocks<F: F32Lanes, E: Source>(x: &[E], out: &mut [u8]) -> bool {
-        // Bits of magnitudes are ordered as integers, those of infinity and NaN above all others.
-        let mut largest = F::Int::splat(0);
-        for (x, out) in x.as_chunks::<64>().0.iter().zip(out.chunks_exact_mut(Block::BYTES)) {
-            let mut wide = [0.0; 64];
-            for i in (0..64).step_by(F::LEN) {
-                let x: F = E::load(&x[i..]);
-                largest = largest.max(x.abs().as_int());
-                x.store(&mut wide[i..]);
+        let mut finite = true;
+        // As many blocks as have a sub-block for each lane of two vectors.
+        let batch = F::LEN / 2;
+        for (blocks, out) in x.as_chunks::<64>().0.chunks(batch).zip(out.chunks_mut(batch * Block::BYTES)) {
+            plain::prefetch_after(blocks);
+            let (mut magnitudes, mut sixths) = ([0.0; 2 * MAX_LANES], [0.0; 2 * MAX_LANES]);
+            let groups = blocks.as_flattened().as_chunks::<16>().0;
+            for (half, groups) in groups.chunks(F::LEN).enumerate() {
+                let largest = plain::magnitudes::<F, E, 16>(groups);
+                largest.store(&mut magnitudes[half * F::LEN..]);
+                (largest / F::splat(6.0)).store(&mut sixths[half * F::LEN..]);
             }
-            encode_lanes::<F>(&wide).write(out);
+            for (b, (x, out)) in blocks.iter().zip(out.chunks_exact_mut(Block::BYTES)).enumerate() {
+                let (mut d, mut scales, mut largest) = ([0; 4], [0.0; 4], [0.0; 4]);
+                for s in 0..4 {
+                    largest[s] = magnitudes[4 * b + s];
+                    finite &= largest[s].is_finite();
+                    d[s] = to_ue4m3(sixths[4 * b + s]);
+                    scales[s] = half_scale(d[s]);
+                }
+                let mut qs = [0; 32];
+                pack_nibbles::<8>(&plain::float4::<F, E, 64, 4>(x, &largest, &scales), &mut qs);
+                Block { d, qs }.write(out);
+            }
         }
-        !(!largest.as_float().lt(F::splat(f32::INFINITY))).any()
+        finite
     }
 }
 

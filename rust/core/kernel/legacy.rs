@@ -91,10 +91,14 @@ impl<S: Legacy> RowEncoder for Encoder<S> {
         for (batch, out) in out.chunks_mut(B * <S as Legacy>::Block::BYTES).enumerate() {
             // The last batch is filled up with its last block.
             let last = out.len() / <S as Legacy>::Block::BYTES - 1;
-            let numbers: [usize; B] = std::array::from_fn(|i| batch * B + i.min(last));
-            let x = numbers.map(|number| &blocks[number]);
-            let imatrix = numbers.map(|number| &importances[number % importances.len()]);
-            let sigma2 = numbers.map(|number| means[number / importances.len()]);
+            let (mut x, mut imatrix) = ([&blocks[0]; B], [&importances[0]; B]);
+            let mut sigma2 = [0.0; B];
+            for i in 0..B {
+                let number = batch * B + i.min(last);
+                x[i] = &blocks[number];
+                imatrix[i] = &importances[number % importances.len()];
+                sigma2[i] = means[number / importances.len()];
+            }
             let encoded = encode_batch::<F, S>(&x, &imatrix, &sigma2);
             for (block, out) in encoded.iter().zip(out.chunks_exact_mut(<S as Legacy>::Block::BYTES)) {
                 block.write(out);
@@ -141,21 +145,25 @@ fn encode_batch<F: F32Lanes, S: Legacy>(
     for first in (0..B).step_by(WIDTH * F::LEN) {
         let tile: Tile<F, G, WIDTH> = tile::load(x, first);
         let (weights, _) = tile::weigh(&tile, imatrix, first, sigma2);
-        let tile_codes = match S::LEVELS {
+        match S::LEVELS {
             Levels::Symmetric { half } => {
                 let found = symmetric::search(&tile, &weights, half);
                 store_lanes(found.scale, &mut scales[first..]);
-                symmetric::codes(&tile, found.inverse, half)
+                let mut inverses = [0.0; WIDTH * MAX_LANES];
+                store_lanes(found.inverse, &mut inverses);
+                for k in 0..WIDTH * F::LEN {
+                    codes[first + k] = symmetric::codes_in_order::<F, G>(x[first + k], inverses[k], half);
+                }
             }
             Levels::Affine { max_code } => {
                 let found = affine::search(&tile, &weights, max_code, WEIGHTED_GRID, Cost::Square);
                 store_lanes(found.scale, &mut scales[first..]);
                 store_lanes(found.min, &mut mins[first..]);
                 exact[first..first + WIDTH * F::LEN].fill(found.exact);
-                affine::codes(&tile, (found.inverse, found.origin), max_code)
+                let tile_codes = affine::codes(&tile, (found.inverse, found.origin), max_code);
+                tile::store_codes(&tile_codes, &mut codes.as_flattened_mut()[G * first..]);
             }
-        };
-        tile::store_codes(&tile_codes, &mut codes.as_flattened_mut()[G * first..]);
+        }
     }
     let mut blocks = [<S as Legacy>::pack::<F>(f16::ZERO, f16::ZERO, &[0; G]); B];
     for (b, block) in blocks.iter_mut().enumerate() {

@@ -9,7 +9,8 @@
 //! - [`affine`]: the search over a group with a minimum;
 //! - [`superblock`]: the scales of a super-block as small integers;
 //! - [`scale_min`]: Q2_K, Q4_K and Q5_K;
-//! - [`symmetric`]: the searches over a group without a minimum;
+//! - [`symmetric`]: the search over a group without a minimum;
+//! - [`descent`]: the same, one code at a time;
 //! - [`signed`]: Q3_K and Q6_K;
 //! - [`nonlinear`]: IQ4_NL and IQ4_XS;
 //! - [`plain`]: formats without a search;
@@ -21,6 +22,7 @@
 
 pub(crate) mod affine;
 pub(crate) mod codebook;
+pub(crate) mod descent;
 pub(crate) mod grid;
 pub(crate) mod legacy;
 pub(crate) mod nonlinear;
@@ -159,6 +161,7 @@ mod tests {
         check_rows::<plain::Encoder<tq2_0::TQ2_0, 256>>(Format::TQ2_0);
         check_rows::<plain::Encoder<mxfp4::MXFP4, 32>>(Format::MXFP4);
         check_rows::<plain::Encoder<nvfp4::NVFP4, 64>>(Format::NVFP4);
+        check_rows::<plain::Encoder<q1_0::Q1_0, 128>>(Format::Q1_0);
     }
 
     #[test]
@@ -168,7 +171,6 @@ mod tests {
         check::<scale_min::Encoder<q4_k::Q4_K, 8, 32>, _, _>(Format::Q4_K);
         check::<scale_min::Encoder<q5_k::Q5_K, 8, 32>, _, _>(Format::Q5_K);
         check::<signed::Encoder<q6_k::Q6_K>, _, _>(Format::Q6_K);
-        check::<one_bit::Encoder, _, _>(Format::Q1_0);
         check::<nonlinear::Encoder<iq4_nl::IQ4_NL, 1, 32, 16>, _, _>(Format::IQ4_NL);
         check::<nonlinear::Encoder<iq4_xs::IQ4_XS, 8, 256, 8>, _, _>(Format::IQ4_XS);
         check::<ternary::Encoder<iq1_s::IQ1_S, 32>, _, _>(Format::IQ1_S);

@@ -10,6 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::RowEncoder;
+use crate::arch::prefetch;
 use crate::block::fp4;
 use crate::block::layout::Layout;
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
@@ -56,6 +57,12 @@ impl Source for bf16 {
     fn widen(self) -> f32 {
         self.to_f32()
     }
+}
+
+/// Asks for weights a page behind those of a batch: the processor itself stops at the end of a page.
+#[inline(always)]
+pub(crate) fn prefetch_after<T>(batch: &[T]) {
+    prefetch(batch.as_ptr().cast::<u8>().wrapping_add(4096), size_of_val(batch));
 }
 
 /// All weights of a block.
@@ -130,6 +137,7 @@ impl<S: Scaled<N>, const N: usize> Plain<N> for S {
         let (mut finite, mut signs) = (true, F::Int::splat(0));
         let batches = x.as_chunks::<N>().0.chunks(F::LEN).zip(out.chunks_mut(F::LEN * S::Block::BYTES));
         for (blocks, out) in batches {
+            prefetch_after(blocks);
             let fit = fit::<F, E, N>(blocks, S::RULE);
             let (mut d, mut m) = ([f16::ZERO; MAX_LANES], [f16::ZERO; MAX_LANES]);
             let (mut inverses, mut origins) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
@@ -315,12 +323,25 @@ pub(crate) fn float4_by_power<F: F32Lanes, E: Source>(x: &[E; 32], magnitude: f3
     let (inverse, mut vectors) = (F::splat(2.0 / scale), [F::Int::splat(0); 8]);
     for k in 0..32 / F::LEN {
         let x: F = E::load(&x[k * F::LEN..]);
-        let below = ((x * inverse).abs().as_int() - F::Int::splat(1)).as_float().truncate();
-        vectors[k] = below | (x.as_int().shr::<24>() & F::Int::splat(128));
+        vectors[k] = below_with_sign(x, x * inverse);
     }
     let mut codes = [0; 32];
     F::Int::store_limited(&vectors[..32 / F::LEN], &mut codes);
-    for code in &mut codes {
+    float4_codes(&mut codes);
+    codes
+}
+
+/// The largest integer below the magnitude of `v`, or what is negative for 0, and the sign of `x` at bit 7.
+#[inline(always)]
+fn below_with_sign<F: F32Lanes>(x: F, v: F) -> F::Int {
+    (v.abs().as_int() - F::Int::splat(1)).as_float().truncate() | (x.as_int().shr::<24>() & F::Int::splat(128))
+}
+
+/// E2M1 codes from the largest integers below doubled magnitudes, with signs at bit 7: each counts the points half-way
+/// between codes up to there.
+#[inline(always)]
+fn float4_codes(codes: &mut [u8]) {
+    for code in codes {
         let (below, sign) = ((*code & 127) as i8, (*code >> 4) & 8);
         let mut magnitude = 0;
         for point in [1, 3, 5, 7, 10, 14, 20] {
@@ -328,83 +349,45 @@ pub(crate) fn float4_by_power<F: F32Lanes, E: Source>(x: &[E; 32], magnitude: f3
         }
         *code = if magnitude == 0 { 0 } else { magnitude | sign };
     }
-    codes
 }
 
-/// The largest magnitude; NaN does not count.
-#[inline(always)]
-pub(crate) fn magnitude<F: F32Lanes>(x: &[f32]) -> f32 {
-    let mut largest = F::splat(0.0);
-    for x in x.chunks_exact(F::LEN) {
-        largest = F::load(x).abs().greater(largest);
-    }
-    largest.largest()
-}
-
-/// E2M1 codes under `scale`, by the points half-way between them.
-#[derive(Clone, Copy)]
-struct Float4<F: F32Lanes> {
-    points: [F; 7],
-}
-
-impl<F: F32Lanes> Float4<F> {
-    #[inline(always)]
-    fn new(scale: f32) -> Self {
-        let mut points = [F::splat(0.0); 7];
-        for (point, middle) in points.iter_mut().zip([0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0]) {
-            *point = F::splat(middle * scale);
-        }
-        Self { points }
-    }
-}
-
-impl<F: F32Lanes> Float4<F> {
-    #[inline(always)]
-    fn code(self, x: F) -> F::Int {
-        let zero = F::Int::splat(0);
-        let mut code = zero;
-        for point in self.points {
-            code = code - F::Int::minus_one(point.lt(x.abs()));
-        }
-        let sign = x.as_int().shr::<28>() & F::Int::splat(8);
-        F::Int::select(code.eq(zero), zero, code | sign)
-    }
-}
-
-/// Largest magnitude, in scales, and largest scale for which [`Float4`] decides as [`fp4::nearest`] does.
+/// Largest magnitude, in scales, and largest scale for which [`float4`] decides as [`fp4::nearest`] does.
 const FLOAT4_RANGE: (f32, f32) = (24.0, 2e37);
 
-/// E2M1 codes, `group` weights to each of `scales`; see [`fp4::nearest`].
+/// E2M1 codes, `N / S` weights to each of `scales`, given the largest magnitudes; see [`fp4::nearest`].
 ///
 /// Scales have at most 4 significant bits, so multiples of them and the points half-way between are exact. The two
 /// multiples on either side of such a point are less than a factor of two away from it except for 0, so differences
 /// from weights around it are exact as well (Sterbenz), and which is less is decided correctly. Further away rounding is
 /// monotonous. A tie goes to the lower magnitude, which comes first in the list; a negative zero is never chosen. All
 /// this holds up to twice the largest multiple, 24, as long as none overflows; other groups go through the reference.
+///
+/// What is left is which of the points `m * h`, with half a scale for `h` and the integers of [`float4_by_power`] for `m`,
+/// lie below a magnitude, and the rounded quotient by `h` tells: it is at most `m` if the magnitude is at most `m * h`.
+/// Otherwise the magnitude is at least the next float, more than a part in 2^24 above, while the floats next to `m` are at
+/// most two such parts away, so that the quotient is rounded to one above `m`.
 #[inline(always)]
-pub(crate) fn float4<F: F32Lanes, const N: usize, const S: usize>(
-    x: &[f32; N],
+pub(crate) fn float4<F: F32Lanes, E: Source, const N: usize, const S: usize>(
+    x: &[E; N],
     magnitudes: &[f32; S],
     scales: &[f32; S],
 ) -> [u8; N] {
-    let mut rules = [Float4 { points: [F::splat(0.0); 7] }; S];
-    for (rule, &scale) in rules.iter_mut().zip(scales) {
-        *rule = Float4::new(scale);
-    }
     let mut codes = [0; N];
     for (part, to) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let mut vectors = [F::Int::splat(0); 8];
         for k in 0..32 / F::LEN {
             let at = 32 * part + k * F::LEN;
-            vectors[k] = rules[at / (N / S)].code(F::load(&x[at..]));
+            let x: F = E::load(&x[at..]);
+            vectors[k] = below_with_sign(x, x / F::splat(0.5 * scales[at / (N / S)]));
         }
-        F::Int::store_bytes(&vectors[..32 / F::LEN], to);
+        F::Int::store_limited(&vectors[..32 / F::LEN], to);
     }
+    float4_codes(&mut codes);
     for s in 0..S {
         let (largest, top) = FLOAT4_RANGE;
         if !(magnitudes[s] <= largest * scales[s] && scales[s] <= top) {
             for i in N / S * s..N / S * (s + 1) {
-                codes[i] = fp4::nearest(x[i], scales[s]);
+                codes[i] = fp4::nearest(x[i].widen(), scales[s]);
             }
         }
     }
@@ -442,7 +425,7 @@ mod tests {
                 let near = [v, v.next_up(), v.next_down(), v * 1.1, v * 0.9, -v, -v.next_up(), -v.next_down()];
                 let x: [f32; 32] = std::array::from_fn(|i| near[i % 8]);
                 let largest = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
-                let got: [u8; 32] = float4::<Floats<8>, 32, 1>(&x, &[largest], &[scale]);
+                let got: [u8; 32] = float4::<Floats<8>, f32, 32, 1>(&x, &[largest], &[scale]);
                 assert_eq!(got, x.map(|v| fp4::nearest(v, scale)), "{scale:e} {middle}");
                 if scale.to_bits() << 9 == 0 {
                     let got = float4_by_power::<Floats<8>, f32>(&x, largest, scale);

@@ -2,11 +2,11 @@
 
 use std::marker::PhantomData;
 
-use super::symmetric::{self, Own};
-use super::tile::{self, Tile, load_lanes, store_lanes};
-use super::{BATCH, BatchEncoder, MAX_GROUPS};
+use super::tile::{self, Tile, store_lanes};
+use super::{BATCH, BatchEncoder, MAX_GROUPS, descent, symmetric};
 use crate::block::layout::Layout;
-use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
+use crate::reference::symmetric as reference;
 
 /// Weights in a sub-block, and sub-blocks in a super-block.
 const G: usize = 16;
@@ -96,13 +96,12 @@ fn fit<F: F32Lanes, S: Signed>(x: &[&[f32; 256]; BATCH], imatrix: Option<&[&[f32
         }
         _ => [0.0; BATCH],
     };
-    let mut own = Own::room();
+    if imatrix.is_none() && S::PLAIN_DESCENDS {
+        fits.scales = descent::scales::<F>(x, S::HALF);
+        return fits;
+    }
     for first in (0..MAX_GROUPS).step_by(WIDTH * F::LEN) {
         let tile: Tile<F, G, WIDTH> = tile::load(x, first);
-        if imatrix.is_none() && S::PLAIN_DESCENDS {
-            store_lanes(symmetric::descend(&tile, S::HALF, &mut own), &mut fits.scales[first..]);
-            continue;
-        }
         let weights = match imatrix {
             None => squares(&tile),
             Some(imatrix) if S::WEIGHTING == Weighting::Direct => tile::load(imatrix, first),
@@ -176,37 +175,32 @@ fn recode<F: F32Lanes, S: Signed>(
     fits: &Fits,
     scales: &[Option<S::Scales>; BATCH],
 ) -> [[u8; 256]; BATCH] {
-    let mut steps = [0.0; MAX_GROUPS];
-    for (steps, scales) in steps.as_chunks_mut::<G>().0.iter_mut().zip(scales) {
-        if let Some(scales) = scales {
-            *steps = S::decode(scales);
-        }
-    }
     let mut codes = [[0; 256]; BATCH];
-    for first in (0..MAX_GROUPS).step_by(WIDTH * F::LEN) {
-        let tile: Tile<F, G, WIDTH> = tile::load(x, first);
-        let steps: [F; WIDTH] = load_lanes(&steps[first..]);
-        let mut tile_codes = symmetric::recode(&tile, steps, S::HALF);
-        let (zero, mut any) = (F::splat(0.0), steps[0].lt(steps[0]));
-        for step in steps {
-            any = any | step.eq(zero);
-        }
-        if any.any() {
-            // Rare with ordinary weights, so that the codes are made once more rather than kept.
-            let left = if S::PLAIN_DESCENDS && !weighted {
-                let mut own = Own::room();
-                symmetric::descend(&tile, S::HALF, &mut own);
-                symmetric::own_codes(&own, S::HALF)
-            } else {
-                symmetric::codes(&tile, load_lanes(&fits.inverses[first..]), S::HALF)
-            };
-            for i in 0..G {
-                for t in 0..WIDTH {
-                    tile_codes[i][t] = F::Int::select(steps[t].eq(zero), left[i][t], tile_codes[i][t]);
-                }
+    for b in 0..BATCH {
+        let Some(scales) = &scales[b] else { continue };
+        let steps = S::decode(scales);
+        for (part, to) in codes[b].as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let mut vectors = [F::Int::splat(0); 8];
+            for k in 0..32 / F::LEN {
+                let at = 32 * part + k * F::LEN;
+                let quotient = F::load(&x[b][at..]) / F::splat(steps[at / G]);
+                vectors[k] = quotient.nearest_int() + F::Int::splat(S::HALF);
             }
+            F::Int::store_limited(&vectors[..32 / F::LEN], to);
         }
-        tile::store_codes(&tile_codes, &mut codes.as_flattened_mut()[G * first..]);
+        for code in &mut codes[b] {
+            *code = (*code).min(2 * S::HALF as u8 - 1);
+        }
+        // Rare with ordinary weights, so that the codes are made once more rather than kept.
+        for j in (0..G).filter(|&j| steps[j] == 0.0) {
+            let group = x[b].as_chunks::<G>().0;
+            let left = if S::PLAIN_DESCENDS && !weighted {
+                reference::descend(&group[j], S::HALF).1
+            } else {
+                reference::codes(&group[j], fits.inverses[G * b + j], S::HALF)
+            };
+            codes[b].as_chunks_mut::<G>().0[j] = left.map(|code| code as u8);
+        }
     }
     codes
 }

@@ -3,7 +3,7 @@
 //! Rounding never wraps here: candidates map the largest magnitude to at most `half + 1`, and all values are finite.
 
 use super::tile::Tile;
-use crate::lanes::{F32Lanes, I32Lanes, Mask};
+use crate::lanes::{F32Lanes, I32Lanes};
 use crate::reference::GROUP_EPSILON;
 
 /// What a search found for each group.
@@ -135,168 +135,6 @@ pub(crate) fn search<F: F32Lanes, const G: usize, const T: usize>(
     fit
 }
 
-/// A weight's code, its part in the sums, and the quotients for which the code stays.
-#[derive(Clone, Copy)]
-pub(crate) struct Own<F> {
-    code: F,
-    /// `w * x * code` and `w * code^2`, with `w = x^2`.
-    lx: F,
-    l2: F,
-    lowest: F,
-    highest: F,
-}
-
-impl<F: F32Lanes> Own<F> {
-    /// Room for the codes of a tile. Clearing it takes a while, so that it is best used for many.
-    #[inline(always)]
-    pub(crate) fn room<const G: usize, const T: usize>() -> Tile<Self, G, T> {
-        let zero = F::splat(0.0);
-        [[Self { code: zero, lx: zero, l2: zero, lowest: zero, highest: zero }; T]; G]
-    }
-
-    #[inline(always)]
-    fn new(x: F, code: F, half: i32) -> Self {
-        /// Less than any quotient that wraps when it is rounded.
-        const FAR: f32 = 1e6;
-        let w = x * x;
-        let at_bottom = code.eq(F::splat(-half as f32));
-        let at_top = code.eq(F::splat((half - 1) as f32));
-        Self {
-            code,
-            lx: w * x * code,
-            l2: w * code * code,
-            lowest: F::select(at_bottom, F::splat(-FAR), code - F::splat(0.499)),
-            highest: F::select(at_top, F::splat(FAR), code + F::splat(0.499)),
-        }
-    }
-
-    /// Lanes where `nearest_int(a / b).clamp(-half, half - 1)` is known to be the code, without the division, for `b > 0`.
-    ///
-    /// Let `a < highest * b` as computed, with `highest = code + 0.499`. The product is off by at most a part in 2^24, and so
-    /// is the quotient once it is rounded: it stays below `code + 0.499 * (1 + 2^-22) + |code| / 2^22`, which is less than
-    /// `code + 1/2`. The other side is the same, and between the two lies nothing but the code. The lowest and the highest
-    /// code take everything further out, up to where rounding would wrap. Tiny `b`, whose products may be subnormal and so
-    /// less precise, prove nothing, and neither does what overflows: `a` that is infinite or NaN fails a comparison, and so
-    /// does finite `a` against `b` that is infinite unless the code is 0, as the quotient is then.
-    #[inline(always)]
-    fn stays(self, a: F, b: F) -> F::Mask {
-        (self.lowest * b).lt(a) & a.lt(self.highest * b) & b.gt(F::splat(1e-30))
-    }
-
-    #[inline(always)]
-    fn select(mask: F::Mask, yes: Self, no: Self) -> Self {
-        Self {
-            code: F::select(mask, yes.code, no.code),
-            lx: F::select(mask, yes.lx, no.lx),
-            l2: F::select(mask, yes.l2, no.l2),
-            lowest: F::select(mask, yes.lowest, no.lowest),
-            highest: F::select(mask, yes.highest, no.highest),
-        }
-    }
-}
-
-/// The search that moves one code at a time, weights being `x^2`. Returns scales, and leaves the codes in `own`, where groups
-/// that count as zero have the lowest code. `x` is finite.
-#[inline(always)]
-pub(crate) fn descend<F: F32Lanes, const G: usize, const T: usize>(
-    x: &Tile<F, G, T>,
-    half: i32,
-    own: &mut Tile<Own<F>, G, T>,
-) -> [F; T] {
-    let zero = F::splat(0.0);
-    let (low, high) = (-half as f32, (half - 1) as f32);
-    let (mut sum_lx, mut sum_l2) = ([zero; T], [zero; T]);
-    let mut empty = [zero.lt(zero); T];
-    for t in 0..T {
-        let (extreme, is_empty) = extreme(x, t);
-        empty[t] = is_empty;
-        let inverse = F::splat(low) / F::select(is_empty, F::splat(1.0), extreme);
-        for i in 0..G {
-            own[i][t] = Own::new(x[i][t], (inverse * x[i][t]).nearest_code(low, high), half);
-            sum_lx[t] = sum_lx[t] + own[i][t].lx;
-            sum_l2[t] = sum_l2[t] + own[i][t].l2;
-        }
-    }
-    // A step depends on the sums and on its own weight's code alone, so that after as many steps without a change as there
-    // are weights, no further one changes anything.
-    let mut idle = 0;
-    'rounds: for _ in 0..5 {
-        for i in 0..G {
-            if idle == G {
-                break 'rounds;
-            }
-            idle += 1;
-            let (mut rest_lx, mut rest_l2, mut open) = ([zero; T], [zero; T], [zero.lt(zero); T]);
-            let mut any = open[0];
-            for t in 0..T {
-                rest_lx[t] = sum_lx[t] - own[i][t].lx;
-                rest_l2[t] = sum_l2[t] - own[i][t].l2;
-                open[t] = rest_lx[t].gt(zero) & !own[i][t].stays(x[i][t] * rest_l2[t], rest_lx[t]);
-                any = any | open[t];
-            }
-            if !any.any() {
-                continue;
-            }
-            for t in 0..T {
-                let x = x[i][t];
-                let moved = (x * rest_l2[t] / rest_lx[t]).nearest_int().clamp(-half, half - 1).to_float();
-                let new = Own::new(x, moved, half);
-                let new_lx = rest_lx[t] + new.lx;
-                let new_l2 = rest_l2[t] + new.l2;
-                let better = open[t]
-                    & !moved.eq(own[i][t].code)
-                    & new_l2.gt(zero)
-                    & (new_lx * new_lx * sum_l2[t]).gt(sum_lx[t] * sum_lx[t] * new_l2);
-                if better.any() {
-                    own[i][t] = Own::select(better, new, own[i][t]);
-                    sum_lx[t] = F::select(better, new_lx, sum_lx[t]);
-                    sum_l2[t] = F::select(better, new_l2, sum_l2[t]);
-                    idle = 0;
-                }
-            }
-        }
-    }
-    let mut scale = [zero; T];
-    for t in 0..T {
-        scale[t] = F::select(sum_l2[t].gt(zero) & !empty[t], sum_lx[t] / sum_l2[t], zero);
-        for own in own.iter_mut() {
-            own[t].code = F::select(empty[t], F::splat(low), own[t].code);
-        }
-    }
-    scale
-}
-
-/// The codes that [`descend`] left, offset by `half`.
-#[inline(always)]
-pub(crate) fn own_codes<F: F32Lanes, const G: usize, const T: usize>(
-    own: &Tile<Own<F>, G, T>,
-    half: i32,
-) -> [[F::Int; T]; G] {
-    let mut codes = [[F::Int::splat(0); T]; G];
-    for i in 0..G {
-        for t in 0..T {
-            codes[i][t] = own[i][t].code.nearest_int() + F::Int::splat(half);
-        }
-    }
-    codes
-}
-
-/// Codes under the scale that is stored, offset by `half`; meaningless where the scale is zero.
-#[inline(always)]
-pub(crate) fn recode<F: F32Lanes, const G: usize, const T: usize>(
-    x: &Tile<F, G, T>,
-    scale: [F; T],
-    half: i32,
-) -> [[F::Int; T]; G] {
-    let mut codes = [[F::Int::splat(0); T]; G];
-    for t in 0..T {
-        for i in 0..G {
-            codes[i][t] = (x[i][t] / scale[t]).nearest_int().clamp(-half, half - 1) + F::Int::splat(half);
-        }
-    }
-    codes
-}
-
 /// The codes that [`search`] left, offset by `half`.
 #[inline(always)]
 pub(crate) fn codes<F: F32Lanes, const G: usize, const T: usize>(
@@ -315,47 +153,23 @@ pub(crate) fn codes<F: F32Lanes, const G: usize, const T: usize>(
     codes
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::Own;
-    use crate::lanes::portable::Floats;
-    use crate::lanes::{F32Lanes, Mask};
-    use crate::reference::rounding::nearest_int;
-
-    /// A code that is said to stay is the one that division gives.
-    fn check(a: f32, b: f32, half: i32) {
-        for code in -half..half {
-            let own = Own::new(Floats::<1>::splat(1.0), Floats::splat(code as f32), half);
-            if b > 0.0 && own.stays(Floats::splat(a), Floats::splat(b)).any() {
-                assert_eq!(nearest_int(a / b).clamp(-half, half - 1), code, "{a:e} / {b:e}");
-            }
-        }
+/// The same for one group, whose weights lie side by side. `N` is a multiple of 32.
+#[inline(always)]
+pub(crate) fn codes_in_order<F: F32Lanes, const N: usize>(x: &[f32; N], inverse: f32, half: i32) -> [u8; N] {
+    let mut codes = [0; N];
+    if inverse == 0.0 {
+        return codes;
     }
-
-    proptest! {
-        #[test]
-        fn codes_that_stay_are_those_of_the_division(
-            b in any::<f32>(), quotient in -5.0f32..5.0, far in any::<f32>(), steps in -3i32..=3,
-        ) {
-            let half_way = (quotient * 2.0).round() / 2.0;
-            let near = (half_way * b).to_bits().wrapping_add_signed(steps);
-            for a in [quotient * b, f32::from_bits(near), far, far * b] {
-                for b in [b, 0.0, f32::INFINITY, 1e-38, 1e-44, f32::MAX] {
-                    check(a, b, 4);
-                }
-            }
+    for (x, to) in x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
+        let mut vectors = [F::Int::splat(0); 8];
+        for k in 0..32 / F::LEN {
+            let product = F::load(&x[k * F::LEN..]) * F::splat(inverse);
+            vectors[k] = product.nearest_int() + F::Int::splat(half);
         }
+        F::Int::store_limited(&vectors[..32 / F::LEN], to);
     }
-
-    #[test]
-    fn codes_of_ordinary_quotients_stay() {
-        for code in -4..4 {
-            let own = Own::new(Floats::<1>::splat(1.0), Floats::splat(code as f32), 4);
-            for off in [-0.49, 0.0, 0.49f32] {
-                assert!(own.stays(Floats::splat((code as f32 + off) * 7.0), Floats::splat(7.0)).any());
-            }
-        }
+    for code in &mut codes {
+        *code = (*code).min(2 * half as u8 - 1);
     }
+    codes
 }

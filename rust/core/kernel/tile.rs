@@ -1,11 +1,15 @@
 //! Tiles: groups of weights side by side, one a lane.
 
+use crate::arch::prefetch;
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
 
 /// Groups of `G` weights in `T` vectors: element `[i][t]` holds weight `i` of groups `t * LEN` to `(t + 1) * LEN - 1`.
 ///
 /// Two vectors side by side (`T` = 2) give the processor two independent chains of additions to work on.
 pub(crate) type Tile<F, const G: usize, const T: usize> = [[F; T]; G];
+
+/// Weights ahead of those in hand that are asked for, a batch of super-blocks: the processor itself stops at the end of a page.
+const AHEAD: usize = 2048;
 
 /// Groups of `G` in `blocks` that a tile of `T` vectors holds, starting with group `first`.
 #[inline(always)]
@@ -19,7 +23,11 @@ pub(crate) fn load<F: F32Lanes, const N: usize, const G: usize, const T: usize>(
             let mut square = [F::splat(0.0); MAX_LANES];
             for lane in 0..F::LEN {
                 let group = first + t * F::LEN + lane;
-                square[lane] = F::load(&blocks[group / (N / G)][group % (N / G) * G + i..]);
+                let from = &blocks[group / (N / G)][group % (N / G) * G + i..];
+                if i % 16 == 0 {
+                    prefetch(from.as_ptr().wrapping_add(AHEAD), 1);
+                }
+                square[lane] = F::load(from);
             }
             F::transpose(&mut square[..F::LEN]);
             for k in 0..F::LEN {

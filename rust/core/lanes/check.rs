@@ -137,10 +137,8 @@ pub(crate) fn conversions<F: F32Lanes>() {
         let words: Vec<i32> = (0..32).map(|i| VALUES[(i + turn) % VALUES.len()].to_bits() as i32 >> i).collect();
         let vectors: Vec<F::Int> = words.chunks(F::LEN).map(F::Int::load).collect();
         let mut bytes = [0; 32];
-        F::Int::store_bytes(&vectors, &mut bytes);
-        assert!(bytes.iter().zip(&words).all(|(byte, word)| *byte == *word as u8), "{words:?}");
-        assert_eq!(F::Int::high_bits(&bytes), (0..32).map(|i| u32::from(bytes[i] >> 7) << i).sum::<u32>());
         F::Int::store_limited(&vectors, &mut bytes);
+        assert_eq!(F::Int::high_bits(&bytes), (0..32).map(|i| u32::from(bytes[i] >> 7) << i).sum::<u32>());
         assert!(bytes.iter().zip(&words).all(|(byte, word)| i32::from(*byte) == (*word).clamp(0, 255)), "{words:?}");
         let turned: [f32; MAX_LANES] = std::array::from_fn(|i| VALUES[(i + turn) % VALUES.len()]);
         let mut halves = [f16::ZERO; MAX_LANES];

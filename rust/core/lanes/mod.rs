@@ -69,8 +69,6 @@ pub(crate) trait I32Lanes:
     fn as_float(self) -> Self::Float;
     /// The lesser of two as unsigned numbers.
     fn unsigned_min(self, other: Self) -> Self;
-    /// Writes the lowest byte of each lane of 32 lanes: `vectors` holds `32 / LEN` of them.
-    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]);
     /// Limits each lane of 32 lanes to `0..=255` and writes them as bytes: `vectors` holds `32 / LEN` of them.
     fn store_limited(vectors: &[Self], to: &mut [u8; 32]);
     /// The highest bit of each byte, that of byte `i` at bit `i`.

@@ -114,12 +114,6 @@ impl<const N: usize> I32Lanes for Ints<N> {
         Self(zip(self.0, other.0, |a, b| (a as u32).min(b as u32) as i32))
     }
 
-    fn store_bytes(vectors: &[Self], to: &mut [u8; 32]) {
-        for (to, value) in to.iter_mut().zip(vectors.iter().flat_map(|vector| vector.0)) {
-            *to = value as u8;
-        }
-    }
-
     fn store_limited(vectors: &[Self], to: &mut [u8; 32]) {
         for (to, value) in to.iter_mut().zip(vectors.iter().flat_map(|vector| vector.0)) {
             *to = value.clamp(0, 255) as u8;
