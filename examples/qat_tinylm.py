@@ -6,8 +6,7 @@ Needs `pip install 'ggquant[torch]' transformers`; with the extra `plot` as well
 divergence against the time of training. The defaults fit the model in tests/data/tinylm and two CPU cores; another
 checkpoint of a family that ggquant knows and other texts can be given.
 
-Training starts at the codes that GPTQ finds with the same text, where the formats have codes that can be kept (IQ1,
-IQ2 and IQ3 do not, and start from rounding). The end of the text is kept from training, though not from GPTQ: what is
+Training starts at the codes that GPTQ finds with the same text. The end of the text is kept from training, though not from GPTQ: what is
 written is the best of several evaluations on it, so that a training that goes wrong or goes on too long does no harm.
 The held-out text is only measured.
 """
@@ -203,10 +202,9 @@ def prepared(
     gg.convert(args.model, files["rounding"], variant, imatrix=args.imatrix, pre=args.pre, overwrite=True)
     options = {"imatrix": args.imatrix, "threads": args.threads}
     student = copy.deepcopy(teacher)
-    qat.prepare(student, variant, scale_refresh=args.scale_refresh, **options)
-    codebooks = any(decision.format.startswith(("IQ1", "IQ2", "IQ3")) for decision in qat.describe(student))
-    if args.start == "gptq" and not codebooks:
-        qat.convert(student)
+    if args.start == "rounding":
+        qat.prepare(student, variant, scale_refresh=args.scale_refresh, **options)
+    else:
         files["gptq"] = args.gptq_file or args.out / f"{variant}-gptq.gguf"
         if args.gptq_file is None:
             quantize_by_gptq(
