@@ -6,9 +6,9 @@ Needs `pip install 'ggquant[torch]' transformers`; with the extra `plot` as well
 divergence against the time of training. The defaults fit the model in tests/data/tinylm and two CPU cores; another
 checkpoint of a family that ggquant knows and other texts can be given.
 
-Training starts at the codes that GPTQ finds with the same text. The end of the text is kept from training, though not from GPTQ: what is
-written is the best of several evaluations on it, so that a training that goes wrong or goes on too long does no harm.
-The held-out text is only measured.
+Training starts at the codes that GPTQ finds with the same text. The end of the text is kept from training, though not
+from GPTQ: what is written is the best of several evaluations on it, so that a training that goes wrong or goes on too
+long does no harm. The held-out text is only measured.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
         "--embedding-rate", type=float, default=0.1, help="its learning rate, as a share: rows see few gradients"
     )
     parser.add_argument(
-        "--scale-rate", type=float, default=0.0, help="learning rate of scales, from GPTQ's on; 0 searches for them"
+        "--scale-rate", type=float, default=0.0, help="learning rate of scales, from GPTQ's on; 0 keeps those"
     )
     parser.add_argument("--start", choices=("gptq", "rounding"), default="gptq")
     parser.add_argument("--effort", choices=("fast", "normal", "best"), default="best", help="of GPTQ")
