@@ -6,9 +6,9 @@ Needs `pip install 'ggquant[torch]' transformers`; with the extra `plot` as well
 divergence against the time of training. The defaults fit the model in tests/data/tinylm and two CPU cores; another
 checkpoint of a family that ggquant knows and other texts can be given.
 
-Training starts at the codes that GPTQ finds with the same text. The end of the text is kept from training, though not
-from GPTQ: what is written is the best of several evaluations on it, so that a training that goes wrong or goes on too
-long does no harm. The held-out text is only measured.
+Training starts at the codes that GPTQ finds with the same text. The end of the text is kept from both: what is written
+is the best of several evaluations on it, so that a training that goes wrong or goes on too long does no harm. The
+held-out text is only measured.
 """
 
 from __future__ import annotations
@@ -61,8 +61,14 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--start", choices=("gptq", "rounding"), default="gptq")
     parser.add_argument("--effort", choices=("fast", "normal", "best"), default="best", help="of GPTQ")
-    parser.add_argument("--gptq-chunks", type=int, help="chunks of text that GPTQ calibrates with, by default all")
-    parser.add_argument("--gptq-file", type=Path, help="start from this file, of the one variant that is trained")
+    parser.add_argument(
+        "--gptq-chunks", type=int, help="chunks that GPTQ calibrates with, by default those of training"
+    )
+    parser.add_argument(
+        "--gptq-file",
+        type=Path,
+        help="start from this file, of the one variant that is trained, in the place of running GPTQ",
+    )
     parser.add_argument("--margin", type=float, default=0.5, help="see ptq_then_qat")
     parser.add_argument("--corrupt", type=float, default=0.15, help="share of windows with random tokens in them")
     parser.add_argument("--batch", type=int, default=1, help="windows in a step")
@@ -214,7 +220,7 @@ def prepared(
                 method=LayerwiseOptions.of(args.effort),
                 calibration=[args.text],
                 chunks=args.gptq_chunks,
-                seed=args.seed,
+                context=args.context,
                 pre=args.pre,
                 threads=args.threads,
                 overwrite=True,
@@ -275,6 +281,7 @@ def main() -> None:
     data = windows(args.text, args.model, args.context)
     count = max(1, min(16, len(data) // 10))
     data, kept = data[:-count], data[-count:]
+    args.gptq_chunks = args.gptq_chunks or len(data)
     given, runs, report = args.rate, {}, {}
     for variant in args.variants:
         torch.manual_seed(args.seed)
