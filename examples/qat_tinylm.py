@@ -35,7 +35,7 @@ from ggquant.tokenizing import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Largest learning rate by bits per weight: the finer the grid, the shorter the way to a better code.
-RATES = ((2.9, 3e-4), (3.9, 2e-4), (math.inf, 1e-4))
+RATES = ((2.9, 3e-4), (3.9, 2e-4), (math.inf, 3e-5))
 EVALUATIONS = 8
 
 
@@ -262,7 +262,6 @@ def plot(runs: dict[str, list[Point]], path: Path, clock: str) -> None:
         axes.plot(times, [point.kld / history[0].kld for point in history], marker="o", label=variant)
     axes.set_xlabel("minutes of training" if clock == "wall" else "CPU minutes of training")
     axes.set_ylabel("KL divergence / divergence before training")
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
