@@ -6,10 +6,9 @@ Needs `pip install 'ggquant[torch]' transformers`; with the extra `plot` as well
 divergence against the time of training. The defaults fit the model in tests/data/tinylm and two CPU cores; another
 checkpoint of a family that ggquant knows and other texts can be given.
 
-Training starts at the codes that GPTQ finds with the same text, where the formats have codes that can be kept (IQ1,
-IQ2 and IQ3 do not, and start from rounding). The end of the text is kept from training, though not from GPTQ: what is
-written is the best of several evaluations on it, so that a training that goes wrong or goes on too long does no harm.
-The held-out text is only measured.
+Training starts at the codes that GPTQ finds with the same text. The end of the text is kept from both: what is written
+is the best of several evaluations on it, so that a training that goes wrong or goes on too long does no harm. The
+held-out text is only measured.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from ggquant.tokenizing import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Largest learning rate by bits per weight: the finer the grid, the shorter the way to a better code.
-RATES = ((2.9, 3e-4), (3.9, 2e-4), (math.inf, 1e-4))
+RATES = ((2.9, 3e-4), (3.9, 2e-4), (math.inf, 3e-5))
 EVALUATIONS = 8
 
 
@@ -58,12 +57,18 @@ def arguments() -> argparse.Namespace:
         "--embedding-rate", type=float, default=0.1, help="its learning rate, as a share: rows see few gradients"
     )
     parser.add_argument(
-        "--scale-rate", type=float, default=0.0, help="learning rate of scales, from GPTQ's on; 0 searches for them"
+        "--scale-rate", type=float, default=0.0, help="learning rate of scales, from GPTQ's on; 0 keeps those"
     )
     parser.add_argument("--start", choices=("gptq", "rounding"), default="gptq")
     parser.add_argument("--effort", choices=("fast", "normal", "best"), default="best", help="of GPTQ")
-    parser.add_argument("--gptq-chunks", type=int, help="chunks of text that GPTQ calibrates with, by default all")
-    parser.add_argument("--gptq-file", type=Path, help="start from this file, of the one variant that is trained")
+    parser.add_argument(
+        "--gptq-chunks", type=int, help="chunks that GPTQ calibrates with, by default those of training"
+    )
+    parser.add_argument(
+        "--gptq-file",
+        type=Path,
+        help="start from this file, of the one variant that is trained, in the place of running GPTQ",
+    )
     parser.add_argument("--margin", type=float, default=0.5, help="see ptq_then_qat")
     parser.add_argument("--corrupt", type=float, default=0.15, help="share of windows with random tokens in them")
     parser.add_argument("--batch", type=int, default=1, help="windows in a step")
@@ -203,10 +208,9 @@ def prepared(
     gg.convert(args.model, files["rounding"], variant, imatrix=args.imatrix, pre=args.pre, overwrite=True)
     options = {"imatrix": args.imatrix, "threads": args.threads}
     student = copy.deepcopy(teacher)
-    qat.prepare(student, variant, scale_refresh=args.scale_refresh, **options)
-    codebooks = any(decision.format.startswith(("IQ1", "IQ2", "IQ3")) for decision in qat.describe(student))
-    if args.start == "gptq" and not codebooks:
-        qat.convert(student)
+    if args.start == "rounding":
+        qat.prepare(student, variant, scale_refresh=args.scale_refresh, **options)
+    else:
         files["gptq"] = args.gptq_file or args.out / f"{variant}-gptq.gguf"
         if args.gptq_file is None:
             quantize_by_gptq(
@@ -216,7 +220,7 @@ def prepared(
                 method=LayerwiseOptions.of(args.effort),
                 calibration=[args.text],
                 chunks=args.gptq_chunks,
-                seed=args.seed,
+                context=args.context,
                 pre=args.pre,
                 threads=args.threads,
                 overwrite=True,
@@ -258,7 +262,6 @@ def plot(runs: dict[str, list[Point]], path: Path, clock: str) -> None:
         axes.plot(times, [point.kld / history[0].kld for point in history], marker="o", label=variant)
     axes.set_xlabel("minutes of training" if clock == "wall" else "CPU minutes of training")
     axes.set_ylabel("KL divergence / divergence before training")
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
@@ -277,6 +280,7 @@ def main() -> None:
     data = windows(args.text, args.model, args.context)
     count = max(1, min(16, len(data) // 10))
     data, kept = data[:-count], data[-count:]
+    args.gptq_chunks = args.gptq_chunks or len(data)
     given, runs, report = args.rate, {}, {}
     for variant in args.variants:
         torch.manual_seed(args.seed)

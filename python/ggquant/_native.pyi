@@ -20,6 +20,7 @@ __all__ = [
     "attention",
     "block_codes",
     "block_grid",
+    "block_vectors",
     "checkpoint_tensors",
     "cholesky",
     "column_squares",
@@ -38,6 +39,7 @@ __all__ = [
     "matmul_id",
     "merge_file",
     "mirror",
+    "nearest_codes",
     "negative_log_likelihood",
     "pack_codes",
     "pack_logits",
@@ -54,8 +56,10 @@ __all__ = [
     "softmax",
     "solve_factored",
     "split_file",
+    "vector_formats",
     "verify_file",
     "with_codes",
+    "with_points",
 ]
 
 __version__: str
@@ -84,6 +88,20 @@ def block_grid(
     format: str, data: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int]: ...
 def with_codes(format: str, data: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
+def vector_formats() -> list[str]: ...
+def block_vectors(
+    format: str, data: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32], int, int, str]: ...
+def nearest_codes(
+    format: str,
+    data: npt.NDArray[np.uint8],
+    x: npt.NDArray[np.float32],
+    row_len: int,
+    threads: int | None,
+) -> npt.NDArray[np.uint8]: ...
+def with_points(
+    format: str, data: npt.NDArray[np.uint8], points: npt.NDArray[np.uint16], signs: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]: ...
 def add_gram(
     x: npt.NDArray[np.float32],
     weighted: npt.NDArray[np.float32] | None,

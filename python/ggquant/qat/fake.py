@@ -11,9 +11,11 @@ import torch
 from ggquant import _native
 from ggquant.errors import NonFiniteError, UsageError
 from ggquant.qat.control import Control
-from ggquant.qat.kept import Grid, grid_of, has_grid
+from ggquant.qat.grids import AnyGrid, any_grid
+from ggquant.qat.kept import Grid
 from ggquant.qat.learned import Learned, LearnedScales, unit_gains, with_gains
 from ggquant.qat.mapping import Piece
+from ggquant.qat.vectors import VectorGrid
 from ggquant.registry import format_info
 
 Blocks = npt.NDArray[np.uint8]
@@ -44,7 +46,7 @@ class FakeQuantized(torch.nn.Module):
         self.updates = 0
         self._blocks: list[Blocks] | None = None  # of the last forward
         self._kept: list[Blocks] | None = None  # of the last search: where scales are kept from
-        self._grids: list[Grid] | None = None  # of `_kept`
+        self._grids: list[AnyGrid] | None = None  # of `_kept`
         self._values: torch.Tensor | None = None
         self._mask: torch.Tensor | None = None
         self._fingerprint: Fingerprint | None = None  # of the weight that `_values` belongs to
@@ -60,7 +62,8 @@ class FakeQuantized(torch.nn.Module):
             return weight
         result: torch.Tensor
         if self.gains and not (self.control.scales_frozen or self.control.codes_frozen):
-            state = Learned(self.pieces, self._all_grids(weight.device), self._values, self._mask)
+            grids = [grid for grid in self._all_grids(weight.device) if isinstance(grid, Grid)]
+            state = Learned(self.pieces, grids, self._values, self._mask)
             result = LearnedScales.apply(state, weight, *self.gains)
         else:
             result = _StraightThrough.apply(weight, self._values, self._mask)
@@ -164,8 +167,6 @@ class FakeQuantized(torch.nn.Module):
         """Whether this forward takes codes on the scales of an earlier search."""
         if self._kept is None or not all(blocks.size for blocks in self._kept):
             return False
-        if not all(has_grid(piece.format) for piece in self.pieces):
-            return False
         if self.control.scales_frozen or self.gains:
             return True
         return self.training and (self.updates - self.control.start_step) % self.control.scale_refresh != 0
@@ -176,13 +177,12 @@ class FakeQuantized(torch.nn.Module):
         self._blocks = []
         for piece in self.pieces:
             blocks = _encode(piece, piece.gather(weight), self.name, self.control.threads)
-            decoded = _native.decode(piece.format, blocks, piece.columns, self.control.threads)
-            piece.scatter(torch.from_numpy(decoded).to(weight), values)
+            self._decode(piece, blocks, values)
             self._blocks.append(blocks)
         self._complete(weight, values)
         self._kept, self._grids = self._blocks, None
         self._mask = None
-        if self.control.clamp_gradient and all(has_grid(piece.format) for piece in self.pieces):
+        if self.control.clamp_gradient:
             self._mask = torch.ones_like(weight, dtype=torch.bool)
             for piece, grid in zip(self.pieces, self._all_grids(weight.device), strict=True):
                 piece.scatter(grid.inside(piece.gather(weight).float()), self._mask)
@@ -198,8 +198,16 @@ class FakeQuantized(torch.nn.Module):
         values = torch.empty_like(weight)
         mask = torch.ones_like(weight, dtype=torch.bool) if self.control.clamp_gradient else None
         fresh: list[Blocks] = []
-        for piece, grid, blocks in zip(self.pieces, self._all_grids(weight.device), kept, strict=True):
+        for piece, grid in zip(self.pieces, self._all_grids(weight.device), strict=True):
             rows = piece.gather(weight).float()
+            if not self.training or isinstance(grid, VectorGrid):
+                _check_finite(piece, rows, self.name)
+            if mask is not None:
+                piece.scatter(grid.inside(rows), mask)
+            if not self.training:
+                fresh.append(grid.encoded(rows))
+                self._decode(piece, fresh[-1], values)
+                continue
             target = piece.gather(values)
             if target.dtype == torch.float32 and target.untyped_storage().data_ptr() == values.data_ptr():
                 grid.nearest(rows, target)  # where the rows lie in the parameter as in the file
@@ -207,18 +215,13 @@ class FakeQuantized(torch.nn.Module):
                 target = torch.empty_like(rows, memory_format=torch.contiguous_format)
                 grid.nearest(rows, target)
                 piece.scatter(target.to(weight), values)
-            if mask is not None:
-                piece.scatter(grid.inside(rows), mask)
-            if not self.training:
-                fresh.append(self._with_codes(piece, blocks, grid, rows))
         self._complete(weight, values)
         self._blocks = None if self.training else fresh
         self._values, self._mask = values, mask
 
-    def _with_codes(self, piece: Piece, blocks: Blocks, grid: Grid, rows: torch.Tensor) -> Blocks:
-        if not bool(torch.isfinite(rows).all()):
-            raise NonFiniteError(f"{self.name}: a weight is not finite; the training has diverged", tensor=piece.tensor)
-        return _native.with_codes(piece.format, blocks, grid.codes(rows).cpu().numpy().reshape(-1))
+    def _decode(self, piece: Piece, blocks: Blocks, values: torch.Tensor) -> None:
+        decoded = _native.decode(piece.format, blocks, piece.columns, self.control.threads)
+        piece.scatter(torch.from_numpy(decoded).to(values), values)
 
     def _complete(self, weight: torch.Tensor, values: torch.Tensor) -> None:
         """What no piece covers stays as it is."""
@@ -228,15 +231,15 @@ class FakeQuantized(torch.nn.Module):
                 piece.scatter(torch.ones(piece.rows, piece.columns, dtype=torch.bool, device=weight.device), covered)
             values.copy_(torch.where(covered, values, weight))
 
-    def _all_grids(self, device: torch.device) -> list[Grid]:
+    def _all_grids(self, device: torch.device) -> list[AnyGrid]:
         if self._grids is None or any(grid.device != device for grid in self._grids):
             assert self._kept is not None
             self._grids = self._make_grids(self._kept, device)
         return self._grids
 
-    def _make_grids(self, encoded: list[Blocks], device: torch.device) -> list[Grid]:
+    def _make_grids(self, encoded: list[Blocks], device: torch.device) -> list[AnyGrid]:
         return [
-            grid_of(piece.format, blocks, piece.columns, device)
+            any_grid(piece.format, blocks, piece.columns, device, self.control.threads)
             for piece, blocks in zip(self.pieces, encoded, strict=True)
         ]
 
@@ -265,6 +268,11 @@ def fingerprint(weight: torch.Tensor) -> tuple[int, int]:
     whole = flat.shape[1] * size % _LONG == 0
     rows = flat.view(torch.int64 if whole else _INTEGERS[size]).sum(dim=1, dtype=torch.int64)
     return int(rows.sum()), int((rows * torch.arange(1, rows.numel() + 1, device=rows.device)).sum())
+
+
+def _check_finite(piece: Piece, rows: torch.Tensor, name: str) -> None:
+    if not bool(torch.isfinite(rows).all()):
+        raise NonFiniteError(f"{name}: a weight is not finite; the training has diverged", tensor=piece.tensor)
 
 
 def _row_bytes(piece: Piece) -> int:

@@ -1,4 +1,7 @@
-"""Codes on kept scales, in torch arithmetic: on any device, and bit for bit what the native code decodes."""
+"""Codes on kept scales, in torch arithmetic: on any device, and bit for bit what the native code decodes.
+
+`Grid` is for formats in which every weight has a code of its own; `ggquant.qat.vectors` has those with codebooks.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ class Grid:
     A weight of sub-block `j` is `scale[j] * table[code] + offset[j]`.
 
     Attributes:
+        format: block format.
+        blocks: the rows, encoded.
         scale: float32 `[rows, columns / sub_len, 1]`.
         divisor: the same, infinite where the scale is 0: all codes mean the same there, and that of 0 is taken.
         offset: as `scale`, or None where the format has none.
@@ -31,6 +36,8 @@ class Grid:
         code_of: where the table does not: the code for each half step from the lowest value to the highest.
     """
 
+    format: str
+    blocks: npt.NDArray[np.uint8]
     scale: torch.Tensor
     divisor: torch.Tensor
     offset: torch.Tensor | None
@@ -127,6 +134,14 @@ class Grid:
         stays = torch.isinf(self.divisor)
         return torch.where(stays, rows.reshape(split), moved).reshape(rows.shape)
 
+    def keeps(self, rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Which weights have the codes of `values`, values of the grid: boolean `[rows, columns]`."""
+        return self.codes(rows) == self.codes(values)
+
+    def encoded(self, rows: torch.Tensor) -> npt.NDArray[np.uint8]:
+        """The grid's blocks with `codes(rows)`."""
+        return _native.with_codes(self.format, self.blocks, self.codes(rows).cpu().numpy().reshape(-1))
+
     def _split(self, rows: torch.Tensor) -> tuple[int, int, int]:
         return rows.shape[0], rows.shape[1] // self.sub_len, self.sub_len
 
@@ -148,7 +163,7 @@ class Grid:
 
 
 @cache
-def has_grid(format: str) -> bool:
+def has_codes(format: str) -> bool:
     """Whether each weight of the format has a code of its own on a scale: all but those with codebooks of vectors."""
     return format in _native.scalar_formats()
 
@@ -160,6 +175,8 @@ def grid_of(format: str, blocks: npt.NDArray[np.uint8], columns: int, device: to
     shape = (-1, columns // sub_len, 1)
     scales = torch.from_numpy(scale).to(device).reshape(shape)
     return Grid(
+        format,
+        blocks,
         scales,
         torch.where(scales == 0, torch.inf, scales),
         torch.from_numpy(offset).to(device).reshape(shape) if offset.size else None,

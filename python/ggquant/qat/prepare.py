@@ -51,7 +51,7 @@ def prepare(
         activations: None, or "int8": inputs of quantized layers are rounded as llama.cpp rounds them.
         start_step: weight updates before quantization begins.
         scale_refresh: a search for scales every so many updates; in between, codes follow the weights on the scales of
-            the last one. Formats with codebooks of vectors (IQ1, IQ2, IQ3) are searched anew at every update.
+            the last one.
         clamp_gradient: stop the gradient of weights that lie beyond their sub-block's range.
         learn_scales: search for scales once, then train them with the weights (LSQ, Esser et al., 2019, arXiv
             1902.08153): `scale_parameters` gives the factors to the optimizer. For formats whose scales are floats.

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ggquant.errors import UnsupportedError, UsageError
+from ggquant.errors import UsageError
 from ggquant.gguf import GGUFFile
-from ggquant.qat.kept import grid_of, has_grid
+from ggquant.qat.grids import any_grid
 from ggquant.qat.mapping import Piece
 from ggquant.qat.prepare import control_of, convert, fakes, originals, prepare
 from ggquant.qat.switches import describe, freeze_scales
@@ -47,7 +47,6 @@ def ptq_then_qat(
 
     Raises:
         UsageError: the file is of another model or variant, or `margin` is out of range.
-        UnsupportedError: a format whose codebooks hold vectors (IQ1, IQ2, IQ3): its codes cannot be kept.
         UsageError, ImatrixError, UnsupportedError: as `prepare`.
     """
     if not 0 < margin <= 1:
@@ -77,12 +76,6 @@ def _check(model: torch.nn.Module, file: GGUFFile, path: str) -> None:
                 file=path,
                 tensor=decision.name,
             )
-        if decision.name in quantized and not has_grid(decision.format):
-            raise UnsupportedError(
-                f"{path}: tensor '{decision.name}' is {decision.format}, whose codes cannot be kept in training",
-                file=path,
-                tensor=decision.name,
-            )
 
 
 def _take_over(model: torch.nn.Module, file: GGUFFile, margin: float) -> None:
@@ -107,10 +100,10 @@ def _begin(
     exact = values.to(weight)
     if margin == 1:
         return exact
-    grid = grid_of(piece.format, blocks, piece.columns, weight.device)
+    grid = any_grid(piece.format, blocks, piece.columns, weight.device)
     begun = grid.drawn_in(piece.gather(weight).float(), values, margin).to(weight)
     # 16-bit types may be too coarse for places between values, and lead across a border.
-    return torch.where(grid.codes(begun.float()) == grid.codes(values), begun, exact)
+    return torch.where(grid.keeps(begun.float(), values), begun, exact)
 
 
 def _before(other: Piece, piece: Piece) -> bool:

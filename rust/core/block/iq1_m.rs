@@ -6,6 +6,7 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::signs::levels8;
+use super::vector::{SignRule, VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::ternary::{Found, Ternary};
 use crate::reference::codebook::{max, scale_codes};
@@ -34,6 +35,27 @@ block_layout! {
         qh: [u8; 16],
         /// Scale codes of four sub-blocks, the first one lowest, and above them 4 bits of `d`, lowest ones first.
         scales: [u16; 4],
+    }
+}
+
+impl Block {
+    /// Scale of sub-block `j`, given that of the block.
+    #[inline(always)]
+    fn scale(&self, d: f32, j: usize) -> f32 {
+        d * f32::from(2 * (self.scales[j / 4] >> (3 * (j % 4)) & 7) + 1)
+    }
+
+    /// Number of the point of vector `k`.
+    #[inline(always)]
+    fn point(&self, k: usize) -> usize {
+        let high = self.qh[k / 2] >> (4 * (k % 2)) & 7;
+        usize::from(self.qs[k / 2][k % 2]) | usize::from(high) << 8
+    }
+
+    /// The values of the levels in vector `k`.
+    #[inline(always)]
+    fn values(&self, k: usize) -> &'static [f32; 3] {
+        values(self.qh[k / 2] >> (4 * (k % 2)) & 8 != 0)
     }
 }
 
@@ -183,14 +205,13 @@ pub(crate) fn super_scale(block: &Block) -> f16 {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = super_scale(block).to_f32();
     for (ib, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let scale = d * f32::from(2 * (block.scales[ib / 4] >> (3 * (ib % 4)) & 7) + 1);
+        let scale = block.scale(d, ib);
         for k in 0..2 {
-            let high = block.qh[ib] >> (4 * k);
-            let point = codewords::IQ1[usize::from(block.qs[ib][k]) | usize::from(high & 7) << 8];
             // Levels are 1 apart and the sums exact.
-            let (levels, shift) = (levels8(point), values(high & 8 != 0)[0]);
+            let levels = levels8(codewords::IQ1[block.point(2 * ib + k)]);
+            let lowest = block.values(2 * ib + k)[0];
             for j in 0..8 {
-                out[8 * k + j] = scale * (levels[j] as f32 + shift);
+                out[8 * k + j] = scale * (levels[j] as f32 + lowest);
             }
         }
     }
@@ -206,6 +227,44 @@ impl Ternary<16> for IQ1_M {
 
     fn pack(x: &[f32; 256], weights: &[f32; 256], found: &[Option<Found>]) -> Block {
         pack(x, weights, found)
+    }
+}
+
+impl VectorCodes for IQ1_M {
+    const SUB_LEN: usize = 16;
+    const DIMS: usize = 8;
+    const SIGNS: SignRule = SignRule::InPoints;
+    const SHIFT: bool = true;
+
+    fn points() -> Vec<f32> {
+        coordinates(&codewords::IQ1, levels8, |level| (level - 1) as f32)
+    }
+
+    fn grid(block: &[u8], scale: &mut [f32], shift: &mut [f32]) {
+        let own = Block::read(block);
+        let d = super_scale(&own).to_f32();
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = own.scale(d, j);
+        }
+        for (k, shift) in shift.iter_mut().enumerate() {
+            *shift = own.values(k)[1];
+        }
+    }
+
+    fn codes(block: &[u8], points: &mut [u16], _signs: &mut [u8]) {
+        let own = Block::read(block);
+        for (k, point) in points.iter_mut().enumerate() {
+            *point = own.point(k) as u16;
+        }
+    }
+
+    fn set_codes(block: &mut [u8], points: &[u16], _signs: &[u8]) {
+        let mut own = Block::read(block);
+        for (k, &point) in points.iter().enumerate() {
+            own.qs[k / 2][k % 2] = point as u8;
+            own.qh[k / 2] = replaced(own.qh[k / 2].into(), 4 * (k % 2), 3, (point >> 8).into()) as u8;
+        }
+        own.write(block);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::signs::levels8;
+use super::vector::{SignRule, VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::ternary::{Found, Ternary};
 use crate::reference::codebook::{max, scale_codes};
@@ -31,6 +32,26 @@ block_layout! {
         qs: [[u8; 4]; 8],
         /// For each sub-block: high 3 bits of four indices, then the scale code, then a set bit for a shift down.
         qh: [u16; 8],
+    }
+}
+
+impl Block {
+    /// Scale of sub-block `j`, given that of the block.
+    #[inline(always)]
+    fn scale(&self, d: f32, j: usize) -> f32 {
+        d * f32::from(2 * (self.qh[j] >> 12 & 7) + 1)
+    }
+
+    /// Number of the point of vector `k`.
+    #[inline(always)]
+    fn point(&self, k: usize) -> usize {
+        usize::from(u16::from(self.qs[k / 4][k % 4]) | (self.qh[k / 4] >> (3 * (k % 4)) & 7) << 8)
+    }
+
+    /// The values of the levels in vector `k`.
+    #[inline(always)]
+    fn values(&self, k: usize) -> &'static [f32; 3] {
+        if self.qh[k / 4] >> 15 == 1 { &DOWN } else { &UP }
     }
 }
 
@@ -140,15 +161,12 @@ fn pack(found: &[Option<Found>]) -> Block {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let high = block.qh[ib];
-        let scale = d * f32::from(2 * (high >> 12 & 7) + 1);
-        let shift = if high >> 15 == 1 { DOWN[0] } else { UP[0] };
+        let (scale, lowest) = (block.scale(d, ib), block.values(4 * ib)[0]);
         for k in 0..4 {
-            let point = codewords::IQ1[usize::from(u16::from(block.qs[ib][k]) | (high >> (3 * k) & 7) << 8)];
             // Levels are 1 apart and the sums exact.
-            let levels = levels8(point);
+            let levels = levels8(codewords::IQ1[block.point(4 * ib + k)]);
             for j in 0..8 {
-                out[8 * k + j] = scale * (levels[j] as f32 + shift);
+                out[8 * k + j] = scale * (levels[j] as f32 + lowest);
             }
         }
     }
@@ -164,6 +182,44 @@ impl Ternary<32> for IQ1_S {
 
     fn pack(_: &[f32; 256], _: &[f32; 256], found: &[Option<Found>]) -> Block {
         pack(found)
+    }
+}
+
+impl VectorCodes for IQ1_S {
+    const SUB_LEN: usize = 32;
+    const DIMS: usize = 8;
+    const SIGNS: SignRule = SignRule::InPoints;
+    const SHIFT: bool = true;
+
+    fn points() -> Vec<f32> {
+        coordinates(&codewords::IQ1, levels8, |level| (level - 1) as f32)
+    }
+
+    fn grid(block: &[u8], scale: &mut [f32], shift: &mut [f32]) {
+        let own = Block::read(block);
+        let d = own.d.to_f32();
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = own.scale(d, j);
+        }
+        for (k, shift) in shift.iter_mut().enumerate() {
+            *shift = own.values(k)[1];
+        }
+    }
+
+    fn codes(block: &[u8], points: &mut [u16], _signs: &mut [u8]) {
+        let own = Block::read(block);
+        for (k, point) in points.iter_mut().enumerate() {
+            *point = own.point(k) as u16;
+        }
+    }
+
+    fn set_codes(block: &mut [u8], points: &[u16], _signs: &[u8]) {
+        let mut own = Block::read(block);
+        for (k, &point) in points.iter().enumerate() {
+            own.qs[k / 4][k % 4] = point as u8;
+            own.qh[k / 4] = replaced(own.qh[k / 4].into(), 3 * (k % 4), 3, (point >> 8).into()) as u16;
+        }
+        own.write(block);
     }
 }
 

@@ -6,6 +6,7 @@
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::{iq2_magnitude, levels8, signed};
+use super::vector::{SignRule, VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
@@ -37,6 +38,20 @@ block_layout! {
         qh: [u8; 8],
         /// Scale codes, two sub-blocks to a byte, the first one below.
         scales: [u8; 8],
+    }
+}
+
+impl Block {
+    /// Scale of sub-block `j`, given that of the block.
+    #[inline(always)]
+    fn scale(&self, d: f32, j: usize) -> f32 {
+        d * (0.5 + f32::from(self.scales[j / 2] >> (j % 2 * 4) & 15)) * 0.25
+    }
+
+    /// Number of the point of vector `k`.
+    #[inline(always)]
+    fn point(&self, k: usize) -> usize {
+        usize::from(self.qs[k]) | usize::from(self.qh[k / 4] >> (2 * (k % 4)) & 3) << 8
     }
 }
 
@@ -99,10 +114,8 @@ fn pack(found: &[Option<Found>]) -> Block {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let scale = d * (0.5 + f32::from(block.scales[k / 4] >> (k / 2 % 2 * 4) & 15)) * 0.25;
-        let high = usize::from(block.qh[k / 4] >> (2 * (k % 4)) & 3);
-        let point = codewords::IQ2_S[usize::from(block.qs[k]) | high << 8];
-        let levels = levels8(point);
+        let scale = block.scale(d, k / 2);
+        let levels = levels8(codewords::IQ2_S[block.point(k)]);
         for j in 0..8 {
             out[j] = signed(scale * iq2_magnitude(levels[j]), block.signs[k], j);
         }
@@ -131,6 +144,42 @@ impl Codebook<8, 16> for IQ2_S {
 
     fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
         encode(x, imatrix)
+    }
+}
+
+impl VectorCodes for IQ2_S {
+    const SUB_LEN: usize = 16;
+    const DIMS: usize = 8;
+    const SIGNS: SignRule = SignRule::Any;
+
+    fn points() -> Vec<f32> {
+        coordinates(&codewords::IQ2_S, levels8, iq2_magnitude)
+    }
+
+    fn grid(block: &[u8], scale: &mut [f32], _shift: &mut [f32]) {
+        let own = Block::read(block);
+        let d = own.d.to_f32();
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = own.scale(d, j);
+        }
+    }
+
+    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]) {
+        let own = Block::read(block);
+        for (k, point) in points.iter_mut().enumerate() {
+            *point = own.point(k) as u16;
+        }
+        signs.copy_from_slice(&own.signs);
+    }
+
+    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]) {
+        let mut own = Block::read(block);
+        for (k, &point) in points.iter().enumerate() {
+            own.qs[k] = point as u8;
+            own.qh[k / 4] = replaced(own.qh[k / 4].into(), 2 * (k % 4), 2, (point >> 8).into()) as u8;
+        }
+        own.signs.copy_from_slice(signs);
+        own.write(block);
     }
 }
 

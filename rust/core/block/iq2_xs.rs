@@ -5,6 +5,7 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::signs::{iq2_magnitude, levels8, signed, with_parity};
+use super::vector::{SignRule, VectorCodes, coordinates};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
@@ -27,6 +28,14 @@ block_layout! {
         qs: [u16; 32],
         /// Scale codes, two sub-blocks to a byte, the first one below.
         scales: [u8; 8],
+    }
+}
+
+impl Block {
+    /// Scale of sub-block `j`, given that of the block.
+    #[inline(always)]
+    fn scale(&self, d: f32, j: usize) -> f32 {
+        d * (0.5 + f32::from(self.scales[j / 2] >> (j % 2 * 4) & 15)) * 0.25
     }
 }
 
@@ -77,7 +86,7 @@ fn pack(found: &[Option<Found>]) -> Block {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let scale = d * (0.5 + f32::from(block.scales[k / 4] >> (k / 2 % 2 * 4) & 15)) * 0.25;
+        let scale = block.scale(d, k / 2);
         let point = codewords::IQ2_XS[usize::from(block.qs[k] & 511)];
         let (levels, signs) = (levels8(point), with_parity(u32::from(block.qs[k] >> 9)));
         for j in 0..8 {
@@ -108,6 +117,39 @@ impl Codebook<8, 16> for IQ2_XS {
 
     fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
         encode(x, imatrix.expect("IQ2_XS is only encoded with an importance matrix"))
+    }
+}
+
+impl VectorCodes for IQ2_XS {
+    const SUB_LEN: usize = 16;
+    const DIMS: usize = 8;
+    const SIGNS: SignRule = SignRule::Even;
+
+    fn points() -> Vec<f32> {
+        coordinates(&codewords::IQ2_XS, levels8, iq2_magnitude)
+    }
+
+    fn grid(block: &[u8], scale: &mut [f32], _shift: &mut [f32]) {
+        let own = Block::read(block);
+        let d = own.d.to_f32();
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = own.scale(d, j);
+        }
+    }
+
+    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]) {
+        for ((point, signs), word) in points.iter_mut().zip(signs).zip(Block::read(block).qs) {
+            *point = word & 511;
+            *signs = with_parity((word >> 9).into());
+        }
+    }
+
+    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]) {
+        let mut own = Block::read(block);
+        for ((&point, &signs), word) in points.iter().zip(signs).zip(&mut own.qs) {
+            *word = point | u16::from(signs & 127) << 9;
+        }
+        own.write(block);
     }
 }
 

@@ -6,6 +6,7 @@
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::{levels4, signed};
+use super::vector::{SignRule, VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
@@ -33,6 +34,26 @@ block_layout! {
         signs: [[u8; 4]; 8],
         /// Scale codes, two sub-blocks to a byte, the first one below.
         scales: [u8; 4],
+    }
+}
+
+/// What a level is worth.
+#[inline(always)]
+fn magnitude(level: i32) -> f32 {
+    (2 * level + 1) as f32
+}
+
+impl Block {
+    /// Scale of sub-block `j`, given that of the block.
+    #[inline(always)]
+    fn scale(&self, d: f32, j: usize) -> f32 {
+        d * f32::from(1 + 2 * (self.scales[j / 2] >> (j % 2 * 4) & 15))
+    }
+
+    /// Number of the point of vector `k`.
+    #[inline(always)]
+    fn point(&self, k: usize) -> usize {
+        usize::from(self.qs[k / 8][k % 8]) | usize::from(self.qh[k / 8] >> (k % 8) & 1) << 8
     }
 }
 
@@ -98,14 +119,11 @@ fn pack(found: &[Option<Found>]) -> Block {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let scale = d * f32::from(1 + 2 * (block.scales[ib / 2] >> (ib % 2 * 4) & 15));
+        let scale = block.scale(d, ib);
         for k in 0..8 {
-            let high = usize::from(block.qh[ib] >> k & 1);
-            let point = codewords::IQ3_S[usize::from(block.qs[ib][k]) | high << 8];
-            let levels = levels4(point);
+            let levels = levels4(codewords::IQ3_S[block.point(8 * ib + k)]);
             for j in 0..4 {
-                let magnitude = (2 * levels[j] + 1) as f32;
-                out[4 * k + j] = signed(scale * magnitude, block.signs[ib][k / 2], k % 2 * 4 + j);
+                out[4 * k + j] = signed(scale * magnitude(levels[j]), block.signs[ib][k / 2], k % 2 * 4 + j);
             }
         }
     }
@@ -133,6 +151,42 @@ impl Codebook<4, 32> for IQ3_S {
 
     fn reference(x: &[f32; 256], imatrix: Option<&[f32; 256]>) -> Block {
         encode(x, imatrix)
+    }
+}
+
+impl VectorCodes for IQ3_S {
+    const SUB_LEN: usize = 32;
+    const DIMS: usize = 4;
+    const SIGNS: SignRule = SignRule::Any;
+
+    fn points() -> Vec<f32> {
+        coordinates(&codewords::IQ3_S, levels4, magnitude)
+    }
+
+    fn grid(block: &[u8], scale: &mut [f32], _shift: &mut [f32]) {
+        let own = Block::read(block);
+        let d = own.d.to_f32();
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = own.scale(d, j);
+        }
+    }
+
+    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]) {
+        let own = Block::read(block);
+        for (k, point) in points.iter_mut().enumerate() {
+            *point = own.point(k) as u16;
+        }
+        signs.copy_from_slice(own.signs.as_flattened());
+    }
+
+    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]) {
+        let mut own = Block::read(block);
+        for (k, &point) in points.iter().enumerate() {
+            own.qs[k / 8][k % 8] = point as u8;
+            own.qh[k / 8] = replaced(own.qh[k / 8].into(), k % 8, 1, (point >> 8).into()) as u8;
+        }
+        own.signs.as_flattened_mut().copy_from_slice(signs);
+        own.write(block);
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod layout;
 pub mod scalar;
 pub(crate) mod scale_min;
 pub(crate) mod signs;
+pub mod vector;
 
 /// How a format's encoder treats an importance matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

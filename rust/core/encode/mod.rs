@@ -5,6 +5,7 @@
 //! non-finite weights, picks the kernel, and polls for interruption. What it wrote is not validated: that is a step of its own.
 
 mod first_error;
+mod nearest;
 mod pool;
 mod rows;
 
@@ -20,6 +21,7 @@ use crate::error::{At, Error, Result};
 use crate::scratch::with_scratch;
 
 pub(crate) use first_error::FirstError;
+pub use nearest::nearest_codes;
 use pool::thread_count;
 pub(crate) use rows::{RowEncoder, check_finite, row_bytes};
 

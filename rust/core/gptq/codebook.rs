@@ -9,11 +9,12 @@ use super::dense::Dense;
 use super::factor::WINDOW;
 use super::form::{Factors, Form, GROUP, Parts, Quad};
 use crate::block::layout::Layout;
-use crate::block::signs::with_parity;
+use crate::block::vector::VectorCodes;
 use crate::block::{Format, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs};
 use crate::reference::grid::codewords::{IQ2_MAGNITUDES, IQ3_XXS_MAGNITUDES};
 use crate::reference::grid::{self, Grid, Place};
 use crate::reference::rounding::to_half;
+use half::f16;
 
 /// What the levels of IQ3_S are worth.
 const ODD: [f32; 8] = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
@@ -110,12 +111,22 @@ fn signs(levels: &[f32]) -> u8 {
     levels[..GROUP].iter().enumerate().fold(0, |bits, (i, level)| bits | u8::from(*level < 0.0) << i)
 }
 
-/// Levels of a vector from its point and its signs, which begin at bit `at`.
-fn put<const N: usize>(levels: &mut [f32], grid: &Grid<N>, worth: &[f32], index: u16, signs: u8, at: usize) {
-    for (i, &level) in grid.point(index).iter().enumerate() {
-        let magnitude = worth[usize::from(level)];
-        levels[i] = if signs >> (at + i) & 1 == 1 { -magnitude } else { magnitude };
+/// The levels of a block.
+fn read<F: VectorCodes, const N: usize>(bytes: &[u8], grid: &Grid<N>, worth: &[f32], levels: &mut [f32; WINDOW]) {
+    let (mut points, mut signs) = ([0; WINDOW / 4], [0; WINDOW / GROUP]);
+    F::codes(bytes, &mut points[..WINDOW / N], &mut signs);
+    for (k, level) in levels.iter_mut().enumerate() {
+        let magnitude = worth[usize::from(grid.point(points[k / N])[k % N])];
+        *level = if signs[k / GROUP] >> (k % GROUP) & 1 == 1 { -magnitude } else { magnitude };
     }
+}
+
+/// Puts levels into a block.
+fn write<F: VectorCodes, const N: usize>(levels: &[f32; WINDOW], grid: &Grid<N>, worth: &[f32], bytes: &mut [u8]) {
+    let points: [u16; WINDOW / 4] =
+        std::array::from_fn(|k| levels.get(N * k..N * k + N).map_or(0, |levels| index(grid, worth, levels)));
+    let signs: [u8; WINDOW / GROUP] = std::array::from_fn(|k| signs(&levels[GROUP * k..]));
+    F::set_codes(bytes, &points[..WINDOW / N], &signs);
 }
 
 /// Scale codes `s` of integers `2 s + 1`.
@@ -128,8 +139,8 @@ fn scale_integer(code: u8) -> i16 {
 }
 
 macro_rules! form {
-    ($form:ident, $module:ident, $n:literal, $sub:literal, $unit:literal, $even:literal, $grid:ident, $worth:expr,
-     |$stored:ident, $parts:ident| $read:block, |$from:ident| $write:block) => {
+    ($form:ident, $module:ident, $n:literal, $sub:literal, $unit:literal, $even:literal, $worth:expr,
+     |$stored:ident, $j:ident| $code:expr, |$codes:ident| $empty:expr) => {
         #[doc = concat!("[`", stringify!($module), "`]")]
         pub(super) struct $form;
 
@@ -144,121 +155,53 @@ macro_rules! form {
                 y
             }
             fn choose(dense: &Dense, y: &[f32; GROUP], quad: &Quad) -> [f32; GROUP] {
-                static BOOK: LazyLock<Book> = LazyLock::new(|| Book::new(&grid::$grid, $worth));
+                static BOOK: LazyLock<Book> = LazyLock::new(|| Book::new(&grid::$form, $worth));
                 choose::<$n>(dense, &BOOK, $even, y, quad)
             }
 
-            fn read(bytes: &[u8], _block: usize, $parts: &mut Parts) {
+            fn read(bytes: &[u8], _block: usize, parts: &mut Parts) {
                 let $stored = $module::Block::read(bytes);
-                $parts.scales.d[0] = $stored.d.to_f32();
-                $read
+                parts.scales.d[0] = $stored.d.to_f32();
+                for $j in 0..WINDOW / $sub {
+                    parts.scales.n[$j] = scale_integer($code);
+                }
+                read::<$module::$form, $n>(bytes, &grid::$form, $worth, &mut parts.levels);
             }
 
-            fn write($from: &Parts, _block: usize, bytes: &mut [u8]) {
-                $write.write(bytes);
+            fn write(parts: &Parts, _block: usize, bytes: &mut [u8]) {
+                let $codes: [u8; WINDOW / $sub] = std::array::from_fn(|j| scale_code(parts.scales.n[j]));
+                let mut block = $empty;
+                block.d = to_half(parts.scales.d[0]);
+                block.write(bytes);
+                write::<$module::$form, $n>(&parts.levels, &grid::$form, $worth, bytes);
             }
         }
     };
 }
 
-form!(
-    IQ2_XXS,
-    iq2_xxs,
-    8,
-    32,
-    0.125,
-    true,
-    IQ2_XXS,
-    &IQ2_MAGNITUDES,
-    |stored, parts| {
-        for (j, [points, signs]) in stored.qs.iter().enumerate() {
-            parts.scales.n[j] = scale_integer((signs >> 28) as u8);
-            for k in 0..4 {
-                let index = (points >> (8 * k) & 255) as u16;
-                let levels = &mut parts.levels[32 * j + 8 * k..];
-                put(levels, &grid::IQ2_XXS, &IQ2_MAGNITUDES, index, with_parity(signs >> (7 * k)), 0);
-            }
-        }
-    },
-    |parts| {
-        let mut stored = iq2_xxs::Block { d: to_half(parts.scales.d[0]), qs: [[0; 2]; 8] };
-        for (j, [points, words]) in stored.qs.iter_mut().enumerate() {
-            *words = u32::from(scale_code(parts.scales.n[j])) << 28;
-            for k in 0..4 {
-                let levels = &parts.levels[32 * j + 8 * k..];
-                *points |= u32::from(index(&grid::IQ2_XXS, &IQ2_MAGNITUDES, levels)) << (8 * k);
-                *words |= u32::from(signs(levels) & 127) << (7 * k);
-            }
-        }
-        stored
-    }
-);
+/// Two codes of 4 bits to a byte, the first one below.
+fn pairs<const N: usize>(codes: &[u8]) -> [u8; N] {
+    std::array::from_fn(|i| codes[2 * i] | codes[2 * i + 1] << 4)
+}
 
-form!(
-    IQ2_XS,
-    iq2_xs,
-    8,
-    16,
-    0.125,
-    true,
-    IQ2_XS,
-    &IQ2_MAGNITUDES,
-    |stored, parts| {
-        for (k, &word) in stored.qs.iter().enumerate() {
-            let levels = &mut parts.levels[8 * k..];
-            put(levels, &grid::IQ2_XS, &IQ2_MAGNITUDES, word & 511, with_parity(u32::from(word >> 9)), 0);
-        }
-        for j in 0..16 {
-            parts.scales.n[j] = scale_integer(stored.scales[j / 2] >> (j % 2 * 4) & 15);
-        }
-    },
-    |parts| {
-        let mut stored = iq2_xs::Block { d: to_half(parts.scales.d[0]), qs: [0; 32], scales: [0; 8] };
-        for (k, word) in stored.qs.iter_mut().enumerate() {
-            let levels = &parts.levels[8 * k..];
-            *word = index(&grid::IQ2_XS, &IQ2_MAGNITUDES, levels) | u16::from(signs(levels) & 127) << 9;
-        }
-        for j in 0..16 {
-            stored.scales[j / 2] |= scale_code(parts.scales.n[j]) << (j % 2 * 4);
-        }
-        stored
-    }
-);
+/// Code `j` of such bytes.
+fn of_pairs(bytes: &[u8], j: usize) -> u8 {
+    bytes[j / 2] >> (j % 2 * 4) & 15
+}
 
-form!(
-    IQ2_S,
-    iq2_s,
-    8,
-    16,
-    0.125,
-    false,
-    IQ2_S,
-    &IQ2_MAGNITUDES,
-    |stored, parts| {
-        for k in 0..WINDOW / 8 {
-            let index = u16::from(stored.qs[k]) | u16::from(stored.qh[k / 4] >> (2 * (k % 4)) & 3) << 8;
-            put(&mut parts.levels[8 * k..], &grid::IQ2_S, &IQ2_MAGNITUDES, index, stored.signs[k], 0);
-        }
-        for j in 0..16 {
-            parts.scales.n[j] = scale_integer(stored.scales[j / 2] >> (j % 2 * 4) & 15);
-        }
-    },
-    |parts| {
-        let mut stored =
-            iq2_s::Block { d: to_half(parts.scales.d[0]), qs: [0; 32], signs: [0; 32], qh: [0; 8], scales: [0; 8] };
-        for k in 0..WINDOW / 8 {
-            let levels = &parts.levels[8 * k..];
-            let index = index(&grid::IQ2_S, &IQ2_MAGNITUDES, levels);
-            stored.qs[k] = index as u8;
-            stored.qh[k / 4] |= ((index >> 8) << (2 * (k % 4))) as u8;
-            stored.signs[k] = signs(levels);
-        }
-        for j in 0..16 {
-            stored.scales[j / 2] |= scale_code(parts.scales.n[j]) << (j % 2 * 4);
-        }
-        stored
-    }
-);
+const ZERO: f16 = f16::ZERO;
+
+form!(IQ2_XXS, iq2_xxs, 8, 32, 0.125, true, &IQ2_MAGNITUDES, |stored, j| (stored.qs[j][1] >> 28) as u8, |codes| {
+    iq2_xxs::Block { d: ZERO, qs: codes.map(|code| [0, u32::from(code) << 28]) }
+});
+
+form!(IQ2_XS, iq2_xs, 8, 16, 0.125, true, &IQ2_MAGNITUDES, |stored, j| of_pairs(&stored.scales, j), |codes| {
+    iq2_xs::Block { d: ZERO, qs: [0; 32], scales: pairs(&codes) }
+});
+
+form!(IQ2_S, iq2_s, 8, 16, 0.125, false, &IQ2_MAGNITUDES, |stored, j| of_pairs(&stored.scales, j), |codes| {
+    iq2_s::Block { d: ZERO, qs: [0; 32], signs: [0; 32], qh: [0; 8], scales: pairs(&codes) }
+});
 
 form!(
     IQ3_XXS,
@@ -267,73 +210,11 @@ form!(
     32,
     0.25,
     true,
-    IQ3_XXS,
     &IQ3_XXS_MAGNITUDES,
-    |stored, parts| {
-        for (j, &word) in stored.signs_and_scales.iter().enumerate() {
-            parts.scales.n[j] = scale_integer((word >> 28) as u8);
-            for k in 0..8 {
-                let signs = with_parity(word >> (7 * (k / 2)));
-                let levels = &mut parts.levels[32 * j + 4 * k..];
-                put(levels, &grid::IQ3_XXS, &IQ3_XXS_MAGNITUDES, stored.qs[j][k].into(), signs, k % 2 * 4);
-            }
-        }
-    },
-    |parts| {
-        let mut stored = iq3_xxs::Block { d: to_half(parts.scales.d[0]), qs: [[0; 8]; 8], signs_and_scales: [0; 8] };
-        for j in 0..8 {
-            stored.signs_and_scales[j] = u32::from(scale_code(parts.scales.n[j])) << 28;
-            for k in 0..8 {
-                let levels = &parts.levels[32 * j + 4 * k..];
-                stored.qs[j][k] = index(&grid::IQ3_XXS, &IQ3_XXS_MAGNITUDES, levels) as u8;
-                if k % 2 == 0 {
-                    stored.signs_and_scales[j] |= u32::from(signs(levels) & 127) << (7 * (k / 2));
-                }
-            }
-        }
-        stored
-    }
+    |stored, j| (stored.signs_and_scales[j] >> 28) as u8,
+    |codes| { iq3_xxs::Block { d: ZERO, qs: [[0; 8]; 8], signs_and_scales: codes.map(|code| u32::from(code) << 28) } }
 );
 
-form!(
-    IQ3_S,
-    iq3_s,
-    4,
-    32,
-    1.0,
-    false,
-    IQ3_S,
-    &ODD,
-    |stored, parts| {
-        for j in 0..8 {
-            parts.scales.n[j] = scale_integer(stored.scales[j / 2] >> (j % 2 * 4) & 15);
-            for k in 0..8 {
-                let index = u16::from(stored.qs[j][k]) | u16::from(stored.qh[j] >> k & 1) << 8;
-                let levels = &mut parts.levels[32 * j + 4 * k..];
-                put(levels, &grid::IQ3_S, &ODD, index, stored.signs[j][k / 2], k % 2 * 4);
-            }
-        }
-    },
-    |parts| {
-        let mut stored = iq3_s::Block {
-            d: to_half(parts.scales.d[0]),
-            qs: [[0; 8]; 8],
-            qh: [0; 8],
-            signs: [[0; 4]; 8],
-            scales: [0; 4],
-        };
-        for j in 0..8 {
-            stored.scales[j / 2] |= scale_code(parts.scales.n[j]) << (j % 2 * 4);
-            for k in 0..8 {
-                let levels = &parts.levels[32 * j + 4 * k..];
-                let index = index(&grid::IQ3_S, &ODD, levels);
-                stored.qs[j][k] = index as u8;
-                stored.qh[j] |= ((index >> 8) << k) as u8;
-                if k % 2 == 0 {
-                    stored.signs[j][k / 2] = signs(levels);
-                }
-            }
-        }
-        stored
-    }
-);
+form!(IQ3_S, iq3_s, 4, 32, 1.0, false, &ODD, |stored, j| of_pairs(&stored.scales, j), |codes| {
+    iq3_s::Block { d: ZERO, qs: [[0; 8]; 8], qh: [0; 8], signs: [[0; 4]; 8], scales: pairs(&codes) }
+});

@@ -1,6 +1,7 @@
 //! Encoding and decoding of arrays.
 
 use ggquant::block::scalar::{self, ScalarCodec};
+use ggquant::block::vector::{self, VectorCodec};
 use ggquant::block::{Format, ImatrixUse};
 use ggquant::encode::{Imatrix, Run, Weights};
 use half::slice::HalfBitsSliceExt;
@@ -201,6 +202,85 @@ pub(crate) fn with_codes<'py>(
         PyValueError::new_err(format!("codes of {format} are below {}, and some are not", codec.table.len()))
     })?;
     Ok(PyArray1::from_vec(py, out))
+}
+
+/// Names of the formats in which several weights at once are looked up in a codebook.
+#[pyfunction]
+pub(crate) fn vector_formats() -> Vec<&'static str> {
+    Format::ALL.iter().filter(|format| format.vector_codes().is_some()).map(|format| format.info().name).collect()
+}
+
+/// Arrays of scales, one for each sub-block, and of shifts (empty without any), one for each vector; coordinates of the
+/// codebook's points; weights of a vector and of a sub-block; whether signs are "in points", "any" or "even".
+type BlockVectors<'py> =
+    (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f32>>, usize, usize, &'static str);
+
+/// The values that encoded weights can take while their scales stay: `scale * (sign * point + shift)`.
+#[pyfunction]
+pub(crate) fn block_vectors<'py>(
+    py: Python<'py>,
+    format: &str,
+    data: PyReadonlyArray1<'py, u8>,
+) -> PyResult<BlockVectors<'py>> {
+    let (format, codec) = vector_format(format)?;
+    let data = data.as_slice()?;
+    whole_blocks(format, data.len())?;
+    let grid = py.detach(|| vector::grid(format, data)).ok_or_else(|| no_points(format))?;
+    let array = |values: Vec<f32>| PyArray1::from_vec(py, values);
+    let points = array((codec.points)());
+    Ok((array(grid.scale), array(grid.shift), points, codec.dims, codec.sub_len, codec.signs.name()))
+}
+
+/// Encoded blocks with other points, one a vector, and signs, a byte for each eight weights, or none where points have them.
+#[pyfunction]
+pub(crate) fn with_points<'py>(
+    py: Python<'py>,
+    format: &str,
+    data: PyReadonlyArray1<'py, u8>,
+    points: PyReadonlyArray1<'py, u16>,
+    signs: PyReadonlyArray1<'py, u8>,
+) -> PyResult<Bound<'py, PyArray1<u8>>> {
+    let (format, codec) = vector_format(format)?;
+    let (data, points, signs) = (data.as_slice()?, points.as_slice()?, signs.as_slice()?);
+    let weights = whole_blocks(format, data.len())? * format.info().block_len;
+    if (points.len(), signs.len()) != (weights / codec.dims, codec.sign_bytes(weights)) {
+        return Err(PyValueError::new_err(format!(
+            "{} points and {} signs for {weights} weights of {format}",
+            points.len(),
+            signs.len()
+        )));
+    }
+    let out = py.detach(|| vector::with_codes(format, data, points, signs)).ok_or_else(|| {
+        PyValueError::new_err(format!("a point is not in the codebook of {format}, or signs are not as it has them"))
+    })?;
+    Ok(PyArray1::from_vec(py, out))
+}
+
+/// Encoded rows with the points and signs nearest to `x`, float32 and flat, while scales stay.
+#[pyfunction]
+pub(crate) fn nearest_codes<'py>(
+    py: Python<'py>,
+    format: &str,
+    data: PyReadonlyArray1<'py, u8>,
+    x: PyReadonlyArray1<'py, f32>,
+    row_len: usize,
+    threads: Option<usize>,
+) -> PyResult<Bound<'py, PyArray1<u8>>> {
+    let format = parse_format(format)?;
+    let (data, x) = (data.as_slice()?, x.as_slice()?);
+    let out = detached(py, x.len() < SMALL, |interrupt| {
+        ggquant::encode::nearest_codes(format, data, x, row_len, Run { threads, interrupt: Some(interrupt) })
+    })?;
+    Ok(PyArray1::from_vec(py, out))
+}
+
+fn vector_format(name: &str) -> PyResult<(Format, VectorCodec)> {
+    let format = parse_format(name)?;
+    Ok((format, format.vector_codes().ok_or_else(|| no_points(format))?))
+}
+
+fn no_points(format: Format) -> PyErr {
+    PyValueError::new_err(format!("{format} has no codebook of vectors"))
 }
 
 fn scalar_format(name: &str) -> PyResult<(Format, ScalarCodec)> {

@@ -34,7 +34,10 @@ mod _native {
     }
 
     #[pymodule_export]
-    use super::blocks::{block_grid, decode, encode, formats, scalar_formats, with_codes};
+    use super::blocks::{
+        block_grid, block_vectors, decode, encode, formats, nearest_codes, scalar_formats, vector_formats, with_codes,
+        with_points,
+    };
     #[pymodule_export]
     use super::convert::{checkpoint_tensors, convert_models};
     #[pymodule_export]

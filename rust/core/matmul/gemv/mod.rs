@@ -8,6 +8,7 @@
 mod avx2;
 
 use super::activation::Rounded;
+use super::slab::UnpackRow;
 use crate::arch::Isa;
 use crate::block::Format;
 
@@ -26,6 +27,16 @@ pub(super) fn kernels(format: Format, isa: Isa) -> Option<[MultiplyRow; PIECES.l
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx512 => avx2::kernels(format),
+        _ => None,
+    }
+}
+
+/// A function that unpacks the format's blocks as the kernels take them apart, where that is faster than the definition in
+/// [`super::unpack`], which it equals. It needs what `isa` stands for.
+pub(super) fn unpack(format: Format, isa: Isa) -> Option<UnpackRow> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => avx2::unpack(format),
         _ => None,
     }
 }

@@ -70,9 +70,9 @@ impl Plan {
     /// are laid out as they are, signed ones are added up or widened meanwhile.
     const fn few(&self, facts: &Facts) -> usize {
         match (self.pairing, facts.scaling) {
-            (Pairing::Wide, _) | (Pairing::Biased, Scaling::Super) => 12,
-            (Pairing::Unsigned, Scaling::Super) => 8,
             (_, Scaling::Groups) => 6,
+            (Pairing::Unsigned, Scaling::Super) => 8,
+            (Pairing::Wide | Pairing::Biased, Scaling::Super) => 12,
         }
     }
 
@@ -172,10 +172,9 @@ pub(super) fn kernels(facts: &Facts, isa: Isa) -> Option<Kernels> {
     }
 }
 
-/// Lays out a slab; `sum` adds 16 signed codes, which compilers take apart into single bytes.
+/// Lays out a slab; `sums` adds up each 16 signed codes, which compilers take apart into single bytes.
 #[inline(always)]
-fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sum: impl Fn(&[u8; 16]) -> i32) {
-    let offset = facts.offset;
+fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sums: impl Fn(&[u8; SLAB]) -> [i32; GROUPS]) {
     match facts.scaling {
         Scaling::Super => {
             row.d[0] = slab.d[0];
@@ -198,13 +197,14 @@ fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sum: imp
     match pairing {
         Pairing::Unsigned => row.codes[..SLAB].copy_from_slice(&slab.codes),
         Pairing::Biased => {
-            let mut total = 0;
-            let (from, to) = (slab.codes.as_chunks::<16>().0, row.codes.as_chunks_mut::<16>().0);
+            let codes = row.codes.first_chunk_mut().expect("codes of a slab");
+            for k in 0..SLAB {
+                codes[k] = slab.codes[k].wrapping_sub(facts.offset);
+            }
+            let sums = sums(codes);
+            let total: i32 = (0..GROUPS).map(|j| sums[j] * i32::from(slab.scales[j])).sum();
             for j in 0..GROUPS {
-                to[j] = from[j].map(|code| code.wrapping_sub(offset));
-                let sum = sum(&to[j]);
-                row.bias[j] = -128 * sum;
-                total += sum * i32::from(slab.scales[j]);
+                row.bias[j] = -128 * sums[j];
             }
             match (facts.scaling, facts.group) {
                 (Scaling::Super, _) => row.bias[0] = -128 * total,

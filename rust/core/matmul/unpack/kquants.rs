@@ -139,7 +139,9 @@ impl Integers for Q6_K {
                 }
             }
         }
-        slab.scales = block.scales.map(i16::from);
+        for j in 0..16 {
+            slab.scales[j] = i16::from(block.scales[j]);
+        }
         slab.d[0] = L::widen(block.d);
     }
 }

@@ -12,6 +12,7 @@ pub(super) mod tables;
 use look_up::Shuffle;
 use look_up::{LookUp, Portable};
 
+use super::gemv;
 use super::slab::{Facts, SLAB, Slab, UnpackRow};
 use crate::arch::Isa;
 use crate::block::Format;
@@ -107,7 +108,10 @@ table! {
 /// `Unsupported` for the formats of activations.
 pub(crate) fn integers(format: Format, isa: Isa) -> Result<Option<Unpacker>> {
     match (unpacker(format, isa), format) {
-        (Some(unpacker), _) => Ok(Some(unpacker)),
+        (Some(unpacker), _) => {
+            let unpack = gemv::unpack(format, isa).unwrap_or(unpacker.unpack);
+            Ok(Some(Unpacker { unpack, ..unpacker }))
+        }
         (None, Format::F32 | Format::F16 | Format::BF16) => Ok(None),
         (None, _) => {
             let what = format!("{format} is a format of activations; as weights it is multiplied in float32 only");

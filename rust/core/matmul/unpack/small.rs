@@ -92,7 +92,9 @@ small!(
     q8_0,
     32,
     facts(Format::Q8_0, false, 0, 128),
-    |block, codes| *codes = block.qs.map(|q| q as u8),
+    |block, codes| for j in 0..32 {
+        codes[j] = block.qs[j] as u8;
+    },
     L::widen(block.d)
 );
 small!(

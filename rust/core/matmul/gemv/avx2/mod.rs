@@ -15,7 +15,7 @@ use std::arch::x86_64::*;
 
 use super::{AHEAD, MultiplyRow, PIECES, Rounded};
 use crate::block::Format;
-use crate::matmul::slab::SLAB;
+use crate::matmul::slab::{SLAB, UnpackRow};
 use blocks::blocks;
 use super_blocks::super_blocks;
 
@@ -190,6 +190,23 @@ macro_rules! kernels {
         }
     };
 }
+
+/// Defines the table of functions that unpack as kernels take codes out of a block.
+macro_rules! unpackers {
+    ($($format:ident),+) => {
+        pub(super) fn unpack(format: Format) -> Option<UnpackRow> {
+            match format {
+                // SAFETY: the caller has found the instruction set that these functions need.
+                $(Format::$format => Some(|bytes, slabs| unsafe {
+                    super_blocks::unpack::<codebook::$format>(bytes, slabs);
+                }),)+
+                _ => None,
+            }
+        }
+    };
+}
+
+unpackers!(IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S);
 
 kernels! {
     Q2_K => kquants super_blocks,

@@ -3,8 +3,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{AHEAD, AT_ONCE, Blocks, Rounded, floats, load16, products, totals};
+use super::{AHEAD, AT_ONCE, Blocks, PARTS, Rounded, floats, load16, products, totals};
 use crate::arch::prefetch;
+use crate::matmul::slab::Slab;
 
 /// A format of super-blocks. All functions need AVX2 and F16C, and whole blocks.
 pub(super) trait SuperBlock {
@@ -195,6 +196,30 @@ fn min_totals<F: SuperBlock>(mins: &[__m256i; AT_ONCE], x: &[&Rounded; AT_ONCE])
         // Blocks 0 and 2 in the lower half, 1 and 3 in the upper.
         let rows = _mm256_hadd_epi32(both, both);
         _mm_unpacklo_epi32(_mm256_castsi256_si128(rows), _mm256_extracti128_si256::<1>(rows))
+    }
+}
+
+/// Unpacks blocks whose codes are magnitudes and signs, as [`crate::matmul::unpack`] defines it.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn unpack<F: SuperBlock>(bytes: &[u8], slabs: &mut [Slab]) {
+    const { assert!(F::SIGNED && F::MAGNITUDES && !F::MINS) };
+    let mut open = F::Open::default();
+    for (block, slab) in bytes.chunks_exact(F::BYTES).zip(slabs) {
+        let blocks = [block.as_ptr(); AT_ONCE];
+        // SAFETY: a whole block, and AVX2 and F16C are enabled; codes are [`PARTS`] registers, and scales one.
+        unsafe {
+            F::open(blocks[0], &mut open);
+            let to = slab.codes.as_mut_ptr().cast::<__m256i>();
+            for part in 0..PARTS {
+                let codes = F::codes(blocks[0], &open, part);
+                let signs = F::signs(blocks[0], &open, part, codes);
+                _mm256_storeu_si256(to.add(part), _mm256_sign_epi8(codes, signs));
+            }
+            let scales = F::scales(blocks)[0];
+            let scales = if F::GROUP == 16 { scales } else { each_twice(scales) };
+            _mm256_storeu_si256(slab.scales.as_mut_ptr().cast(), scales);
+            slab.d[0] = floats(F::d(blocks))[0];
+        }
     }
 }
 

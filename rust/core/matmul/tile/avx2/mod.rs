@@ -7,7 +7,9 @@ mod quads;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{COLUMNS, Facts, Kernels, LayOut, Multiply, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab};
+use super::{
+    COLUMNS, Facts, GROUPS, Kernels, LayOut, Multiply, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab,
+};
 use crate::arch::prefetch;
 
 /// Rows in a tile.
@@ -68,14 +70,35 @@ fn lay_out<const SCALING: u8, const PAIRING: u8, const GROUP: usize>(slab: &Slab
     let group = if GROUP == 0 { facts.group } else { GROUP };
     let mins = if scaling == Scaling::Super { pairing == Pairing::Unsigned } else { facts.mins };
     let facts = Facts { scaling, group, mins, ..*facts };
-    super::lay_out(slab, pairing, &facts, row, |codes| {
-        // SAFETY: SSE2, and 16 bytes of `codes`. With 128 added, signed bytes are unsigned ones.
-        let sums = unsafe {
-            let codes = _mm_loadu_si128(codes.as_ptr().cast());
-            _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(i8::MIN)), _mm_setzero_si128())
-        };
-        _mm_cvtsi128_si32(sums) + _mm_extract_epi16::<4>(sums) - 16 * 128
-    });
+    // The function by its name would be called through one that is compiled without AVX2.
+    #[expect(clippy::redundant_closure)]
+    super::lay_out(slab, pairing, &facts, row, |codes| sums_of_16(codes));
+}
+
+/// Sums of each 16 signed codes.
+#[inline(always)]
+fn sums_of_16(codes: &[u8; SLAB]) -> [i32; GROUPS] {
+    let mut sums = [0; GROUPS];
+    // SAFETY: every caller has AVX2 enabled; codes are eight registers, and sums two.
+    unsafe {
+        let (from, to) = (codes.as_ptr().cast::<__m256i>(), sums.as_mut_ptr().cast::<__m256i>());
+        // With 128 added, signed bytes are unsigned ones; their sums come eight at a time.
+        let mut eights = [_mm256_setzero_ps(); SLAB / 32];
+        for i in 0..SLAB / 32 {
+            let unsigned = _mm256_xor_si256(_mm256_loadu_si256(from.add(i)), _mm256_set1_epi8(i8::MIN));
+            eights[i] = _mm256_castsi256_ps(_mm256_sad_epu8(unsigned, _mm256_setzero_si256()));
+        }
+        for i in 0..2 {
+            let own = &eights[4 * i..][..4];
+            let low = _mm256_castps_si256(_mm256_shuffle_ps::<0x88>(own[0], own[1]));
+            let high = _mm256_castps_si256(_mm256_shuffle_ps::<0x88>(own[2], own[3]));
+            // Even ones in the lower half, odd ones in the upper.
+            let apart = _mm256_hadd_epi32(low, high);
+            let own = _mm256_permutevar8x32_epi32(apart, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(to.add(i), _mm256_sub_epi32(own, _mm256_set1_epi32(16 * 128)));
+        }
+    }
+    sums
 }
 
 #[inline(always)]
