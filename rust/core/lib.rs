@@ -31,6 +31,7 @@ pub mod linalg;
 pub mod matmul;
 pub mod nn;
 pub mod packed;
+mod prefetch;
 pub mod reference;
 mod scratch;
 pub mod stats;

@@ -10,10 +10,10 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::RowEncoder;
-use crate::arch::prefetch;
 use crate::block::fp4;
 use crate::block::layout::Layout;
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
+use crate::prefetch::prefetch;
 
 /// Floats as weights are stored.
 pub(crate) trait Source: Copy {

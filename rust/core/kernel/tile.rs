@@ -1,7 +1,7 @@
 //! Tiles: groups of weights side by side, one a lane.
 
-use crate::arch::prefetch;
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
+use crate::prefetch::prefetch;
 
 /// Groups of `G` weights in `T` vectors: element `[i][t]` holds weight `i` of groups `t * LEN` to `(t + 1) * LEN - 1`.
 ///

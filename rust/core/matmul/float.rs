@@ -20,11 +20,12 @@ use super::slab::{Facts, SLAB, Slab};
 use super::unpack::{Unpacker, integers};
 use super::wide::{LANES, Portable, Wide};
 use super::{Matrix, Output};
-use crate::arch::{Isa, Kernel, kernel_for, prefetch};
+use crate::arch::{Isa, Kernel, kernel_for};
 use crate::block::Format;
 use crate::encode::Run;
 use crate::error::Result;
 use crate::lanes::{F32Lanes, MAX_LANES};
+use crate::prefetch::prefetch;
 use crate::scratch::Buffers;
 
 /// Columns summed before they are added to the total.

@@ -15,9 +15,10 @@ use super::slab::{Facts, SLAB, Slab};
 use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
 use super::unpack::Unpacker;
 use super::{Matrix, Output};
-use crate::arch::{Isa, prefetch};
+use crate::arch::Isa;
 use crate::encode::Run;
 use crate::error::Result;
+use crate::prefetch::prefetch;
 
 /// Rows of activations that are multiplied at a time: their sums and a panel of weights fit a core's own cache.
 const BATCH: usize = 512;

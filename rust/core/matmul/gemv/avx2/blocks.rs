@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::{
     AHEAD, AT_ONCE, Blocks, PARTS, Rounded, first_halves, floats, halves_added, lower, products, totals, upper,
 };
-use crate::arch::prefetch;
+use crate::prefetch::prefetch;
 
 /// A format of blocks of 32 with a float scale each. All functions need AVX2 and F16C, and whole blocks.
 pub(super) trait Block {

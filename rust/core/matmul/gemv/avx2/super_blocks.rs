@@ -4,8 +4,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{AHEAD, AT_ONCE, Blocks, PARTS, Rounded, floats, load16, products, totals};
-use crate::arch::prefetch;
 use crate::matmul::slab::Slab;
+use crate::prefetch::prefetch;
 
 /// A format of super-blocks. All functions need AVX2 and F16C, and whole blocks.
 pub(super) trait SuperBlock {

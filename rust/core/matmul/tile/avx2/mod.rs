@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::{
     COLUMNS, Facts, GROUPS, Kernels, LayOut, Multiply, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab,
 };
-use crate::arch::prefetch;
+use crate::prefetch::prefetch;
 
 /// Rows in a tile.
 const ROWS: usize = 4;
