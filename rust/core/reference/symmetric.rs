@@ -78,13 +78,17 @@ fn code(x: f32, inverse_scale: f32, half: i32) -> i32 {
     nearest_int(inverse_scale * x).clamp(-half, half - 1)
 }
 
-/// The codes of `inverse_scale * x`, offset by `half`; 0 for an inverse of 0, which stands for a group that counts as zero.
+/// The codes of `inverse_scale * x`, offset by `half`.
+#[inline]
+fn encode<const N: usize>(x: &[f32; N], inverse_scale: f32, half: i32) -> [i8; N] {
+    std::array::from_fn(|i| (code(x[i], inverse_scale, half) + half) as i8)
+}
+
+/// The codes of `inverse_scale * x`, offset by `half`, of finite `x`; 0 for an inverse of 0, which stands for a group that counts
+/// as zero. ([`search`] makes a difference there: scales of sub-blocks may be infinite, and then their inverse is 0.)
 #[inline]
 pub fn codes<const N: usize>(x: &[f32; N], inverse_scale: f32, half: i32) -> [i8; N] {
-    if inverse_scale == 0.0 {
-        return [0; N];
-    }
-    std::array::from_fn(|i| (code(x[i], inverse_scale, half) + half) as i8)
+    if inverse_scale == 0.0 { [0; N] } else { encode(x, inverse_scale, half) }
 }
 
 /// Tries 19 scales around the one that maps the extreme weight to `-half` and keeps the codes whose best scale leaves the
@@ -108,7 +112,7 @@ pub fn search<const N: usize>(x: &[f32; N], weights: Option<&[f32; N]>, half: i3
     };
     let inverse_scale = -half as f32 / max;
     let (sum_lx, sum_l2) = sums(inverse_scale);
-    codes = self::codes(x, inverse_scale, half);
+    codes = encode(x, inverse_scale, half);
     // With the best scale for given codes, the error is a constant less sum_lx^2 / sum_l2.
     let mut scale = if sum_l2 != 0.0 { sum_lx / sum_l2 } else { 0.0 };
     let mut best = scale * sum_lx;
@@ -116,7 +120,7 @@ pub fn search<const N: usize>(x: &[f32; N], weights: Option<&[f32; N]>, half: i3
         let inverse_scale = -(half as f32 + 0.1 * step as f32) / max;
         let (sum_lx, sum_l2) = sums(inverse_scale);
         if sum_l2 > 0.0 && sum_lx * sum_lx > best * sum_l2 {
-            codes = self::codes(x, inverse_scale, half);
+            codes = encode(x, inverse_scale, half);
             scale = sum_lx / sum_l2;
             best = scale * sum_lx;
         }
