@@ -2,8 +2,9 @@
 //! the nearest ones are.
 
 use ggquant::Format;
-use ggquant::block::vector::{self, SignRule};
+use ggquant::block::vector;
 use ggquant::encode::{Run, nearest_codes};
+use ggquant::reference::codebook::Signs;
 use proptest::prelude::*;
 
 /// Formats with codebooks, as the GGUF documentation describes them: points, weights of a vector.
@@ -36,7 +37,7 @@ fn codes(format: Format, seed: u64) -> (Vec<u16>, Vec<u8>) {
     let points = (0..weights / codec.dims).map(|_| next(known as u64) as u16).collect();
     let signs = (0..codec.sign_bytes(weights)).map(|_| {
         let signs = next(256) as u8;
-        if codec.signs == SignRule::Even { signs ^ ((signs.count_ones() % 2) as u8) << 7 } else { signs }
+        if codec.signs == Some(Signs::Even) { signs ^ ((signs.count_ones() % 2) as u8) << 7 } else { signs }
     });
     (points, signs.collect())
 }
@@ -65,7 +66,7 @@ fn what_a_codebook_does_not_have_is_refused() {
         let data = vec![0; BLOCKS * format.info().block_bytes];
         let (mut points, mut signs) = codes(format, 3);
         assert!(vector::with_codes(format, &data, &points, &signs).is_some(), "{format}");
-        if format.vector_codes().unwrap().signs == SignRule::Even {
+        if format.vector_codes().unwrap().signs == Some(Signs::Even) {
             signs[5] ^= 1;
             assert!(vector::with_codes(format, &data, &points, &signs).is_none(), "{format}");
             signs[5] ^= 1;
@@ -160,7 +161,7 @@ proptest! {
                 // Distances are added up in f32: 8 roundings of 2^-24 each, and those of the quotients.
                 prop_assert!(mine <= other * (1.0 + 1e-5) + 1e-12, "{format} {v}: {mine} {other}");
             }
-            if codec.signs == SignRule::Any {
+            if codec.signs == Some(Signs::Any) {
                 prop_assert!((0..codec.dims).all(|i| x[i] == 0.0 || (x[i] < 0.0) == (own[i] < 0.0)), "{format} {v}");
             }
         }

@@ -59,7 +59,6 @@ __all__ = [
     "vector_formats",
     "verify_file",
     "with_codes",
-    "with_points",
 ]
 
 __version__: str
@@ -98,9 +97,6 @@ def nearest_codes(
     x: npt.NDArray[np.float32],
     row_len: int,
     threads: int | None,
-) -> npt.NDArray[np.uint8]: ...
-def with_points(
-    format: str, data: npt.NDArray[np.uint8], points: npt.NDArray[np.uint16], signs: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]: ...
 def add_gram(
     x: npt.NDArray[np.float32],

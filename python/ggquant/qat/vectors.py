@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -165,12 +164,6 @@ class VectorGrid:
             diff = vectors[:, i, None] - self.points[:, i]
             costs += diff * diff
         return _first_least(costs)[:, 0]
-
-
-@cache
-def has_codebook(format: str) -> bool:
-    """Whether the format looks up several weights at once in a codebook."""
-    return format in _native.vector_formats()
 
 
 def vector_grid(

@@ -54,6 +54,12 @@ pub(crate) fn nibbles<const HALF: usize, const N: usize>(bytes: &[u8]) -> [u8; N
     codes
 }
 
+/// Code `j` of codes of 4 bits, two neighbours to a byte, the first one below.
+#[inline(always)]
+pub(crate) fn nibble(bytes: &[u8], j: usize) -> u8 {
+    bytes[j / 2] >> (j % 2 * 4) & 15
+}
+
 /// Two-bit codes of a super-block, four a byte within each half of 128: weight `j` lowest, then `j + 32`, `j + 64`,
 /// `j + 96`.
 #[inline(always)]

@@ -6,10 +6,10 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::signs::levels8;
-use super::vector::{SignRule, VectorCodes, coordinates, replaced};
+use super::vector::{VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::ternary::{Found, Ternary};
-use crate::reference::codebook::{max, scale_codes};
+use crate::reference::codebook::{Signs, max, scale_codes};
 use crate::reference::grid::{self, codewords};
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
@@ -39,19 +39,6 @@ block_layout! {
 }
 
 impl Block {
-    /// Scale of sub-block `j`, given that of the block.
-    #[inline(always)]
-    fn scale(&self, d: f32, j: usize) -> f32 {
-        d * f32::from(2 * (self.scales[j / 4] >> (3 * (j % 4)) & 7) + 1)
-    }
-
-    /// Number of the point of vector `k`.
-    #[inline(always)]
-    fn point(&self, k: usize) -> usize {
-        let high = self.qh[k / 2] >> (4 * (k % 2)) & 7;
-        usize::from(self.qs[k / 2][k % 2]) | usize::from(high) << 8
-    }
-
     /// The values of the levels in vector `k`.
     #[inline(always)]
     fn values(&self, k: usize) -> &'static [f32; 3] {
@@ -205,10 +192,10 @@ pub(crate) fn super_scale(block: &Block) -> f16 {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = super_scale(block).to_f32();
     for (ib, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let scale = block.scale(d, ib);
+        let scale = IQ1_M::scale(block, d, ib);
         for k in 0..2 {
             // Levels are 1 apart and the sums exact.
-            let levels = levels8(codewords::IQ1[block.point(2 * ib + k)]);
+            let levels = levels8(codewords::IQ1[usize::from(IQ1_M::point(block, 2 * ib + k))]);
             let lowest = block.values(2 * ib + k)[0];
             for j in 0..8 {
                 out[8 * k + j] = scale * (levels[j] as f32 + lowest);
@@ -231,40 +218,38 @@ impl Ternary<16> for IQ1_M {
 }
 
 impl VectorCodes for IQ1_M {
+    type Block = Block;
     const SUB_LEN: usize = 16;
     const DIMS: usize = 8;
-    const SIGNS: SignRule = SignRule::InPoints;
+    const SIGNS: Option<Signs> = None;
     const SHIFT: bool = true;
 
     fn points() -> Vec<f32> {
         coordinates(&codewords::IQ1, levels8, |level| (level - 1) as f32)
     }
 
-    fn grid(block: &[u8], scale: &mut [f32], shift: &mut [f32]) {
-        let own = Block::read(block);
-        let d = super_scale(&own).to_f32();
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.scale(d, j);
-        }
-        for (k, shift) in shift.iter_mut().enumerate() {
-            *shift = own.values(k)[1];
-        }
+    #[inline(always)]
+    fn d(block: &Block) -> f32 {
+        super_scale(block).to_f32()
     }
 
-    fn codes(block: &[u8], points: &mut [u16], _signs: &mut [u8]) {
-        let own = Block::read(block);
-        for (k, point) in points.iter_mut().enumerate() {
-            *point = own.point(k) as u16;
-        }
+    #[inline(always)]
+    fn scale(block: &Block, d: f32, j: usize) -> f32 {
+        d * f32::from(2 * (block.scales[j / 4] >> (3 * (j % 4)) & 7) + 1)
     }
 
-    fn set_codes(block: &mut [u8], points: &[u16], _signs: &[u8]) {
-        let mut own = Block::read(block);
-        for (k, &point) in points.iter().enumerate() {
-            own.qs[k / 2][k % 2] = point as u8;
-            own.qh[k / 2] = replaced(own.qh[k / 2].into(), 4 * (k % 2), 3, (point >> 8).into()) as u8;
-        }
-        own.write(block);
+    fn shift(block: &Block, k: usize) -> f32 {
+        block.values(k)[1]
+    }
+
+    #[inline(always)]
+    fn point(block: &Block, k: usize) -> u16 {
+        u16::from(block.qs[k / 2][k % 2]) | u16::from(block.qh[k / 2] >> (4 * (k % 2)) & 7) << 8
+    }
+
+    fn set_point(block: &mut Block, k: usize, point: u16) {
+        block.qs[k / 2][k % 2] = point as u8;
+        block.qh[k / 2] = replaced(block.qh[k / 2].into(), 4 * (k % 2), 3, (point >> 8).into()) as u8;
     }
 }
 

@@ -5,10 +5,10 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::signs::levels8;
-use super::vector::{SignRule, VectorCodes, coordinates, replaced};
+use super::vector::{VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::ternary::{Found, Ternary};
-use crate::reference::codebook::{max, scale_codes};
+use crate::reference::codebook::{Signs, max, scale_codes};
 use crate::reference::grid::{self, codewords};
 use crate::reference::importance::{sum_of_squares, weigh};
 use crate::reference::rounding::to_half;
@@ -36,18 +36,6 @@ block_layout! {
 }
 
 impl Block {
-    /// Scale of sub-block `j`, given that of the block.
-    #[inline(always)]
-    fn scale(&self, d: f32, j: usize) -> f32 {
-        d * f32::from(2 * (self.qh[j] >> 12 & 7) + 1)
-    }
-
-    /// Number of the point of vector `k`.
-    #[inline(always)]
-    fn point(&self, k: usize) -> usize {
-        usize::from(u16::from(self.qs[k / 4][k % 4]) | (self.qh[k / 4] >> (3 * (k % 4)) & 7) << 8)
-    }
-
     /// The values of the levels in vector `k`.
     #[inline(always)]
     fn values(&self, k: usize) -> &'static [f32; 3] {
@@ -161,10 +149,10 @@ fn pack(found: &[Option<Found>]) -> Block {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let (scale, lowest) = (block.scale(d, ib), block.values(4 * ib)[0]);
+        let (scale, lowest) = (IQ1_S::scale(block, d, ib), block.values(4 * ib)[0]);
         for k in 0..4 {
             // Levels are 1 apart and the sums exact.
-            let levels = levels8(codewords::IQ1[block.point(4 * ib + k)]);
+            let levels = levels8(codewords::IQ1[usize::from(IQ1_S::point(block, 4 * ib + k))]);
             for j in 0..8 {
                 out[8 * k + j] = scale * (levels[j] as f32 + lowest);
             }
@@ -186,40 +174,38 @@ impl Ternary<32> for IQ1_S {
 }
 
 impl VectorCodes for IQ1_S {
+    type Block = Block;
     const SUB_LEN: usize = 32;
     const DIMS: usize = 8;
-    const SIGNS: SignRule = SignRule::InPoints;
+    const SIGNS: Option<Signs> = None;
     const SHIFT: bool = true;
 
     fn points() -> Vec<f32> {
         coordinates(&codewords::IQ1, levels8, |level| (level - 1) as f32)
     }
 
-    fn grid(block: &[u8], scale: &mut [f32], shift: &mut [f32]) {
-        let own = Block::read(block);
-        let d = own.d.to_f32();
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.scale(d, j);
-        }
-        for (k, shift) in shift.iter_mut().enumerate() {
-            *shift = own.values(k)[1];
-        }
+    #[inline(always)]
+    fn d(block: &Block) -> f32 {
+        block.d.to_f32()
     }
 
-    fn codes(block: &[u8], points: &mut [u16], _signs: &mut [u8]) {
-        let own = Block::read(block);
-        for (k, point) in points.iter_mut().enumerate() {
-            *point = own.point(k) as u16;
-        }
+    #[inline(always)]
+    fn scale(block: &Block, d: f32, j: usize) -> f32 {
+        d * f32::from(2 * (block.qh[j] >> 12 & 7) + 1)
     }
 
-    fn set_codes(block: &mut [u8], points: &[u16], _signs: &[u8]) {
-        let mut own = Block::read(block);
-        for (k, &point) in points.iter().enumerate() {
-            own.qs[k / 4][k % 4] = point as u8;
-            own.qh[k / 4] = replaced(own.qh[k / 4].into(), 3 * (k % 4), 3, (point >> 8).into()) as u16;
-        }
-        own.write(block);
+    fn shift(block: &Block, k: usize) -> f32 {
+        block.values(k)[1]
+    }
+
+    #[inline(always)]
+    fn point(block: &Block, k: usize) -> u16 {
+        u16::from(block.qs[k / 4][k % 4]) | (block.qh[k / 4] >> (3 * (k % 4)) & 7) << 8
+    }
+
+    fn set_point(block: &mut Block, k: usize, point: u16) {
+        block.qs[k / 4][k % 4] = point as u8;
+        block.qh[k / 4] = replaced(block.qh[k / 4].into(), 3 * (k % 4), 3, (point >> 8).into()) as u16;
     }
 }
 

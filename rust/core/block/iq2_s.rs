@@ -3,10 +3,11 @@
 //! `x = d * (0.5 + s) / 4 * sign * m`, where `m` (8, 25 or 43) comes from the codebook and `s` is a 4-bit code for each
 //! sub-block of 16.
 
+use super::bits::nibble;
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::{iq2_magnitude, levels8, signed};
-use super::vector::{SignRule, VectorCodes, coordinates, replaced};
+use super::vector::{VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
@@ -38,20 +39,6 @@ block_layout! {
         qh: [u8; 8],
         /// Scale codes, two sub-blocks to a byte, the first one below.
         scales: [u8; 8],
-    }
-}
-
-impl Block {
-    /// Scale of sub-block `j`, given that of the block.
-    #[inline(always)]
-    fn scale(&self, d: f32, j: usize) -> f32 {
-        d * (0.5 + f32::from(self.scales[j / 2] >> (j % 2 * 4) & 15)) * 0.25
-    }
-
-    /// Number of the point of vector `k`.
-    #[inline(always)]
-    fn point(&self, k: usize) -> usize {
-        usize::from(self.qs[k]) | usize::from(self.qh[k / 4] >> (2 * (k % 4)) & 3) << 8
     }
 }
 
@@ -114,8 +101,8 @@ fn pack(found: &[Option<Found>]) -> Block {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let scale = block.scale(d, k / 2);
-        let levels = levels8(codewords::IQ2_S[block.point(k)]);
+        let scale = IQ2_S::scale(block, d, k / 2);
+        let levels = levels8(codewords::IQ2_S[usize::from(IQ2_S::point(block, k))]);
         for j in 0..8 {
             out[j] = signed(scale * iq2_magnitude(levels[j]), block.signs[k], j);
         }
@@ -148,38 +135,42 @@ impl Codebook<8, 16> for IQ2_S {
 }
 
 impl VectorCodes for IQ2_S {
+    type Block = Block;
     const SUB_LEN: usize = 16;
     const DIMS: usize = 8;
-    const SIGNS: SignRule = SignRule::Any;
+    const SIGNS: Option<Signs> = Some(Signs::Any);
 
     fn points() -> Vec<f32> {
         coordinates(&codewords::IQ2_S, levels8, iq2_magnitude)
     }
 
-    fn grid(block: &[u8], scale: &mut [f32], _shift: &mut [f32]) {
-        let own = Block::read(block);
-        let d = own.d.to_f32();
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.scale(d, j);
-        }
+    #[inline(always)]
+    fn d(block: &Block) -> f32 {
+        block.d.to_f32()
     }
 
-    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]) {
-        let own = Block::read(block);
-        for (k, point) in points.iter_mut().enumerate() {
-            *point = own.point(k) as u16;
-        }
-        signs.copy_from_slice(&own.signs);
+    #[inline(always)]
+    fn scale(block: &Block, d: f32, j: usize) -> f32 {
+        d * (0.5 + f32::from(nibble(&block.scales, j))) * 0.25
     }
 
-    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]) {
-        let mut own = Block::read(block);
-        for (k, &point) in points.iter().enumerate() {
-            own.qs[k] = point as u8;
-            own.qh[k / 4] = replaced(own.qh[k / 4].into(), 2 * (k % 4), 2, (point >> 8).into()) as u8;
-        }
-        own.signs.copy_from_slice(signs);
-        own.write(block);
+    #[inline(always)]
+    fn point(block: &Block, k: usize) -> u16 {
+        u16::from(block.qs[k]) | u16::from(block.qh[k / 4] >> (2 * (k % 4)) & 3) << 8
+    }
+
+    fn set_point(block: &mut Block, k: usize, point: u16) {
+        block.qs[k] = point as u8;
+        block.qh[k / 4] = replaced(block.qh[k / 4].into(), 2 * (k % 4), 2, (point >> 8).into()) as u8;
+    }
+
+    #[inline(always)]
+    fn signs(block: &Block, g: usize) -> u8 {
+        block.signs[g]
+    }
+
+    fn set_signs(block: &mut Block, g: usize, signs: u8) {
+        block.signs[g] = signs;
     }
 }
 

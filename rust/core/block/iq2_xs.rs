@@ -3,9 +3,10 @@
 //! `x = d * (0.5 + s) / 4 * sign * m`, where `m` (8, 25 or 43) comes from the codebook and `s` is a 4-bit code for each
 //! sub-block of 16. The eighth sign of a vector makes the number of minus signs even.
 
+use super::bits::nibble;
 use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::signs::{iq2_magnitude, levels8, signed, with_parity};
-use super::vector::{SignRule, VectorCodes, coordinates};
+use super::vector::{VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
@@ -28,14 +29,6 @@ block_layout! {
         qs: [u16; 32],
         /// Scale codes, two sub-blocks to a byte, the first one below.
         scales: [u8; 8],
-    }
-}
-
-impl Block {
-    /// Scale of sub-block `j`, given that of the block.
-    #[inline(always)]
-    fn scale(&self, d: f32, j: usize) -> f32 {
-        d * (0.5 + f32::from(self.scales[j / 2] >> (j % 2 * 4) & 15)) * 0.25
     }
 }
 
@@ -86,9 +79,9 @@ fn pack(found: &[Option<Found>]) -> Block {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let scale = block.scale(d, k / 2);
-        let point = codewords::IQ2_XS[usize::from(block.qs[k] & 511)];
-        let (levels, signs) = (levels8(point), with_parity(u32::from(block.qs[k] >> 9)));
+        let scale = IQ2_XS::scale(block, d, k / 2);
+        let levels = levels8(codewords::IQ2_XS[usize::from(IQ2_XS::point(block, k))]);
+        let signs = IQ2_XS::signs(block, k);
         for j in 0..8 {
             out[j] = signed(scale * iq2_magnitude(levels[j]), signs, j);
         }
@@ -121,35 +114,41 @@ impl Codebook<8, 16> for IQ2_XS {
 }
 
 impl VectorCodes for IQ2_XS {
+    type Block = Block;
     const SUB_LEN: usize = 16;
     const DIMS: usize = 8;
-    const SIGNS: SignRule = SignRule::Even;
+    const SIGNS: Option<Signs> = Some(Signs::Even);
 
     fn points() -> Vec<f32> {
         coordinates(&codewords::IQ2_XS, levels8, iq2_magnitude)
     }
 
-    fn grid(block: &[u8], scale: &mut [f32], _shift: &mut [f32]) {
-        let own = Block::read(block);
-        let d = own.d.to_f32();
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.scale(d, j);
-        }
+    #[inline(always)]
+    fn d(block: &Block) -> f32 {
+        block.d.to_f32()
     }
 
-    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]) {
-        for ((point, signs), word) in points.iter_mut().zip(signs).zip(Block::read(block).qs) {
-            *point = word & 511;
-            *signs = with_parity((word >> 9).into());
-        }
+    #[inline(always)]
+    fn scale(block: &Block, d: f32, j: usize) -> f32 {
+        d * (0.5 + f32::from(nibble(&block.scales, j))) * 0.25
     }
 
-    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]) {
-        let mut own = Block::read(block);
-        for ((&point, &signs), word) in points.iter().zip(signs).zip(&mut own.qs) {
-            *word = point | u16::from(signs & 127) << 9;
-        }
-        own.write(block);
+    #[inline(always)]
+    fn point(block: &Block, k: usize) -> u16 {
+        block.qs[k] & 511
+    }
+
+    fn set_point(block: &mut Block, k: usize, point: u16) {
+        block.qs[k] = replaced(block.qs[k].into(), 0, 9, point.into()) as u16;
+    }
+
+    #[inline(always)]
+    fn signs(block: &Block, g: usize) -> u8 {
+        with_parity((block.qs[g] >> 9).into())
+    }
+
+    fn set_signs(block: &mut Block, g: usize, signs: u8) {
+        block.qs[g] = replaced(block.qs[g].into(), 9, 7, signs.into()) as u16;
     }
 }
 

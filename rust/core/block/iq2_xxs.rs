@@ -5,7 +5,7 @@
 
 use super::layout::{Layout, block_layout, decode_blocks, encode_weighted_blocks, finite, group, validate_blocks};
 use super::signs::{iq2_magnitude, levels8, signed, with_parity};
-use super::vector::{SignRule, VectorCodes, coordinates, replaced};
+use super::vector::{VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
@@ -26,14 +26,6 @@ block_layout! {
         d: f16,
         /// For each sub-block: four codebook indices of 8 bits; four sign patterns of 7 bits, the scale code above them.
         qs: [[u32; 2]; 8],
-    }
-}
-
-impl Block {
-    /// Scale of sub-block `j`, given that of the block.
-    #[inline(always)]
-    fn scale(&self, d: f32, j: usize) -> f32 {
-        d * (0.5 + (self.qs[j][1] >> 28) as f32) * 0.25
     }
 }
 
@@ -90,11 +82,11 @@ fn pack(found: &[Option<Found>]) -> Block {
 #[inline(always)]
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
-    for (j, ([points, signs], out)) in block.qs.iter().zip(out.as_chunks_mut::<32>().0).enumerate() {
-        let scale = block.scale(d, j);
+    for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let scale = IQ2_XXS::scale(block, d, ib);
         for k in 0..4 {
-            let point = codewords::IQ2_XXS[(points >> (8 * k) & 255) as usize];
-            let (levels, signs) = (levels8(point), with_parity(signs >> (7 * k)));
+            let levels = levels8(codewords::IQ2_XXS[usize::from(IQ2_XXS::point(block, 4 * ib + k))]);
+            let signs = IQ2_XXS::signs(block, 4 * ib + k);
             for j in 0..8 {
                 out[8 * k + j] = signed(scale * iq2_magnitude(levels[j]), signs, j);
             }
@@ -128,39 +120,43 @@ impl Codebook<8, 32> for IQ2_XXS {
 }
 
 impl VectorCodes for IQ2_XXS {
+    type Block = Block;
     const SUB_LEN: usize = 32;
     const DIMS: usize = 8;
-    const SIGNS: SignRule = SignRule::Even;
+    const SIGNS: Option<Signs> = Some(Signs::Even);
 
     fn points() -> Vec<f32> {
         coordinates(&codewords::IQ2_XXS, levels8, iq2_magnitude)
     }
 
-    fn grid(block: &[u8], scale: &mut [f32], _shift: &mut [f32]) {
-        let own = Block::read(block);
-        let d = own.d.to_f32();
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.scale(d, j);
-        }
+    #[inline(always)]
+    fn d(block: &Block) -> f32 {
+        block.d.to_f32()
     }
 
-    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]) {
-        let own = Block::read(block);
-        for (k, (point, signs)) in points.iter_mut().zip(signs).enumerate() {
-            let [low, high] = own.qs[k / 4];
-            *point = (low >> (8 * (k % 4)) & 255) as u16;
-            *signs = with_parity(high >> (7 * (k % 4)));
-        }
+    #[inline(always)]
+    fn scale(block: &Block, d: f32, j: usize) -> f32 {
+        d * (0.5 + (block.qs[j][1] >> 28) as f32) * 0.25
     }
 
-    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]) {
-        let mut own = Block::read(block);
-        for (k, (&point, &signs)) in points.iter().zip(signs).enumerate() {
-            let [low, high] = &mut own.qs[k / 4];
-            *low = replaced(*low, 8 * (k % 4), 8, point.into());
-            *high = replaced(*high, 7 * (k % 4), 7, signs.into());
-        }
-        own.write(block);
+    #[inline(always)]
+    fn point(block: &Block, k: usize) -> u16 {
+        (block.qs[k / 4][0] >> (8 * (k % 4)) & 255) as u16
+    }
+
+    fn set_point(block: &mut Block, k: usize, point: u16) {
+        let word = &mut block.qs[k / 4][0];
+        *word = replaced(*word, 8 * (k % 4), 8, point.into());
+    }
+
+    #[inline(always)]
+    fn signs(block: &Block, g: usize) -> u8 {
+        with_parity(block.qs[g / 4][1] >> (7 * (g % 4)))
+    }
+
+    fn set_signs(block: &mut Block, g: usize, signs: u8) {
+        let word = &mut block.qs[g / 4][1];
+        *word = replaced(*word, 7 * (g % 4), 7, signs.into());
     }
 }
 

@@ -3,10 +3,11 @@
 //! `x = d * (2 * s + 1) * sign * m`, where `m` (an odd number from 1 to 15) comes from the codebook and `s` is a 4-bit code
 //! for each sub-block of 32.
 
+use super::bits::nibble;
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::{levels4, signed};
-use super::vector::{SignRule, VectorCodes, coordinates, replaced};
+use super::vector::{VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
@@ -41,20 +42,6 @@ block_layout! {
 #[inline(always)]
 fn magnitude(level: i32) -> f32 {
     (2 * level + 1) as f32
-}
-
-impl Block {
-    /// Scale of sub-block `j`, given that of the block.
-    #[inline(always)]
-    fn scale(&self, d: f32, j: usize) -> f32 {
-        d * f32::from(1 + 2 * (self.scales[j / 2] >> (j % 2 * 4) & 15))
-    }
-
-    /// Number of the point of vector `k`.
-    #[inline(always)]
-    fn point(&self, k: usize) -> usize {
-        usize::from(self.qs[k / 8][k % 8]) | usize::from(self.qh[k / 8] >> (k % 8) & 1) << 8
-    }
 }
 
 fn candidates() -> Search<'static, 4> {
@@ -119,9 +106,9 @@ fn pack(found: &[Option<Found>]) -> Block {
 fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let scale = block.scale(d, ib);
+        let scale = IQ3_S::scale(block, d, ib);
         for k in 0..8 {
-            let levels = levels4(codewords::IQ3_S[block.point(8 * ib + k)]);
+            let levels = levels4(codewords::IQ3_S[usize::from(IQ3_S::point(block, 8 * ib + k))]);
             for j in 0..4 {
                 out[4 * k + j] = signed(scale * magnitude(levels[j]), block.signs[ib][k / 2], k % 2 * 4 + j);
             }
@@ -155,38 +142,42 @@ impl Codebook<4, 32> for IQ3_S {
 }
 
 impl VectorCodes for IQ3_S {
+    type Block = Block;
     const SUB_LEN: usize = 32;
     const DIMS: usize = 4;
-    const SIGNS: SignRule = SignRule::Any;
+    const SIGNS: Option<Signs> = Some(Signs::Any);
 
     fn points() -> Vec<f32> {
         coordinates(&codewords::IQ3_S, levels4, magnitude)
     }
 
-    fn grid(block: &[u8], scale: &mut [f32], _shift: &mut [f32]) {
-        let own = Block::read(block);
-        let d = own.d.to_f32();
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.scale(d, j);
-        }
+    #[inline(always)]
+    fn d(block: &Block) -> f32 {
+        block.d.to_f32()
     }
 
-    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]) {
-        let own = Block::read(block);
-        for (k, point) in points.iter_mut().enumerate() {
-            *point = own.point(k) as u16;
-        }
-        signs.copy_from_slice(own.signs.as_flattened());
+    #[inline(always)]
+    fn scale(block: &Block, d: f32, j: usize) -> f32 {
+        d * f32::from(1 + 2 * nibble(&block.scales, j))
     }
 
-    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]) {
-        let mut own = Block::read(block);
-        for (k, &point) in points.iter().enumerate() {
-            own.qs[k / 8][k % 8] = point as u8;
-            own.qh[k / 8] = replaced(own.qh[k / 8].into(), k % 8, 1, (point >> 8).into()) as u8;
-        }
-        own.signs.as_flattened_mut().copy_from_slice(signs);
-        own.write(block);
+    #[inline(always)]
+    fn point(block: &Block, k: usize) -> u16 {
+        u16::from(block.qs[k / 8][k % 8]) | u16::from(block.qh[k / 8] >> (k % 8) & 1) << 8
+    }
+
+    fn set_point(block: &mut Block, k: usize, point: u16) {
+        block.qs[k / 8][k % 8] = point as u8;
+        block.qh[k / 8] = replaced(block.qh[k / 8].into(), k % 8, 1, (point >> 8).into()) as u8;
+    }
+
+    #[inline(always)]
+    fn signs(block: &Block, g: usize) -> u8 {
+        block.signs[g / 4][g % 4]
+    }
+
+    fn set_signs(block: &mut Block, g: usize, signs: u8) {
+        block.signs[g / 4][g % 4] = signs;
     }
 }
 

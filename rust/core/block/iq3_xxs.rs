@@ -6,7 +6,7 @@
 use super::layout::{Layout, block_layout, decode_blocks, finite, group, validate_blocks};
 use super::layout::{encode_blocks, encode_weighted_blocks};
 use super::signs::{iq3_xxs_magnitude, levels4, signed, with_parity};
-use super::vector::{SignRule, VectorCodes, coordinates, replaced};
+use super::vector::{VectorCodes, coordinates, replaced};
 use super::{BlockFault, BlockFormat, FormatInfo, ImatrixUse};
 use crate::kernel::codebook::{Codebook, Found};
 use crate::kernel::grid::{self as books, Neighbours};
@@ -34,14 +34,6 @@ block_layout! {
         qs: [[u8; 8]; 8],
         /// For each sub-block: four sign patterns of 7 bits, the scale code above them.
         signs_and_scales: [u32; 8],
-    }
-}
-
-impl Block {
-    /// Scale of sub-block `j`, given that of the block.
-    #[inline(always)]
-    fn scale(&self, d: f32, j: usize) -> f32 {
-        d * (0.5 + (self.signs_and_scales[j] >> 28) as f32) * 0.5
     }
 }
 
@@ -101,7 +93,7 @@ fn decode(block: &Block, out: &mut [f32; 256]) {
     let d = block.d.to_f32();
     for (ib, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let word = block.signs_and_scales[ib];
-        let scale = block.scale(d, ib);
+        let scale = IQ3_XXS::scale(block, d, ib);
         for k in 0..8 {
             let point = codewords::IQ3_XXS[usize::from(block.qs[ib][k])];
             let (levels, signs) = (levels4(point), with_parity(word >> (7 * (k / 2))));
@@ -138,42 +130,42 @@ impl Codebook<4, 32> for IQ3_XXS {
 }
 
 impl VectorCodes for IQ3_XXS {
+    type Block = Block;
     const SUB_LEN: usize = 32;
     const DIMS: usize = 4;
-    const SIGNS: SignRule = SignRule::Even;
+    const SIGNS: Option<Signs> = Some(Signs::Even);
 
     fn points() -> Vec<f32> {
         coordinates(&codewords::IQ3_XXS, levels4, iq3_xxs_magnitude)
     }
 
-    fn grid(block: &[u8], scale: &mut [f32], _shift: &mut [f32]) {
-        let own = Block::read(block);
-        let d = own.d.to_f32();
-        for (j, scale) in scale.iter_mut().enumerate() {
-            *scale = own.scale(d, j);
-        }
+    #[inline(always)]
+    fn d(block: &Block) -> f32 {
+        block.d.to_f32()
     }
 
-    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]) {
-        let own = Block::read(block);
-        for (point, &index) in points.iter_mut().zip(own.qs.as_flattened()) {
-            *point = index.into();
-        }
-        for (k, signs) in signs.iter_mut().enumerate() {
-            *signs = with_parity(own.signs_and_scales[k / 4] >> (7 * (k % 4)));
-        }
+    #[inline(always)]
+    fn scale(block: &Block, d: f32, j: usize) -> f32 {
+        d * (0.5 + (block.signs_and_scales[j] >> 28) as f32) * 0.5
     }
 
-    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]) {
-        let mut own = Block::read(block);
-        for (index, &point) in own.qs.as_flattened_mut().iter_mut().zip(points) {
-            *index = point as u8;
-        }
-        for (k, &signs) in signs.iter().enumerate() {
-            let word = &mut own.signs_and_scales[k / 4];
-            *word = replaced(*word, 7 * (k % 4), 7, signs.into());
-        }
-        own.write(block);
+    #[inline(always)]
+    fn point(block: &Block, k: usize) -> u16 {
+        block.qs[k / 8][k % 8].into()
+    }
+
+    fn set_point(block: &mut Block, k: usize, point: u16) {
+        block.qs[k / 8][k % 8] = point as u8;
+    }
+
+    #[inline(always)]
+    fn signs(block: &Block, g: usize) -> u8 {
+        with_parity(block.signs_and_scales[g / 4] >> (7 * (g % 4)))
+    }
+
+    fn set_signs(block: &mut Block, g: usize, signs: u8) {
+        let word = &mut block.signs_and_scales[g / 4];
+        *word = replaced(*word, 7 * (g % 4), 7, signs.into());
     }
 }
 

@@ -1,73 +1,103 @@
 //! Formats that look up several weights at once in a codebook, so that points can be changed while scales stay.
 
+use super::layout::Layout;
 use super::{BlockFormat, Format};
+use crate::reference::codebook::Signs;
 
-/// How the signs of eight weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignRule {
-    /// Not at all: points have signs of their own.
-    InPoints,
-    /// One for each weight.
-    Any,
-    /// The last one makes the number of minus signs even.
-    Even,
-}
-
-impl SignRule {
-    /// Its name where no types are.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::InPoints => "in points",
-            Self::Any => "any",
-            Self::Even => "even",
-        }
-    }
-}
-
-/// A format with `x = scale[j] * (sign * point[i] + shift[v])` for coordinate `i` of vector `v` in sub-block `j`: those with
+/// A format with `x = scale[j] * (sign * point[i] + shift[k])` for coordinate `i` of vector `k` in sub-block `j`: those with
 /// codebooks of vectors, IQ1 to IQ3.
-pub trait VectorCodes: BlockFormat {
+pub(crate) trait VectorCodes: BlockFormat {
+    /// A block of the format.
+    type Block: Layout;
     /// Weights that share a scale.
     const SUB_LEN: usize;
     /// Weights of a vector: 8 or 4.
     const DIMS: usize;
-    /// How signs are stored.
-    const SIGNS: SignRule;
+    /// Sign patterns of eight weights that can be stored; `None` where points have signs of their own.
+    const SIGNS: Option<Signs>;
     /// Whether vectors have a shift.
     const SHIFT: bool = false;
 
     /// Coordinates of all points, `DIMS` for each.
     fn points() -> Vec<f32>;
 
-    /// Scales of a block's sub-blocks and shifts of its vectors, if there are any, as they decode.
-    fn grid(block: &[u8], scale: &mut [f32], shift: &mut [f32]);
+    /// The scale of a block.
+    fn d(block: &Self::Block) -> f32;
 
-    /// A block's codes: the number of each vector's point, and the signs of each eight weights, a set bit for a minus, if
-    /// they are stored.
-    fn codes(block: &[u8], points: &mut [u16], signs: &mut [u8]);
+    /// Scale of sub-block `j`, given that of the block.
+    fn scale(block: &Self::Block, d: f32, j: usize) -> f32;
 
-    /// Replaces a block's codes. Of signs that are [even](SignRule::Even), the last one is not looked at.
-    fn set_codes(block: &mut [u8], points: &[u16], signs: &[u8]);
+    /// Shift of vector `k`.
+    fn shift(_block: &Self::Block, _k: usize) -> f32 {
+        0.0
+    }
+
+    /// Number of the point of vector `k`.
+    fn point(block: &Self::Block, k: usize) -> u16;
+
+    /// Replaces the point of vector `k`.
+    fn set_point(block: &mut Self::Block, k: usize, point: u16);
+
+    /// Signs of the eight weights `g`, a set bit for a minus.
+    fn signs(_block: &Self::Block, _g: usize) -> u8 {
+        0
+    }
+
+    /// Replaces the signs of the eight weights `g`. Of [even](Signs::Even) ones, the last is not looked at.
+    fn set_signs(_block: &mut Self::Block, _g: usize, _signs: u8) {}
 }
 
-/// The functions of a [`VectorCodes`] format, looked up at run time.
+/// Scales of a block's sub-blocks and shifts of its vectors, if there is room for them, as they decode.
+fn grid_of_block<F: VectorCodes>(bytes: &[u8], scale: &mut [f32], shift: &mut [f32]) {
+    let block = F::Block::read(bytes);
+    let d = F::d(&block);
+    for (j, scale) in scale.iter_mut().enumerate() {
+        *scale = F::scale(&block, d, j);
+    }
+    for (k, shift) in shift.iter_mut().enumerate() {
+        *shift = F::shift(&block, k);
+    }
+}
+
+/// A block's codes: the number of each vector's point, and the signs of each eight weights, if there is room for them.
+pub(crate) fn codes_of_block<F: VectorCodes>(bytes: &[u8], points: &mut [u16], signs: &mut [u8]) {
+    let block = F::Block::read(bytes);
+    for (k, point) in points.iter_mut().enumerate() {
+        *point = F::point(&block, k);
+    }
+    for (g, signs) in signs.iter_mut().enumerate() {
+        *signs = F::signs(&block, g);
+    }
+}
+
+/// Replaces a block's codes.
+pub(crate) fn set_codes_of_block<F: VectorCodes>(bytes: &mut [u8], points: &[u16], signs: &[u8]) {
+    let mut block = F::Block::read(bytes);
+    for (k, &point) in points.iter().enumerate() {
+        F::set_point(&mut block, k, point);
+    }
+    for (g, &signs) in signs.iter().enumerate() {
+        F::set_signs(&mut block, g, signs);
+    }
+    block.write(bytes);
+}
+
+/// The functions of a format with a codebook of vectors, looked up at run time.
 #[derive(Clone, Copy)]
 pub struct VectorCodec {
-    /// See [`VectorCodes::SUB_LEN`].
+    /// Weights that share a scale.
     pub sub_len: usize,
-    /// See [`VectorCodes::DIMS`].
+    /// Weights of a vector: 8 or 4.
     pub dims: usize,
-    /// See [`VectorCodes::SIGNS`].
-    pub signs: SignRule,
-    /// See [`VectorCodes::SHIFT`].
+    /// Sign patterns of eight weights that can be stored; `None` where points have signs of their own.
+    pub signs: Option<Signs>,
+    /// Whether vectors have a shift.
     pub has_shift: bool,
-    /// See [`VectorCodes::points`].
+    /// Coordinates of all points, `dims` for each.
     pub points: fn() -> Vec<f32>,
-    /// See [`VectorCodes::grid`].
-    pub(crate) grid: fn(&[u8], &mut [f32], &mut [f32]),
-    /// See [`VectorCodes::codes`].
+    /// A block's codes: the number of each vector's point, and the signs of each eight weights, a set bit for a minus.
     pub codes: fn(&[u8], &mut [u16], &mut [u8]),
-    /// See [`VectorCodes::set_codes`].
+    pub(crate) grid: fn(&[u8], &mut [f32], &mut [f32]),
     pub(crate) set_codes: fn(&mut [u8], &[u16], &[u8]),
 }
 
@@ -79,15 +109,15 @@ impl VectorCodec {
             signs: F::SIGNS,
             has_shift: F::SHIFT,
             points: F::points,
-            grid: F::grid,
-            codes: F::codes,
-            set_codes: F::set_codes,
+            codes: codes_of_block::<F>,
+            grid: grid_of_block::<F>,
+            set_codes: set_codes_of_block::<F>,
         }
     }
 
-    /// Eight weights with signs of their own in so many weights; none where points have them.
+    /// Bytes of signs that so many weights have.
     pub fn sign_bytes(&self, weights: usize) -> usize {
-        if self.signs == SignRule::InPoints { 0 } else { weights / 8 }
+        if self.signs.is_none() { 0 } else { weights / 8 }
     }
 }
 
@@ -124,7 +154,7 @@ pub struct Grid {
     pub shift: Vec<f32>,
 }
 
-/// Scales and shifts of whole blocks. `None` if the format has no [`VectorCodes`].
+/// Scales and shifts of whole blocks. `None` if the format has no codebook of vectors.
 ///
 /// # Panics
 /// If `data` is not a whole number of blocks.
@@ -144,7 +174,7 @@ pub fn grid(format: Format, data: &[u8]) -> Option<Grid> {
 }
 
 /// The blocks with other codes: a point for each vector, and signs of each eight weights if they are stored. `None` if the
-/// format has no [`VectorCodes`], a point is not in its codebook, or signs that must be even are not.
+/// format has no codebook of vectors, a point is not in its codebook, or signs that must be even are not.
 ///
 /// # Panics
 /// If `data` is not a whole number of blocks, or there are not as many points and signs as they have.
@@ -156,7 +186,7 @@ pub fn with_codes(format: Format, data: &[u8], points: &[u16], signs: &[u8]) -> 
     assert_eq!(weights / codec.dims, points.len(), "a point for each vector");
     assert_eq!(codec.sign_bytes(weights), signs.len(), "signs of each eight weights");
     let known = (codec.points)().len() / codec.dims;
-    let uneven = |signs: &u8| codec.signs == SignRule::Even && signs.count_ones() % 2 == 1;
+    let uneven = |signs: &u8| codec.signs == Some(Signs::Even) && signs.count_ones() % 2 == 1;
     if points.iter().any(|&point| usize::from(point) >= known) || signs.iter().any(uneven) {
         return None;
     }

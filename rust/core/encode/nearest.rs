@@ -3,8 +3,9 @@
 use super::{Run, check_finite, expect_len, row_bytes, whole_rows};
 use crate::arch::{Isa, isa};
 use crate::block::Format;
-use crate::block::vector::{SignRule, VectorCodec};
+use crate::block::vector::VectorCodec;
 use crate::error::{At, Error, Result};
+use crate::reference::codebook::Signs;
 
 /// Weights whose signs are stored together.
 const GROUP: usize = 8;
@@ -62,12 +63,12 @@ fn nearest<const N: usize>(book: &[[f32; LANES]], a: &[f32; N]) -> u16 {
 /// Signs of eight weights, a set bit for a minus, and the weights with them taken off. Where minus signs must be even in number
 /// and are not, that of the first of the smallest magnitudes is turned.
 #[inline(always)]
-fn split(y: &[f32; GROUP], rule: SignRule) -> (u8, [f32; GROUP]) {
-    if rule == SignRule::InPoints {
+fn split(y: &[f32; GROUP], stored: Option<Signs>) -> (u8, [f32; GROUP]) {
+    if stored.is_none() {
         return (0, *y);
     }
     let mut signs = y.iter().enumerate().fold(0, |bits, (i, &v)| bits | u8::from(v < 0.0) << i);
-    if rule == SignRule::Even && signs.count_ones() % 2 == 1 {
+    if stored == Some(Signs::Even) && signs.count_ones() % 2 == 1 {
         signs ^= 1 << (1..GROUP).fold(0, |least, i| if y[i].abs() < y[least].abs() { i } else { least });
     }
     (signs, std::array::from_fn(|i| if signs >> i & 1 == 1 { -y[i] } else { y[i] }))

@@ -8,9 +8,11 @@ use std::sync::LazyLock;
 use super::dense::Dense;
 use super::factor::WINDOW;
 use super::form::{Factors, Form, GROUP, Parts, Quad};
+use crate::block::bits::nibble;
 use crate::block::layout::Layout;
-use crate::block::vector::VectorCodes;
+use crate::block::vector::{self, VectorCodes};
 use crate::block::{Format, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs};
+use crate::reference::codebook::Signs;
 use crate::reference::grid::codewords::{IQ2_MAGNITUDES, IQ3_XXS_MAGNITUDES};
 use crate::reference::grid::{self, Grid, Place};
 use crate::reference::rounding::to_half;
@@ -114,7 +116,7 @@ fn signs(levels: &[f32]) -> u8 {
 /// The levels of a block.
 fn read<F: VectorCodes, const N: usize>(bytes: &[u8], grid: &Grid<N>, worth: &[f32], levels: &mut [f32; WINDOW]) {
     let (mut points, mut signs) = ([0; WINDOW / 4], [0; WINDOW / GROUP]);
-    F::codes(bytes, &mut points[..WINDOW / N], &mut signs);
+    vector::codes_of_block::<F>(bytes, &mut points[..WINDOW / N], &mut signs);
     for (k, level) in levels.iter_mut().enumerate() {
         let magnitude = worth[usize::from(grid.point(points[k / N])[k % N])];
         *level = if signs[k / GROUP] >> (k % GROUP) & 1 == 1 { -magnitude } else { magnitude };
@@ -126,7 +128,7 @@ fn write<F: VectorCodes, const N: usize>(levels: &[f32; WINDOW], grid: &Grid<N>,
     let points: [u16; WINDOW / 4] =
         std::array::from_fn(|k| levels.get(N * k..N * k + N).map_or(0, |levels| index(grid, worth, levels)));
     let signs: [u8; WINDOW / GROUP] = std::array::from_fn(|k| signs(&levels[GROUP * k..]));
-    F::set_codes(bytes, &points[..WINDOW / N], &signs);
+    vector::set_codes_of_block::<F>(bytes, &points[..WINDOW / N], &signs);
 }
 
 /// Scale codes `s` of integers `2 s + 1`.
@@ -139,14 +141,14 @@ fn scale_integer(code: u8) -> i16 {
 }
 
 macro_rules! form {
-    ($form:ident, $module:ident, $n:literal, $sub:literal, $unit:literal, $even:literal, $worth:expr,
+    ($form:ident, $module:ident, $unit:literal, $worth:expr,
      |$stored:ident, $j:ident| $code:expr, |$codes:ident| $empty:expr) => {
         #[doc = concat!("[`", stringify!($module), "`]")]
         pub(super) struct $form;
 
         impl Form for $form {
             const FORMAT: Format = Format::$form;
-            const SUB: usize = $sub;
+            const SUB: usize = <$module::$form as VectorCodes>::SUB_LEN;
             const JOINT: bool = true;
             const SCALES: Factors = Factors::Shared { low: 1, high: 31, step: 2, unit: $unit };
             const MINS: Factors = Factors::Absent;
@@ -156,24 +158,25 @@ macro_rules! form {
             }
             fn choose(dense: &Dense, y: &[f32; GROUP], quad: &Quad) -> [f32; GROUP] {
                 static BOOK: LazyLock<Book> = LazyLock::new(|| Book::new(&grid::$form, $worth));
-                choose::<$n>(dense, &BOOK, $even, y, quad)
+                let even = <$module::$form as VectorCodes>::SIGNS == Some(Signs::Even);
+                choose::<{ <$module::$form as VectorCodes>::DIMS }>(dense, &BOOK, even, y, quad)
             }
 
             fn read(bytes: &[u8], _block: usize, parts: &mut Parts) {
                 let $stored = $module::Block::read(bytes);
                 parts.scales.d[0] = $stored.d.to_f32();
-                for $j in 0..WINDOW / $sub {
+                for $j in 0..WINDOW / Self::SUB {
                     parts.scales.n[$j] = scale_integer($code);
                 }
-                read::<$module::$form, $n>(bytes, &grid::$form, $worth, &mut parts.levels);
+                read::<$module::$form, _>(bytes, &grid::$form, $worth, &mut parts.levels);
             }
 
             fn write(parts: &Parts, _block: usize, bytes: &mut [u8]) {
-                let $codes: [u8; WINDOW / $sub] = std::array::from_fn(|j| scale_code(parts.scales.n[j]));
+                let $codes: [u8; WINDOW / Self::SUB] = std::array::from_fn(|j| scale_code(parts.scales.n[j]));
                 let mut block = $empty;
                 block.d = to_half(parts.scales.d[0]);
                 block.write(bytes);
-                write::<$module::$form, $n>(&parts.levels, &grid::$form, $worth, bytes);
+                write::<$module::$form, _>(&parts.levels, &grid::$form, $worth, bytes);
             }
         }
     };
@@ -184,37 +187,24 @@ fn pairs<const N: usize>(codes: &[u8]) -> [u8; N] {
     std::array::from_fn(|i| codes[2 * i] | codes[2 * i + 1] << 4)
 }
 
-/// Code `j` of such bytes.
-fn of_pairs(bytes: &[u8], j: usize) -> u8 {
-    bytes[j / 2] >> (j % 2 * 4) & 15
-}
-
 const ZERO: f16 = f16::ZERO;
 
-form!(IQ2_XXS, iq2_xxs, 8, 32, 0.125, true, &IQ2_MAGNITUDES, |stored, j| (stored.qs[j][1] >> 28) as u8, |codes| {
+form!(IQ2_XXS, iq2_xxs, 0.125, &IQ2_MAGNITUDES, |stored, j| (stored.qs[j][1] >> 28) as u8, |codes| {
     iq2_xxs::Block { d: ZERO, qs: codes.map(|code| [0, u32::from(code) << 28]) }
 });
 
-form!(IQ2_XS, iq2_xs, 8, 16, 0.125, true, &IQ2_MAGNITUDES, |stored, j| of_pairs(&stored.scales, j), |codes| {
+form!(IQ2_XS, iq2_xs, 0.125, &IQ2_MAGNITUDES, |stored, j| nibble(&stored.scales, j), |codes| {
     iq2_xs::Block { d: ZERO, qs: [0; 32], scales: pairs(&codes) }
 });
 
-form!(IQ2_S, iq2_s, 8, 16, 0.125, false, &IQ2_MAGNITUDES, |stored, j| of_pairs(&stored.scales, j), |codes| {
+form!(IQ2_S, iq2_s, 0.125, &IQ2_MAGNITUDES, |stored, j| nibble(&stored.scales, j), |codes| {
     iq2_s::Block { d: ZERO, qs: [0; 32], signs: [0; 32], qh: [0; 8], scales: pairs(&codes) }
 });
 
-form!(
-    IQ3_XXS,
-    iq3_xxs,
-    4,
-    32,
-    0.25,
-    true,
-    &IQ3_XXS_MAGNITUDES,
-    |stored, j| (stored.signs_and_scales[j] >> 28) as u8,
-    |codes| { iq3_xxs::Block { d: ZERO, qs: [[0; 8]; 8], signs_and_scales: codes.map(|code| u32::from(code) << 28) } }
-);
+form!(IQ3_XXS, iq3_xxs, 0.25, &IQ3_XXS_MAGNITUDES, |stored, j| (stored.signs_and_scales[j] >> 28) as u8, |codes| {
+    iq3_xxs::Block { d: ZERO, qs: [[0; 8]; 8], signs_and_scales: codes.map(|code| u32::from(code) << 28) }
+});
 
-form!(IQ3_S, iq3_s, 4, 32, 1.0, false, &ODD, |stored, j| of_pairs(&stored.scales, j), |codes| {
+form!(IQ3_S, iq3_s, 1.0, &ODD, |stored, j| nibble(&stored.scales, j), |codes| {
     iq3_s::Block { d: ZERO, qs: [[0; 8]; 8], qh: [0; 8], signs: [[0; 4]; 8], scales: pairs(&codes) }
 });

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::tile::{self, Tile, store_lanes};
 use super::{BATCH, BatchEncoder, MAX_GROUPS, descent, symmetric};
 use crate::block::layout::Layout;
-use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
+use crate::lanes::{F32Lanes, MAX_LANES};
 use crate::reference::symmetric as reference;
 
 /// Weights in a sub-block, and sub-blocks in a super-block.
@@ -180,16 +180,12 @@ fn recode<F: F32Lanes, S: Signed>(
         let Some(scales) = &scales[b] else { continue };
         let steps = S::decode(scales);
         for (part, to) in codes[b].as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let mut vectors = [F::Int::splat(0); 8];
+            let mut quotients = [F::splat(0.0); 8];
             for k in 0..32 / F::LEN {
                 let at = 32 * part + k * F::LEN;
-                let quotient = F::load(&x[b][at..]) / F::splat(steps[at / G]);
-                vectors[k] = quotient.nearest_int() + F::Int::splat(S::HALF);
+                quotients[k] = F::load(&x[b][at..]) / F::splat(steps[at / G]);
             }
-            F::Int::store_limited(&vectors[..32 / F::LEN], to);
-        }
-        for code in &mut codes[b] {
-            *code = (*code).min(2 * S::HALF as u8 - 1);
+            symmetric::store_codes(&quotients, S::HALF, to);
         }
         // Rare with ordinary weights, so that the codes are made once more rather than kept.
         for j in (0..G).filter(|&j| steps[j] == 0.0) {

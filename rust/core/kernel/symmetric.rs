@@ -161,15 +161,24 @@ pub(crate) fn codes_in_order<F: F32Lanes, const N: usize>(x: &[f32; N], inverse:
         return codes;
     }
     for (x, to) in x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
-        let mut vectors = [F::Int::splat(0); 8];
+        let mut steps = [F::splat(0.0); 8];
         for k in 0..32 / F::LEN {
-            let product = F::load(&x[k * F::LEN..]) * F::splat(inverse);
-            vectors[k] = product.nearest_int() + F::Int::splat(half);
+            steps[k] = F::load(&x[k * F::LEN..]) * F::splat(inverse);
         }
-        F::Int::store_limited(&vectors[..32 / F::LEN], to);
-    }
-    for code in &mut codes {
-        *code = (*code).min(2 * half as u8 - 1);
+        store_codes(&steps, half, to);
     }
     codes
+}
+
+/// Codes of 32 weights in steps of their scale, offset by `half`.
+#[inline(always)]
+pub(crate) fn store_codes<F: F32Lanes>(steps: &[F; 8], half: i32, to: &mut [u8; 32]) {
+    let mut vectors = [F::Int::splat(0); 8];
+    for k in 0..32 / F::LEN {
+        vectors[k] = steps[k].nearest_int() + F::Int::splat(half);
+    }
+    F::Int::store_limited(&vectors[..32 / F::LEN], to);
+    for code in to {
+        *code = (*code).min(2 * half as u8 - 1);
+    }
 }

@@ -1,9 +1,10 @@
 //! Encoding and decoding of arrays.
 
 use ggquant::block::scalar::{self, ScalarCodec};
-use ggquant::block::vector::{self, VectorCodec};
+use ggquant::block::vector;
 use ggquant::block::{Format, ImatrixUse};
 use ggquant::encode::{Imatrix, Run, Weights};
+use ggquant::reference::codebook::Signs;
 use half::slice::HalfBitsSliceExt;
 use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -159,10 +160,14 @@ pub(crate) fn decode<'py>(
     Ok(target.into_array(py))
 }
 
+fn names(wanted: fn(Format) -> bool) -> Vec<&'static str> {
+    Format::ALL.iter().filter(|&&format| wanted(format)).map(|format| format.info().name).collect()
+}
+
 /// Names of the formats in which every weight has a code of its own.
 #[pyfunction]
 pub(crate) fn scalar_formats() -> Vec<&'static str> {
-    Format::ALL.iter().filter(|format| format.scalar_codes().is_some()).map(|format| format.info().name).collect()
+    names(|format| format.scalar_codes().is_some())
 }
 
 /// Arrays of scales and of offsets (empty without any), one for each sub-block; the table; weights of a sub-block.
@@ -207,7 +212,7 @@ pub(crate) fn with_codes<'py>(
 /// Names of the formats in which several weights at once are looked up in a codebook.
 #[pyfunction]
 pub(crate) fn vector_formats() -> Vec<&'static str> {
-    Format::ALL.iter().filter(|format| format.vector_codes().is_some()).map(|format| format.info().name).collect()
+    names(|format| format.vector_codes().is_some())
 }
 
 /// Arrays of scales, one for each sub-block, and of shifts (empty without any), one for each vector; coordinates of the
@@ -222,38 +227,19 @@ pub(crate) fn block_vectors<'py>(
     format: &str,
     data: PyReadonlyArray1<'py, u8>,
 ) -> PyResult<BlockVectors<'py>> {
-    let (format, codec) = vector_format(format)?;
+    let format = parse_format(format)?;
+    let codec = format.vector_codes().ok_or_else(|| no_points(format))?;
     let data = data.as_slice()?;
     whole_blocks(format, data.len())?;
     let grid = py.detach(|| vector::grid(format, data)).ok_or_else(|| no_points(format))?;
     let array = |values: Vec<f32>| PyArray1::from_vec(py, values);
     let points = array((codec.points)());
-    Ok((array(grid.scale), array(grid.shift), points, codec.dims, codec.sub_len, codec.signs.name()))
-}
-
-/// Encoded blocks with other points, one a vector, and signs, a byte for each eight weights, or none where points have them.
-#[pyfunction]
-pub(crate) fn with_points<'py>(
-    py: Python<'py>,
-    format: &str,
-    data: PyReadonlyArray1<'py, u8>,
-    points: PyReadonlyArray1<'py, u16>,
-    signs: PyReadonlyArray1<'py, u8>,
-) -> PyResult<Bound<'py, PyArray1<u8>>> {
-    let (format, codec) = vector_format(format)?;
-    let (data, points, signs) = (data.as_slice()?, points.as_slice()?, signs.as_slice()?);
-    let weights = whole_blocks(format, data.len())? * format.info().block_len;
-    if (points.len(), signs.len()) != (weights / codec.dims, codec.sign_bytes(weights)) {
-        return Err(PyValueError::new_err(format!(
-            "{} points and {} signs for {weights} weights of {format}",
-            points.len(),
-            signs.len()
-        )));
-    }
-    let out = py.detach(|| vector::with_codes(format, data, points, signs)).ok_or_else(|| {
-        PyValueError::new_err(format!("a point is not in the codebook of {format}, or signs are not as it has them"))
-    })?;
-    Ok(PyArray1::from_vec(py, out))
+    let signs = match codec.signs {
+        None => "in points",
+        Some(Signs::Any) => "any",
+        Some(Signs::Even) => "even",
+    };
+    Ok((array(grid.scale), array(grid.shift), points, codec.dims, codec.sub_len, signs))
 }
 
 /// Encoded rows with the points and signs nearest to `x`, float32 and flat, while scales stay.
@@ -272,11 +258,6 @@ pub(crate) fn nearest_codes<'py>(
         ggquant::encode::nearest_codes(format, data, x, row_len, Run { threads, interrupt: Some(interrupt) })
     })?;
     Ok(PyArray1::from_vec(py, out))
-}
-
-fn vector_format(name: &str) -> PyResult<(Format, VectorCodec)> {
-    let format = parse_format(name)?;
-    Ok((format, format.vector_codes().ok_or_else(|| no_points(format))?))
 }
 
 fn no_points(format: Format) -> PyErr {

@@ -36,7 +36,6 @@ mod _native {
     #[pymodule_export]
     use super::blocks::{
         block_grid, block_vectors, decode, encode, formats, nearest_codes, scalar_formats, vector_formats, with_codes,
-        with_points,
     };
     #[pymodule_export]
     use super::convert::{checkpoint_tensors, convert_models};
