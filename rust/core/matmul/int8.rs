@@ -12,7 +12,7 @@ use super::activation::{self, Rounded};
 use super::dot::{self, Dot, ROWS};
 use super::gemv::{self, MultiplyRow};
 use super::slab::{Facts, SLAB, Slab};
-use super::tile::{self, COLUMNS, Kernels, PANEL, Quad, Row, Side};
+use super::tile::{self, COLUMNS, GROUP, Kernels, PANEL, Quad, Row, SIZES, Side};
 use super::unpack::Unpacker;
 use super::{Matrix, Output};
 use crate::arch::Isa;
@@ -104,23 +104,66 @@ impl Tiled<'_> {
         let mut sums = vec![[0.0; COLUMNS]; PANEL * count.div_ceil(COLUMNS)];
         let slab_bytes = unpacker.facts.format.info().row_bytes(SLAB).unwrap_or(0);
         let bytes: [&[u8]; PANEL] = std::array::from_fn(|r| weights.bytes(row + r.min(rows - 1), 0, weights.cols));
-        for i in 0..slabs {
-            for (row, laid_out) in bytes[..rows].iter().zip(&mut panel) {
-                let (from, to) = (i * slab_bytes, row.len().min((i + 1) * slab_bytes));
-                // The next slab of the row, which lies too far from the next row's for the machine to guess; with the cache line
-                // in which it ends.
-                prefetch(row[to..].as_ptr(), slab_bytes + 63);
-                (unpacker.unpack)(&row[from..to], &mut slab);
-                // SAFETY: the kernels are for this machine.
-                unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
+        let tiles = count.div_ceil(COLUMNS);
+        let size = |tile: usize| SIZES.partition_point(|&size| size < COLUMNS.min(count - tile * COLUMNS));
+        // Groups and slabs that are multiplied where they lie.
+        let direct = |group: usize, i: usize| {
+            let whole = (group + 1) * GROUP <= rows && (i + 1) * slab_bytes <= bytes[0].len();
+            kernels.direct.filter(|_| whole).map(|direct| (direct, bytes[group * GROUP][i * slab_bytes..].as_ptr()))
+        };
+        if tiles == 1 {
+            // A few rows from their beginnings to their ends, which memory gives faster than pieces of many.
+            for (group, sums) in sums.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                let quads = quads.chunks_exact(kernels.quads);
+                for (i, (quads, side)) in quads.zip(sides).enumerate() {
+                    if let Some((direct, start)) = direct(group, i) {
+                        // SAFETY: the kernels are for this machine; rows and slab are whole.
+                        unsafe { direct[size(0)](start, weights.row_bytes, quads, side, sums) };
+                    }
+                }
             }
-            let tiles = count.div_ceil(COLUMNS);
+        }
+        for i in 0..slabs {
             let quads = quads[i * tiles * kernels.quads..].chunks_exact(kernels.quads);
-            let tiles = quads.zip(&sides[i * tiles..]).zip(sums.chunks_exact_mut(PANEL));
-            for (tile, ((quads, side), sums)) in tiles.enumerate() {
-                let multiply = kernels.multiply[usize::from(count - tile * COLUMNS > COLUMNS / 2)];
-                // SAFETY: as above.
-                unsafe { multiply(&panel, quads, side, sums) };
+            let all = quads.zip(&sides[i * tiles..]).zip(sums.chunks_exact_mut(PANEL));
+            for (tile, ((quads, side), sums)) in all.enumerate() {
+                // What the next tile will read is fetched, a share with each group of rows: it is a few kilobytes from a slower
+                // cache, too short for the machine to fetch ahead by itself.
+                let next_quads = quads.as_ptr_range().end;
+                let next_side = std::ptr::from_ref(side).wrapping_add(1);
+                let next_sums = sums.as_ptr_range().end;
+                for (group, sums) in sums.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                    let direct = direct(group, i);
+                    if tiles == 1 && direct.is_some() {
+                        continue;
+                    }
+                    fetch_share(next_quads, quads.len(), group);
+                    fetch_share(next_side, 1, group);
+                    fetch_share(next_sums, PANEL, group);
+                    if let Some((direct, start)) = direct {
+                        // SAFETY: as above.
+                        unsafe { direct[size(tile)](start, weights.row_bytes, quads, side, sums) };
+                        continue;
+                    }
+                    // Rows that meet one tile alone need not be kept, and stay in the fastest cache.
+                    let place = if tiles == 1 { 0 } else { group };
+                    let laid_out = &mut panel.as_chunks_mut::<GROUP>().0[place];
+                    if tile == 0 {
+                        // Rows are laid out as they are needed, so that requests for the next slab are spread over all of the
+                        // work.
+                        for (row, laid_out) in bytes[rows.min(group * GROUP)..rows].iter().zip(&mut *laid_out) {
+                            let (from, to) = (i * slab_bytes, row.len().min((i + 1) * slab_bytes));
+                            // The next slab of the row, which lies too far from the next row's for the machine to guess; with
+                            // the cache line in which it ends.
+                            prefetch(row[to..].as_ptr(), slab_bytes + 63);
+                            (unpacker.unpack)(&row[from..to], &mut slab);
+                            // SAFETY: as above.
+                            unsafe { (kernels.lay_out)(&slab[0], &unpacker.facts, laid_out) };
+                        }
+                    }
+                    // SAFETY: as above.
+                    unsafe { kernels.multiply[size(tile)](laid_out, quads, side, sums) };
+                }
             }
         }
         let mut column = [0.0; PANEL];
@@ -132,6 +175,12 @@ impl Tiled<'_> {
             unsafe { output.write(first + i, row, &column[..rows]) };
         }
     }
+}
+
+/// Asks for the `i`th of as many shares as a panel has groups of the `count` values at `start`, which need not be readable.
+fn fetch_share<T>(start: *const T, count: usize, i: usize) {
+    let share = (count * size_of::<T>()).div_ceil(PANEL / GROUP);
+    prefetch(start.cast::<u8>().wrapping_add(i * share), share);
 }
 
 /// Activations of each row, rounded, a slab at a time.

@@ -15,11 +15,16 @@ use std::ops::Range;
 use super::activation::Rounded;
 use super::slab::{Facts, GROUPS, SLAB, Scaling, Slab};
 use crate::arch::Isa;
+use crate::block::Format;
 
 /// Columns of activations side by side.
 pub(super) const COLUMNS: usize = 16;
-/// Rows of weights in a panel: a multiple of every kernel's own number.
+/// Columns that there are kernels for: up to so many.
+pub(super) const SIZES: [usize; 2] = [8, COLUMNS];
+/// Rows of weights in a panel.
 pub(super) const PANEL: usize = 32;
+/// Rows of weights that a kernel is given at a time: a multiple of every kernel's own number.
+pub(super) const GROUP: usize = 8;
 /// Largest magnitude of an activation's code.
 const CODE: i32 = 127;
 
@@ -35,6 +40,9 @@ pub(super) enum Pairing {
     /// Codes of 8 bits, whose products overflow 16 bits at once: both sides widened to 16 bits, integer scales multiplied
     /// in beforehand.
     Wide,
+    /// Such codes that lie in their blocks as they are: signs of activations go over to them, so that bytes can be multiplied
+    /// without being laid out.
+    Signs,
 }
 
 /// What the format's facts mean for the kernel.
@@ -56,7 +64,11 @@ impl Plan {
         };
         let fitting = i16::MAX as i32 / (2 * Self::largest(facts, pairing));
         if fitting == 0 {
-            return Self { pairing: Pairing::Wide, depth: 0 };
+            let pairing = match facts.format {
+                Format::Q8_0 => Pairing::Signs,
+                _ => Pairing::Wide,
+            };
+            return Self { pairing, depth: 0 };
         }
         // Within a group, and a power of two, so that groups are whole numbers of it.
         let mut depth = facts.group / 4;
@@ -72,7 +84,7 @@ impl Plan {
         match (self.pairing, facts.scaling) {
             (_, Scaling::Groups) => 6,
             (Pairing::Unsigned, Scaling::Super) => 8,
-            (Pairing::Wide | Pairing::Biased, Scaling::Super) => 12,
+            (_, Scaling::Super) => 12,
         }
     }
 
@@ -80,7 +92,7 @@ impl Plan {
     const fn largest(facts: &Facts, pairing: Pairing) -> i32 {
         match pairing {
             Pairing::Unsigned => (facts.max + facts.offset as i32) * CODE,
-            Pairing::Biased | Pairing::Wide => facts.max * (CODE + 128),
+            _ => facts.max * (CODE + 128),
         }
     }
 }
@@ -122,7 +134,8 @@ pub(super) struct Row {
     scales: [[i16; 2]; GROUPS],
     /// Pairs of integer minima, as [`Side::sums`].
     mins: [[i16; 2]; GROUPS / 2],
-    /// What the biases contribute, sign turned: the first for super-blocks, otherwise one for each 16.
+    /// What the biases contribute, sign turned: the first for super-blocks, otherwise one for each 16. With
+    /// [`Pairing::Signs`] a bit in the first for each 32 codes of which one is -128.
     bias: [i32; GROUPS],
     /// As [`Slab::d`].
     d: [f32; GROUPS],
@@ -141,9 +154,12 @@ impl Row {
     };
 }
 
-/// Adds the products of a panel and a slab of 8 or 16 columns to `sums`, one entry a row. The kernel asks for what lies
-/// behind `quads`, `side` and `sums` ahead of time: what the next call multiplies has to lie there.
-type Multiply = unsafe fn(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]);
+/// Adds the products of a multiple of [`GROUP`] rows and a slab of up to 16 columns to `sums`, one entry a row.
+type Multiply = unsafe fn(rows: &[Row], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]);
+/// As [`Multiply`], with [`GROUP`] rows whose blocks have their codes as they are multiplied: from `start` on, `stride` bytes
+/// apart. Each has a whole slab there.
+type Direct =
+    unsafe fn(start: *const u8, stride: usize, quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]; GROUP]);
 /// Lays out one slab of a row.
 type LayOut = unsafe fn(slab: &Slab, facts: &Facts, row: &mut Row);
 /// Rounds and packs one slab of up to 16 rows of activations, of which there are `cols` in a row of `x`.
@@ -157,8 +173,10 @@ pub(super) struct Kernels {
     /// Up to this many rows of activations, blocks are multiplied in registers where there are kernels for it: beyond, it pays
     /// to lay weights out once for all.
     pub(super) few: usize,
-    /// For up to 8 columns, and for up to 16.
-    pub(super) multiply: [Multiply; 2],
+    /// For each of [`SIZES`].
+    pub(super) multiply: [Multiply; SIZES.len()],
+    /// Likewise, where weights need not be laid out.
+    pub(super) direct: Option<[Direct; SIZES.len()]>,
     pub(super) lay_out: LayOut,
     pub(super) pack: Pack,
 }
@@ -212,6 +230,14 @@ fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sums: im
                 (Scaling::Groups, _) => {}
             }
         }
+        Pairing::Signs => {
+            row.codes[..SLAB].copy_from_slice(&slab.codes);
+            row.bias[0] = 0;
+            for (block, codes) in slab.codes.as_chunks::<32>().0.iter().enumerate() {
+                let lowest = codes.iter().fold(false, |any, &code| any | (code == 0x80));
+                row.bias[0] |= i32::from(lowest) << block;
+            }
+        }
         Pairing::Wide => {
             let codes = row.codes.as_chunks_mut::<2>().0;
             for k in 0..SLAB {
@@ -233,7 +259,7 @@ fn pack(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [
             None => Rounded::ZERO,
         };
         match plan.pairing {
-            Pairing::Unsigned => spread(&rounded.codes.map(|code| code as u8), column, quads),
+            Pairing::Unsigned | Pairing::Signs => spread(&rounded.codes.map(|code| code as u8), column, quads),
             Pairing::Biased => spread(&rounded.codes.map(|code| code as u8 ^ 0x80), column, quads),
             Pairing::Wide => {
                 let mut wide = [0; 2 * SLAB];
@@ -273,7 +299,6 @@ fn spread<const N: usize>(bytes: &[u8; N], column: usize, quads: &mut [Quad]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::Format;
     use crate::matmul::unpack::integers;
 
     #[test]
@@ -290,7 +315,9 @@ mod tests {
             let deepest = 2 * largest * plan.depth as i32;
             assert!(deepest <= i32::from(i16::MAX), "{format}: {deepest}");
             match plan.pairing {
-                Pairing::Wide => assert!(2 * largest > i32::from(i16::MAX), "{format} need not be wide"),
+                Pairing::Wide | Pairing::Signs => {
+                    assert!(2 * largest > i32::from(i16::MAX), "{format} need not be wide");
+                }
                 _ => assert!(plan.depth >= 1 && (facts.group / 4).is_multiple_of(plan.depth), "{format}"),
             }
         }

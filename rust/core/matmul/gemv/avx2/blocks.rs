@@ -77,6 +77,10 @@ pub(super) fn blocks<F: Block, const N: usize>(row: &[u8], x: &[Rounded], slabs:
             // four at a time.
             unsafe {
                 let scales = F::scales(blocks);
+                if N == 4 {
+                    sums = four_columns::<F, N>(blocks, scales, &x[i..], slabs, first, sums);
+                    continue;
+                }
                 let mut codes = [_mm256_setzero_si256(); AT_ONCE];
                 for s in 0..AT_ONCE {
                     codes[s] = F::codes(blocks[s]);
@@ -108,4 +112,69 @@ pub(super) fn blocks<F: Block, const N: usize>(row: &[u8], x: &[Rounded], slabs:
         }
     }
     to.copy_from_slice(&sums);
+}
+
+/// `sums` and the products of four blocks, of which `first` is the number of the first in its slab, with four rows of
+/// activations, `slabs` apart: these are lanes, from the sums of a block's products on.
+///
+/// # Safety
+/// There are four blocks and rows; AVX2, FMA and F16C.
+#[inline(always)]
+unsafe fn four_columns<F: Block, const N: usize>(
+    blocks: Blocks,
+    scales: __m256,
+    x: &[Rounded],
+    slabs: usize,
+    first: usize,
+    sums: [f32; N],
+) -> [f32; N] {
+    let x = [&x[0], &x[slabs], &x[2 * slabs], &x[3 * slabs]];
+    // SAFETY: by this function's contract; a slab has eight of what is read four at a time, and there are four sums.
+    unsafe {
+        let d = transposed(x.map(|x| x.d.as_ptr().add(first)));
+        let (mut codes_sums, mut s) = (d, d);
+        if F::OFFSET_BITS > 0 {
+            // Two sums of 16 codes each are as large as a float.
+            codes_sums = transposed(x.map(|x| x.sums.as_ptr().add(2 * first).cast()));
+        }
+        if F::MINS {
+            s = transposed(x.map(|x| x.s.as_ptr().add(first)));
+        }
+        let (factors, mins) = (floats(lower(scales)), floats(upper(scales)));
+        let mut own = _mm_loadu_ps(sums.as_ptr());
+        for k in 0..AT_ONCE {
+            let codes = F::codes(blocks[k]);
+            let magnitudes = if F::SIGNED { _mm256_abs_epi8(codes) } else { codes };
+            let mut pairs = [_mm256_setzero_si256(); AT_ONCE];
+            for n in 0..AT_ONCE {
+                pairs[n] = products(magnitudes, codes, F::SIGNED, x[n], first + k);
+            }
+            let mut whole = block_totals::<F>(pairs);
+            if F::OFFSET_BITS > 0 {
+                let sums = _mm_madd_epi16(_mm_castps_si128(codes_sums[k]), _mm_set1_epi16(1 << F::OFFSET_BITS));
+                whole = _mm_sub_epi32(whole, sums);
+            }
+            own = _mm_fmadd_ps(_mm_mul_ps(_mm_set1_ps(factors[k]), d[k]), _mm_cvtepi32_ps(whole), own);
+            if F::MINS {
+                own = _mm_fmadd_ps(_mm_set1_ps(mins[k]), s[k], own);
+            }
+        }
+        let mut sums = sums;
+        _mm_storeu_ps(sums.as_mut_ptr(), own);
+        sums
+    }
+}
+
+/// Four numbers of 32 bits at each of four places: the first of all, the second of all, and so on.
+///
+/// # Safety
+/// They must be there.
+#[inline(always)]
+unsafe fn transposed(from: [*const f32; 4]) -> [__m128; 4] {
+    // SAFETY: by this function's contract; SSE is part of x86-64.
+    unsafe {
+        let [mut a, mut b, mut c, mut d] = from.map(|from| _mm_loadu_ps(from));
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        [a, b, c, d]
+    }
 }

@@ -3,24 +3,28 @@
 //! Intrinsics stand in loops and not in closures for `array::from_fn`: those are compiled on their own, without AVX2.
 
 mod quads;
+mod signs;
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{
-    COLUMNS, Facts, GROUPS, Kernels, LayOut, Multiply, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab,
+    COLUMNS, Direct, Facts, GROUPS, Kernels, LayOut, Multiply, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab,
 };
-use crate::prefetch::prefetch;
+use crate::block::Format;
 
 /// Rows in a tile.
 const ROWS: usize = 4;
 /// A register for each row and 8 columns: one or two of these, which kernels are generic over.
 type Tile<const HALVES: usize> = [[__m256i; HALVES]; ROWS];
 
+/// [`Kernels::few`] where weights need not be laid out: measured.
+const FEW_DIRECT: usize = 5;
+
 pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
     let plan = Plan::new(facts);
     let Plan { pairing, depth } = plan;
-    use Pairing::{Biased, Unsigned, Wide};
+    use Pairing::{Biased, Signs, Unsigned, Wide};
     /// A kernel for 8 and for 16 columns, and the function that lays out for it.
     macro_rules! pair {
         ($kernel:ident $(, $constant:literal)*; $scaling:ident $pairing:ident $group:literal) => {
@@ -47,10 +51,20 @@ pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
         (Scaling::Groups, Biased, 4, 32) => pair!(groups, 4, 8, true, false; Groups Biased 32),
         (Scaling::Groups, Biased, 4, 16) => pair!(groups, 4, 4, true, false; Groups Biased 16),
         (Scaling::Groups, Wide, _, 32) => pair!(wide_groups; Groups Wide 0),
+        (Scaling::Groups, Signs, _, 32) => (
+            [signs::laid_out::<8> as Multiply, signs::laid_out::<16>],
+            lay_out::<{ Scaling::Groups as u8 }, { Signs as u8 }, 32> as LayOut,
+        ),
         _ => return None,
     };
     let quads = if pairing == Wide { SLAB / 2 } else { SLAB / 4 };
-    Some(Kernels { quads, few: plan.few(facts), multiply, lay_out, pack })
+    let direct = (facts.format == Format::Q8_0).then_some([
+        signs::blocks::<4> as Direct,
+        signs::blocks::<8>,
+        signs::blocks::<16>,
+    ]);
+    let few = if direct.is_some() { FEW_DIRECT } else { plan.few(facts) };
+    Some(Kernels { quads, few, multiply, direct, lay_out, pack })
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -65,6 +79,7 @@ fn lay_out<const SCALING: u8, const PAIRING: u8, const GROUP: usize>(slab: &Slab
     let pairing = match PAIRING {
         pairing if pairing == Pairing::Unsigned as u8 => Pairing::Unsigned,
         pairing if pairing == Pairing::Biased as u8 => Pairing::Biased,
+        pairing if pairing == Pairing::Signs as u8 => Pairing::Signs,
         _ => Pairing::Wide,
     };
     let group = if GROUP == 0 { facts.group } else { GROUP };
@@ -213,43 +228,24 @@ fn accumulate(to: &mut [f32; COLUMNS], half: usize, a: f32, b: &[f32; COLUMNS], 
     }
 }
 
-/// Calls `tile` for all tiles of a panel. Meanwhile what the next call will read is fetched, a share with each tile: it is
-/// a few kilobytes from a slower cache, too short for the machine to fetch ahead by itself.
+/// Calls `tile` for four rows at a time.
 #[inline(always)]
-fn tiles(
-    panel: &[Row; PANEL],
-    quads: &[Quad],
-    side: &Side,
-    sums: &mut [[f32; COLUMNS]],
-    tile: impl Fn(&[Row; ROWS], &mut [[f32; COLUMNS]; ROWS]),
-) {
-    let next_quads = quads.as_ptr_range().end;
-    let next_side = std::ptr::from_ref(side).wrapping_add(1);
-    let next_sums = sums.as_ptr().wrapping_add(PANEL);
-    for (i, (rows, sums)) in panel.as_chunks::<ROWS>().0.iter().zip(sums.as_chunks_mut::<ROWS>().0).enumerate() {
-        fetch_share(next_quads, quads.len(), i);
-        fetch_share(next_side, 1, i);
-        fetch_share(next_sums, PANEL, i);
+fn tiles(rows: &[Row], sums: &mut [[f32; COLUMNS]], tile: impl Fn(&[Row; ROWS], &mut [[f32; COLUMNS]; ROWS])) {
+    const { assert!(super::GROUP.is_multiple_of(ROWS)) };
+    for (rows, sums) in rows.as_chunks::<ROWS>().0.iter().zip(sums.as_chunks_mut::<ROWS>().0) {
         tile(rows, sums);
     }
-}
-
-/// Asks for the `i`th of as many shares as a panel has tiles of the `count` values at `start`, which need not be readable.
-#[inline(always)]
-fn fetch_share<T>(start: *const T, count: usize, i: usize) {
-    let share = (count * size_of::<T>()).div_ceil(PANEL / ROWS);
-    prefetch(start.cast::<u8>().wrapping_add(i * share), share);
 }
 
 /// Super-blocks with codes of few bits: `DEPTH` quads between widenings, `PAIRS` pairs of minima.
 #[target_feature(enable = "avx2,fma")]
 fn super_blocks<const DEPTH: usize, const BIASED: bool, const PAIRS: usize, const HALVES: usize>(
-    panel: &[Row; PANEL],
+    rows: &[Row],
     quads: &[Quad],
     side: &Side,
     sums: &mut [[f32; COLUMNS]],
 ) {
-    tiles(panel, quads, side, sums, |rows, sums| {
+    tiles(rows, sums, |rows, sums| {
         let mut whole = zero::<HALVES>();
         for r in 0..ROWS {
             if BIASED {
@@ -312,12 +308,12 @@ fn load<const HALVES: usize>(pairs: &[[i16; 2]; COLUMNS]) -> [__m256i; HALVES] {
 /// Groups of `QUADS` quads with a float scale each, and codes of few bits. Unsigned codes come with minima or an offset.
 #[target_feature(enable = "avx2,fma")]
 fn groups<const DEPTH: usize, const QUADS: usize, const BIASED: bool, const MINS: bool, const HALVES: usize>(
-    panel: &[Row; PANEL],
+    rows: &[Row],
     quads: &[Quad],
     side: &Side,
     sums: &mut [[f32; COLUMNS]],
 ) {
-    tiles(panel, quads, side, sums, |rows, sums| {
+    tiles(rows, sums, |rows, sums| {
         for (i, quads) in quads.as_chunks::<QUADS>().0.iter().enumerate() {
             let (group, block) = (i * QUADS / 4, i * QUADS / 8);
             let mut whole = zero::<HALVES>();
@@ -381,13 +377,8 @@ fn wide<const HALVES: usize>(rows: &[Row; ROWS], at: usize, quads: &[Quad]) -> T
 
 /// Super-blocks with codes of 8 bits.
 #[target_feature(enable = "avx2,fma")]
-fn wide_super_blocks<const HALVES: usize>(
-    panel: &[Row; PANEL],
-    quads: &[Quad],
-    side: &Side,
-    sums: &mut [[f32; COLUMNS]],
-) {
-    tiles(panel, quads, side, sums, |rows, sums| {
+fn wide_super_blocks<const HALVES: usize>(rows: &[Row], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
+    tiles(rows, sums, |rows, sums| {
         let whole = wide::<HALVES>(rows, 0, quads);
         for r in 0..ROWS {
             for c in 0..HALVES {
@@ -399,8 +390,8 @@ fn wide_super_blocks<const HALVES: usize>(
 
 /// Groups of 32 with a float scale each, and codes of 8 bits.
 #[target_feature(enable = "avx2,fma")]
-fn wide_groups<const HALVES: usize>(panel: &[Row; PANEL], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
-    tiles(panel, quads, side, sums, |rows, sums| {
+fn wide_groups<const HALVES: usize>(rows: &[Row], quads: &[Quad], side: &Side, sums: &mut [[f32; COLUMNS]]) {
+    tiles(rows, sums, |rows, sums| {
         for (i, quads) in quads.as_chunks::<16>().0.iter().enumerate() {
             let whole = wide::<HALVES>(rows, 16 * i, quads);
             for r in 0..ROWS {
