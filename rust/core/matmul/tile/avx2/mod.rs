@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use super::{
     COLUMNS, Facts, GROUPS, Kernels, LayOut, Multiply, PANEL, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab,
+    fetch_share,
 };
-use crate::prefetch::prefetch;
 
 /// Rows in a tile.
 const ROWS: usize = 4;
@@ -55,7 +55,7 @@ pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pack(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [Quad], side: &mut Side) {
-    super::pack(x, cols, slab, facts, quads, side);
+    super::pack(x, cols, slab, Plan::new(facts).pairing, facts, quads, side);
 }
 
 /// Lays out with the facts that steer it known to the compiler; `GROUP` 0 where it makes no difference.
@@ -227,18 +227,11 @@ fn tiles(
     let next_side = std::ptr::from_ref(side).wrapping_add(1);
     let next_sums = sums.as_ptr().wrapping_add(PANEL);
     for (i, (rows, sums)) in panel.as_chunks::<ROWS>().0.iter().zip(sums.as_chunks_mut::<ROWS>().0).enumerate() {
-        fetch_share(next_quads, quads.len(), i);
-        fetch_share(next_side, 1, i);
-        fetch_share(next_sums, PANEL, i);
+        fetch_share(next_quads, quads.len(), i, PANEL / ROWS);
+        fetch_share(next_side, 1, i, PANEL / ROWS);
+        fetch_share(next_sums, PANEL, i, PANEL / ROWS);
         tile(rows, sums);
     }
-}
-
-/// Asks for the `i`th of as many shares as a panel has tiles of the `count` values at `start`, which need not be readable.
-#[inline(always)]
-fn fetch_share<T>(start: *const T, count: usize, i: usize) {
-    let share = (count * size_of::<T>()).div_ceil(PANEL / ROWS);
-    prefetch(start.cast::<u8>().wrapping_add(i * share), share);
 }
 
 /// Super-blocks with codes of few bits: `DEPTH` quads between widenings, `PAIRS` pairs of minima.
