@@ -178,16 +178,6 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn shr_each(self, by: Self) -> Self {
-        neon!({
-            let shift = |value: int32x4_t, by: int32x4_t| {
-                vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(value), vnegq_s32(by)))
-            };
-            Self(shift(self.0, by.0), shift(self.1, by.1))
-        })
-    }
-
-    #[inline(always)]
     fn eq(self, other: Self) -> Bools {
         neon!(Bools(vceqq_s32(self.0, other.0), vceqq_s32(self.1, other.1)))
     }
@@ -359,11 +349,6 @@ impl F32Lanes for F32 {
     #[inline(always)]
     fn least(self) -> f32 {
         neon!(vminvq_f32(vminq_f32(self.0, self.1)))
-    }
-
-    #[inline(always)]
-    fn sums(self, other: Self) -> (f32, f32) {
-        neon!((vaddvq_f32(vaddq_f32(self.0, self.1)), vaddvq_f32(vaddq_f32(other.0, other.1))))
     }
 
     #[inline(always)]

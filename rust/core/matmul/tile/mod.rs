@@ -201,7 +201,8 @@ fn fetch_share<T>(start: *const T, count: usize, i: usize, shares: usize) {
     prefetch(start.cast::<u8>().wrapping_add(i * share), share);
 }
 
-/// Lays out a slab; `sums` adds up each 16 signed codes, which compilers take apart into single bytes.
+/// Lays out a slab as its plan says; `sums` adds up each 16 signed codes, which compilers take apart into single bytes.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sums: impl Fn(&[u8; SLAB]) -> [i32; GROUPS]) {
     match facts.scaling {
