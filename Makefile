@@ -80,7 +80,7 @@ test-rust:
 
 # Every instruction set this machine has: all of them give the same bytes. Exit code 3 says that it lacks one.
 test-python: .venv/.installed
-	set -e; for isa in scalar avx2 avx512; do \
+	set -e; for isa in scalar avx2 avx512 neon; do \
 		export GGQUANT_ISA=$$isa; echo "== GGQUANT_ISA=$$isa"; code=0; \
 		$(BIN)/python -c "$$ISA_RUNS_HERE" || code=$$?; \
 		if [ $$code -eq 3 ]; then echo "not on this machine"; continue; fi; \

@@ -229,7 +229,7 @@ def test_the_result_is_the_same_on_every_machine() -> None:
         "OPENBLAS_NUM_THREADS": "1",
     }
     runs: list[tuple[str, int, dict[str, str]]] = [
-        (isa, threads, {}) for isa, threads in (("scalar", 1), ("avx2", 2), ("avx512", 2))
+        (isa, threads, {}) for isa, threads in (("scalar", 1), ("avx2", 2), ("avx512", 2), ("neon", 2))
     ]
     processes = []
     for isa, threads, others in [*runs, (gg.isa(), 1, older)]:

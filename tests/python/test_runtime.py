@@ -62,7 +62,7 @@ def test_same_bits_on_every_instruction_set_and_number_of_threads(name: str, tmp
     case = RUNTIME_CASES[name]
     folder = _as_f32(write(case, tmp_path), tmp_path / "m.gguf", case.pre)
     digests = {}
-    for isa, threads in (("scalar", 1), ("avx2", 1), ("avx2", 3), ("avx512", 2)):
+    for isa, threads in (("scalar", 1), ("avx2", 1), ("avx2", 3), ("avx512", 2), ("neon", 2)):
         done = subprocess.run(
             [sys.executable, "-c", _DIGEST, str(folder), str(threads)],
             env={**os.environ, "GGQUANT_ISA": isa},

@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done; 1 the work failed; 2 the command line is wrong; 130 interrupted. "
-    "GGQUANT_DEBUG=1 shows tracebacks, GGQUANT_ISA=scalar|avx2|avx512 forces an instruction set."
+    "GGQUANT_DEBUG=1 shows tracebacks, GGQUANT_ISA=scalar|avx2|avx512|neon forces an instruction set."
 )
 
 

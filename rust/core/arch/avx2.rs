@@ -109,11 +109,6 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn shr_each(self, by: Self) -> Self {
-        avx2!(Self(_mm256_srlv_epi32(self.0, by.0)))
-    }
-
-    #[inline(always)]
     fn eq(self, other: Self) -> Bools {
         avx2!(Bools(_mm256_castsi256_ps(_mm256_cmpeq_epi32(self.0, other.0))))
     }
@@ -268,17 +263,6 @@ impl F32Lanes for F32 {
             let four = _mm_min_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
             let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)))
-        })
-    }
-
-    #[inline(always)]
-    fn sums(self, other: Self) -> (f32, f32) {
-        avx2!({
-            let first = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
-            let second = _mm_add_ps(_mm256_castps256_ps128(other.0), _mm256_extractf128_ps::<1>(other.0));
-            let pairs = _mm_add_ps(_mm_unpacklo_ps(first, second), _mm_unpackhi_ps(first, second));
-            let both = _mm_add_ps(pairs, _mm_movehl_ps(pairs, pairs));
-            (_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both)))
         })
     }
 

@@ -123,11 +123,6 @@ impl I32Lanes for I32 {
     }
 
     #[inline(always)]
-    fn shr_each(self, by: Self) -> Self {
-        avx512!(Self(_mm512_srlv_epi32(self.0, by.0)))
-    }
-
-    #[inline(always)]
     fn eq(self, other: Self) -> Bools {
         avx512!(Bools(_mm512_cmpeq_epi32_mask(self.0, other.0)))
     }
@@ -274,11 +269,6 @@ impl F32Lanes for F32 {
     #[inline(always)]
     fn least(self) -> f32 {
         avx512!(_mm512_reduce_min_ps(self.0))
-    }
-
-    #[inline(always)]
-    fn sums(self, other: Self) -> (f32, f32) {
-        avx512!((_mm512_reduce_add_ps(self.0), _mm512_reduce_add_ps(other.0)))
     }
 
     #[inline(always)]

@@ -1,13 +1,15 @@
 //! Which instruction set runs, and the table of kernels for it.
 //!
 //! The choice never changes a result: every kernel writes the bytes of the scalar reference. It is made once, from the
-//! machine, and can be forced with `GGQUANT_ISA=scalar|avx2|avx512` (to compare paths, or to rule one out).
+//! machine, and can be forced with `GGQUANT_ISA=scalar|avx2|avx512|neon` (to compare paths, or to rule one out).
 //! A format without a kernel for the chosen instruction set runs its scalar reference.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 mod table;
 
 use std::fmt;
@@ -29,11 +31,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// aarch64, all of which has NEON.
+    Neon,
 }
 
 impl Isa {
     /// Every instruction set known to this version.
-    pub const ALL: &'static [Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    pub const ALL: &'static [Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
 
     /// Name as `GGQUANT_ISA` takes it.
     pub const fn name(self) -> &'static str {
@@ -41,6 +45,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 
@@ -69,6 +74,7 @@ impl Isa {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
+            Self::Neon => cfg!(target_arch = "aarch64"),
         }
     }
 }
@@ -141,7 +147,10 @@ pub fn kernel_for(format: Format, isa: Isa) -> Result<Kernel> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => (table::avx2(format), table::avx2_decoder(format)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (table::avx512(format), table::avx512_decoder(format)),
+        Isa::Avx512 => (table::avx512(format), table::avx2_decoder(format)),
+        // The reference is compiled with NEON on aarch64, decoders included.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => (table::neon(format), codec.decode_row),
         _ => (None, codec.decode_row),
     };
     let (block_len, block_bytes) = (info.block_len, info.block_bytes);
@@ -198,7 +207,8 @@ mod tests {
 
     #[test]
     fn best_available_is_chosen() {
-        assert_eq!(choose(None, |_| true), Ok(Isa::Avx512));
+        assert_eq!(choose(None, |isa| isa <= Isa::Avx512), Ok(Isa::Avx512));
+        assert_eq!(choose(None, |isa| [Isa::Scalar, Isa::Neon].contains(&isa)), Ok(Isa::Neon));
         assert_eq!(choose(None, |isa| isa <= Isa::Avx2), Ok(Isa::Avx2));
         assert_eq!(choose(Some(""), |isa| isa == Isa::Scalar), Ok(Isa::Scalar));
     }
@@ -211,6 +221,15 @@ mod tests {
         assert!(lacking.contains("GGQUANT_ISA=avx512") && lacking.contains("scalar, avx2"), "{lacking}");
         let unknown = choose(Some("sse9"), |_| true).unwrap_err();
         assert!(unknown.contains("sse9") && unknown.contains("not known"), "{unknown}");
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn lanes_do_what_they_say() {
+        use crate::lanes::check::{conversions, operations, transposition};
+        operations::<neon::F32, 8>();
+        transposition::<neon::F32>();
+        conversions::<neon::F32>();
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -104,7 +104,6 @@ fn results<F: F32Lanes>(a: &[f32], b: &[f32], c: &[f32]) -> (Vec<Vec<u32>>, Vec<
         i.clamp(-5, 1_000_000),
         i.shl::<8>(),
         i.shr::<7>(),
-        i.shr_each(j & F::Int::splat(31)),
         F::Int::load(&bits),
         F::Int::load_u16(&words),
         F::Int::select(mask, j, k),
@@ -147,10 +146,6 @@ pub(crate) fn conversions<F: F32Lanes>() {
             assert_eq!(half.to_bits(), crate::reference::rounding::to_half(value).to_bits(), "{value}");
         }
     }
-    // Small integers, whose sums are exact in any order.
-    let numbers: [f32; MAX_LANES] = std::array::from_fn(|i| (i * i) as f32 - 40.0);
-    let (first, second) = (F::load(&numbers), F::splat(3.0));
-    assert_eq!(first.sums(second), (numbers[..F::LEN].iter().sum(), 3.0 * F::LEN as f32));
 }
 
 /// A square turned over.

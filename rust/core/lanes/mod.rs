@@ -57,8 +57,6 @@ pub(crate) trait I32Lanes:
     fn shl<const BY: u32>(self) -> Self;
     /// Shifts right by `BY < 32`, zeros coming in.
     fn shr<const BY: u32>(self) -> Self;
-    /// Shifts each lane right by its own number of bits, below 32, zeros coming in.
-    fn shr_each(self, by: Self) -> Self;
     /// Lanes where both are equal.
     fn eq(self, other: Self) -> Self::Mask;
     /// `yes` where the mask is true, `no` elsewhere.
@@ -130,8 +128,6 @@ pub(crate) trait F32Lanes:
     fn to_half(value: f32) -> f16;
     /// The least of all lanes, none of which is NaN; which of two zeros is left open.
     fn least(self) -> f32;
-    /// The sums over all lanes of both, **in no stated order**: for bounds and guesses alone.
-    fn sums(self, other: Self) -> (f32, f32);
     /// Entries of a table of four, which `self` repeats every four lanes: the two lowest bits of `index` choose.
     fn look_up_4(self, index: Self::Int) -> Self;
     /// Entries of a table of eight, which `self` repeats every eight lanes: the three lowest bits of `index` choose.

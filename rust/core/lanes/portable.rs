@@ -90,10 +90,6 @@ impl<const N: usize> I32Lanes for Ints<N> {
         Self(self.0.map(|value| (value as u32 >> BY) as i32))
     }
 
-    fn shr_each(self, by: Self) -> Self {
-        Self(zip(self.0, by.0, |value, by| (value as u32 >> by) as i32))
-    }
-
     fn eq(self, other: Self) -> Bools<N> {
         Bools(zip(self.0, other.0, |a, b| a == b))
     }
@@ -206,10 +202,6 @@ impl<const N: usize> F32Lanes for Floats<N> {
 
     fn least(self) -> f32 {
         self.0.into_iter().fold(f32::INFINITY, f32::min)
-    }
-
-    fn sums(self, other: Self) -> (f32, f32) {
-        (self.0.into_iter().sum(), other.0.into_iter().sum())
     }
 
     fn look_up_4(self, index: Ints<N>) -> Self {

@@ -46,6 +46,8 @@ impl Tiles {
             Isa::Avx2 => (6, avx2),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => (12, avx512),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => (6, sum_up::<crate::matmul::wide::Neon, 6>),
             #[cfg(target_arch = "x86_64")]
             Isa::Scalar if std::arch::is_x86_feature_detected!("fma") => (6, portable_fma),
             _ => (6, sum_up::<Portable, 6>),

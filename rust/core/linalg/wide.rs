@@ -154,6 +154,7 @@ impl Kernels {
 /// Those of an instruction set that this machine has.
 pub(super) fn kernels(isa: Isa) -> Kernels {
     /// Compiles both for an instruction set.
+    #[cfg(target_arch = "x86_64")]
     macro_rules! compiled {
         ($features:literal, $wide:ty, $height:literal) => {{
             #[target_feature(enable = $features)]

@@ -336,6 +336,13 @@ fn functions(isa: Isa) -> Functions {
             side_by_side: transpose_avx2,
             decode_slab: decode_avx2,
         },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Functions {
+            tile: super::wide::Neon::TILE,
+            add_tile: add_rows::<super::wide::Neon>,
+            side_by_side: transpose::<crate::arch::neon::F32>,
+            decode_slab: Slab::decode,
+        },
         #[cfg(target_arch = "x86_64")]
         Isa::Scalar if std::arch::is_x86_feature_detected!("fma") => Functions { add_tile: portable_fma, ..plain },
         _ => plain,

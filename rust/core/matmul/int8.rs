@@ -12,7 +12,7 @@ use super::activation::{self, Rounded};
 use super::dot::{self, Dot, ROWS};
 use super::gemv::{self, MultiplyRow};
 use super::slab::{Facts, SLAB, Slab};
-use super::tile::{self, COLUMNS, GROUP, Kernels, PANEL, Quad, Row, SIZES, Side};
+use super::tile::{self, COLUMNS, GROUP, Kernels, PANEL, Quad, Row, SIZES, Side, fetch_share};
 use super::unpack::Unpacker;
 use super::{Matrix, Output};
 use crate::arch::Isa;
@@ -137,9 +137,9 @@ impl Tiled<'_> {
                     if tiles == 1 && direct.is_some() {
                         continue;
                     }
-                    fetch_share(next_quads, quads.len(), group);
-                    fetch_share(next_side, 1, group);
-                    fetch_share(next_sums, PANEL, group);
+                    fetch_share(next_quads, quads.len(), group, PANEL / GROUP);
+                    fetch_share(next_side, 1, group, PANEL / GROUP);
+                    fetch_share(next_sums, PANEL, group, PANEL / GROUP);
                     if let Some((direct, start)) = direct {
                         // SAFETY: as above.
                         unsafe { direct[size(tile)](start, weights.row_bytes, quads, side, sums) };
@@ -175,12 +175,6 @@ impl Tiled<'_> {
             unsafe { output.write(first + i, row, &column[..rows]) };
         }
     }
-}
-
-/// Asks for the `i`th of as many shares as a panel has groups of the `count` values at `start`, which need not be readable.
-fn fetch_share<T>(start: *const T, count: usize, i: usize) {
-    let share = (count * size_of::<T>()).div_ceil(PANEL / GROUP);
-    prefetch(start.cast::<u8>().wrapping_add(i * share), share);
 }
 
 /// Activations of each row, rounded, a slab at a time.

@@ -3,6 +3,9 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
+
 /// Lanes of a vector, and so columns or rows in a tile.
 pub(crate) const LANES: usize = 16;
 
@@ -122,5 +125,49 @@ impl Wide for Avx512 {
     fn add_to(self, to: &mut [f32; LANES]) {
         // SAFETY: as above; 16 numbers lie in `to`.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(to.as_ptr()), self.0)) }
+    }
+}
+
+/// Four registers of 4 lanes.
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Neon([float32x4_t; 4]);
+
+#[cfg(target_arch = "aarch64")]
+impl Wide for Neon {
+    const TILE: usize = 6;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        // SAFETY: NEON is part of the target.
+        unsafe { Self([vdupq_n_f32(0.0); 4]) }
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32; LANES]) -> Self {
+        let mut own = Self::zero();
+        for (own, from) in own.0.iter_mut().zip(from.as_chunks::<4>().0) {
+            // SAFETY: as above.
+            *own = unsafe { vld1q_f32(from.as_ptr()) };
+        }
+        own
+    }
+
+    #[inline(always)]
+    fn fused(self, a: f32, b: Self) -> Self {
+        let mut own = self;
+        for (own, b) in own.0.iter_mut().zip(b.0) {
+            // SAFETY: as above.
+            *own = unsafe { vfmaq_n_f32(*own, b, a) };
+        }
+        own
+    }
+
+    #[inline(always)]
+    fn add_to(self, to: &mut [f32; LANES]) {
+        for (to, own) in to.as_chunks_mut::<4>().0.iter_mut().zip(self.0) {
+            // SAFETY: as above.
+            unsafe { vst1q_f32(to.as_mut_ptr(), vaddq_f32(vld1q_f32(to.as_ptr()), own)) };
+        }
     }
 }

@@ -15,7 +15,7 @@ mod stats;
 
 use pyo3::prelude::*;
 
-/// Name of the instruction set that encodes and decodes here: `scalar`, `avx2` or `avx512`.
+/// Name of the instruction set that encodes and decodes here: `scalar`, `avx2`, `avx512` or `neon`.
 #[pyfunction]
 fn isa(py: Python<'_>) -> PyResult<&'static str> {
     ggquant::arch::isa().map(|isa| isa.name()).map_err(|e| errors::to_python(py, &e))

@@ -1,5 +1,6 @@
 //! A super-block without its signs, as the searches take it.
 
+use crate::kernel::grid::candidates::{Weights, octets};
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
 use crate::reference::codebook::Signs;
 
@@ -8,19 +9,16 @@ const HUGE: f32 = 1e9;
 /// See [`HUGE`].
 const HUGE_IMPORTANCE: f32 = 1e25;
 
-/// Room for the last octet to be read by a whole vector.
-const ROOM: usize = 256 + MAX_LANES;
-
 /// Magnitudes, importances and signs of a super-block.
 pub(crate) struct Magnitudes {
     /// Magnitudes; one of each octet may be negative if signs must be even.
-    pub(crate) x: [f32; ROOM],
+    pub(crate) x: Weights,
     /// Importances.
-    pub(crate) weight: [f32; ROOM],
+    pub(crate) weight: Weights,
     /// Their square roots.
-    pub(crate) root: [f32; ROOM],
+    pub(crate) root: Weights,
     /// Importance times magnitude.
-    pub(crate) product: [f32; ROOM],
+    pub(crate) product: Weights,
     /// Signs of each octet, a set bit for minus.
     pub(crate) signs: [u8; 32],
     /// Largest value of each octet.
@@ -31,10 +29,10 @@ impl Magnitudes {
     /// All zeros.
     pub(crate) fn new() -> Self {
         Self {
-            x: [0.0; ROOM],
-            weight: [0.0; ROOM],
-            root: [0.0; ROOM],
-            product: [0.0; ROOM],
+            x: [0.0; 256 + MAX_LANES],
+            weight: [0.0; 256 + MAX_LANES],
+            root: [0.0; 256 + MAX_LANES],
+            product: [0.0; 256 + MAX_LANES],
             signs: [0; 32],
             largest: [0.0; 32],
         }
@@ -100,17 +98,6 @@ impl Magnitudes {
         }
         !(!moderate).any()
     }
-}
-
-/// The octets of a super-block from octet `first` on, one a lane: coordinate by coordinate.
-#[inline(always)]
-pub(crate) fn octets<F: F32Lanes>(values: &[f32; ROOM], first: usize) -> [F; 8] {
-    let mut square = [F::splat(0.0); MAX_LANES];
-    for lane in 0..F::LEN {
-        square[lane] = F::load(&values[8 * (first + lane)..]);
-    }
-    F::transpose(&mut square[..F::LEN]);
-    *crate::lanes::head(&square)
 }
 
 /// The coordinate of each octet whose importance times square is least, the first one on ties.

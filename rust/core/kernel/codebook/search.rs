@@ -1,18 +1,16 @@
 //! The search over a super-block.
 
-use super::magnitudes::{Magnitudes, octets};
+use super::magnitudes::Magnitudes;
 use super::{Codebook, Found};
 use crate::block::layout::group;
-use crate::kernel::grid::candidates::{self, MAX_CANDIDATES, Octets, Points};
-use crate::kernel::grid::cell::{is_inside, to_edge};
+use crate::kernel::grid::candidates::{self, MAX_CANDIDATES, SUB_BLOCKS, Weighted, octets};
+use crate::kernel::grid::cell::{from_middle, is_inside};
 use crate::kernel::grid::nearest::{Target, nearest};
-use crate::kernel::grid::{Neighbours, Spot, extend_key, look_up, next_level, odd_numbers};
+use crate::kernel::grid::{Neighbours, ON_GRID, Spot, extend_key, look_up, next_level, odd_numbers, scores};
 use crate::kernel::{superblock, tile};
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask, head};
 use crate::reference::codebook::{Revisit, Search};
 
-/// Sub-blocks in a super-block, at most.
-const SUB_BLOCKS: usize = 16;
 /// Magnitudes below this, where there are any, make candidates overflow.
 const TINY: f32 = 1e-30;
 /// Magnitudes are below this, and so must guesses be, which cancelling sums can make larger than all of them.
@@ -151,151 +149,25 @@ fn best_candidates<F: F32Lanes, const N: usize, const W: usize>(
         *numerator = top + i as f32 * search.step;
     }
     let magnitudes = &workspace.magnitudes;
-    // A bit for each sub-block with a candidate that improves on nothing.
-    let mut chosen = 0u32;
-    for first in (0..32).step_by(F::LEN) {
-        let (mut width, mut skipped) = ([1.0; MAX_LANES], 0);
-        for lane in 0..F::LEN {
-            let j = (first + lane) / (W / 8);
-            width[lane] = widths[j];
-            skipped |= (zeros >> j & 1) << lane;
+    let weighted = Weighted { x: &magnitudes.x, root: &magnitudes.root, widths, skipped: zeros };
+    candidates::find::<F, N, W>(neighbours, &weighted, tops, top, &mut workspace.candidates);
+    for j in (0..256 / W).filter(|j| zeros >> j & 1 == 0) {
+        let words = &workspace.candidates.words[W / N * j..][..W / N];
+        let (product, weight) =
+            (group(head::<_, 256>(&magnitudes.product), j), group(head::<_, 256>(&magnitudes.weight), j));
+        let best = scores::best::<F, N, W>(words, product, weight, tops.len());
+        let mut on_grid = if search.revisit == Revisit::OffGrid { 255 } else { 0 };
+        if let Some(best) = best {
+            workspace.scales[j] = best.scale;
+            on_grid = 0;
         }
-        let tile = Octets {
-            columns: octets(&magnitudes.x, first),
-            roots: octets(&magnitudes.root, first),
-            x: &magnitudes.x[8 * first..],
-            root: &magnitudes.root[8 * first..],
-            weight: &magnitudes.weight[8 * first..],
-            product: &magnitudes.product[8 * first..],
-            width: F::load(&width),
-            skipped,
-        };
-        let mut energy = F::splat(0.0);
-        for i in 0..8 {
-            let scaled = tile.roots[i] * tile.columns[i];
-            energy = energy + scaled * scaled;
+        for k in 0..W / N {
+            let word = best.map_or(0, |best| words[k][best.candidate]);
+            workspace.words[k][j] = word & (ON_GRID - 1);
+            on_grid |= u8::from(word & ON_GRID != 0) << k;
         }
-        let mut energies = [0.0; MAX_LANES];
-        energy.store(&mut energies);
-        candidates::find(neighbours, &tile, tops, top, &mut workspace.candidates);
-        for j in first / (W / 8)..(first + F::LEN) / (W / 8) {
-            if zeros >> j & 1 == 1 {
-                continue;
-            }
-            let octet = W / 8 * j - first;
-            let vectors = 8 * octet / N;
-            let points = &workspace.candidates.points;
-            let energy = energies[octet..octet + W / 8].iter().sum();
-            let candidate = choose::<F, N, W>(points, vectors, magnitudes, j, tops.len(), energy);
-            let (mut words, mut on_grid) = ([0; 8], if search.revisit == Revisit::OffGrid { 255 } else { 0 });
-            if let Some(candidate) = candidate {
-                chosen |= 1 << j;
-                on_grid = 0;
-                for k in 0..W / N {
-                    words[k] = i32::from(points.word(vectors + k, candidate));
-                    on_grid |= u8::from(points.on_grid(vectors + k, candidate)) << k;
-                }
-            }
-            for k in 0..W / N {
-                workspace.words[k][j] = words[k];
-            }
-            workspace.on_grid[j] = on_grid;
-        }
+        workspace.on_grid[j] = on_grid;
     }
-    refit::<F, N, W>(chosen, workspace);
-}
-
-/// The best candidate of sub-block `j`, whose vectors start at `vectors`; `None` if none improves on nothing.
-///
-/// A candidate with the points of the one before is left out: it has the same sums, so that it would be taken only if the
-/// one before was, and change nothing. What is left are [contenders](candidates::Points::scores), seldom more than one.
-#[inline(always)]
-fn choose<F: F32Lanes, const N: usize, const W: usize>(
-    points: &Points,
-    vectors: usize,
-    magnitudes: &Magnitudes,
-    j: usize,
-    count: usize,
-    energy: f32,
-) -> Option<usize> {
-    let mut different = 0u32;
-    for k in 0..W / N {
-        different |= points.changes[vectors + k];
-    }
-    if let Some(contenders) = contenders::<F, N, W>(points, vectors, count, energy) {
-        different &= contenders;
-        if different.is_power_of_two() {
-            return Some(different.trailing_zeros() as usize);
-        }
-    }
-    let (product, weight) =
-        (group(head::<_, 256>(&magnitudes.product), j), group(head::<_, 256>(&magnitudes.weight), j));
-    let mut best = 0.0;
-    let mut chosen = None;
-    while different != 0 {
-        // As many candidates as there are lanes.
-        let mut candidates = [0; MAX_LANES];
-        let mut words = [[0; MAX_LANES]; 8];
-        let mut lanes = 0;
-        while lanes < F::LEN && different != 0 {
-            candidates[lanes] = different.trailing_zeros() as usize;
-            different &= different - 1;
-            for k in 0..W / N {
-                words[k][lanes] = i32::from(points.word(vectors + k, candidates[lanes]));
-            }
-            lanes += 1;
-        }
-        let (mut sums_qx, mut sums_q2) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
-        sums::<F, N, W>(&words, product, weight, &mut sums_qx, &mut sums_q2);
-        for lane in 0..lanes {
-            let (sum_qx, sum_q2) = (sums_qx[lane], sums_q2[lane]);
-            if sum_q2 > 0.0 && sum_qx * sum_qx > best * sum_q2 {
-                let scale = sum_qx / sum_q2;
-                best = scale * sum_qx;
-                chosen = Some(candidates[lane]);
-            }
-        }
-    }
-    chosen
-}
-
-/// See [`candidates::Points::scores`].
-#[inline(always)]
-fn contenders<F: F32Lanes, const N: usize, const W: usize>(
-    points: &Points,
-    vectors: usize,
-    count: usize,
-    energy: f32,
-) -> Option<u32> {
-    match W / N {
-        2 => points.scores.contenders::<F, 2>(vectors, count, energy),
-        4 => points.scores.contenders::<F, 4>(vectors, count, energy),
-        _ => points.scores.contenders::<F, 8>(vectors, count, energy),
-    }
-}
-
-/// `sum(w * x * q)` and `sum(w * q * q)` of candidates, one a lane.
-#[inline(always)]
-fn sums<F: F32Lanes, const N: usize, const W: usize>(
-    words: &[[i32; MAX_LANES]; 8],
-    product: &[f32; W],
-    weight: &[f32; W],
-    to_qx: &mut [f32],
-    to_q2: &mut [f32],
-) {
-    let values = odd_numbers::<F, N>();
-    let (mut sum_qx, mut sum_q2) = (F::splat(0.0), F::splat(0.0));
-    for k in 0..W / N {
-        let mut words = F::Int::load(&words[k]);
-        for i in N * k..N * (k + 1) {
-            let q = look_up::<F, N>(values, words);
-            words = next_level::<F::Int, N>(words);
-            sum_qx = sum_qx + F::splat(product[i]) * q;
-            sum_q2 = sum_q2 + F::splat(weight[i]) * q * q;
-        }
-    }
-    sum_qx.store(to_qx);
-    sum_q2.store(to_q2);
 }
 
 /// Looks vectors up again under the scales found, and refits those.
@@ -329,18 +201,21 @@ fn settle<F: F32Lanes, const N: usize, const W: usize>(
             lanes[lane] = scales[(first + lane) / (W / 8)];
         }
         let inverse = F::splat(1.0) / F::load(&lanes);
+        let max_level = i32::from(search.grid.max_level());
         let columns: [F; 8] = octets(&magnitudes.x, first);
         let (mut keys, mut inside) = ([[0; MAX_LANES]; 2], [0; 2]);
         for h in 0..8 / N {
-            let (mut key, mut to_edges) = (F::splat(0.0), F::splat(1.0));
+            let (mut key, mut farthest) = (F::splat(0.0), F::splat(0.0));
             for i in (N * h..N * (h + 1)).rev() {
-                to_edges = to_edges.lesser(to_edge(F::splat(0.5) * inverse * columns[i]));
+                let exact = F::splat(0.5) * (inverse * columns[i] - F::splat(1.0));
                 // Any scale may come out of cancelling sums: rounding wraps as the reference has it.
-                let rounded = (F::splat(0.5) * (inverse * columns[i] - F::splat(1.0))).nearest_int();
-                key = extend_key::<F, N>(key, rounded.clamp(0, i32::from(search.grid.max_level())).to_float());
+                let level = exact.nearest_int().clamp(0, max_level).to_float();
+                let limited = exact.greater(F::splat(0.0)).lesser(F::splat(max_level as f32));
+                farthest = farthest.greater(from_middle(limited, level));
+                key = extend_key::<F, N>(key, level);
             }
             key.nearest_int().store(&mut keys[h]);
-            inside[h] = is_inside(to_edges).bits();
+            inside[h] = is_inside(farthest).bits();
         }
         for lane in 0..F::LEN {
             let octet = first + lane;

@@ -18,20 +18,17 @@ use crate::lanes::F32Lanes;
 /// How near to an edge a vector is on it, in halves of a unit. Quotients, products and scales are off by less than 2^-19.
 const EDGE: f32 = 1.0 / 16_384.0;
 
-/// The distance to the nearest edge of coordinates, which come as `x / (2 * s)`: a limit on what is nearer than [`is_inside`] allows.
-///
-/// Edges are whole numbers but for zero, below which nothing is. Beyond the last level there are none either, but those few vectors
-/// may count as being on one.
+/// How far coordinates are from the middles of their cells. They come as levels before rounding, limited to those there are: what
+/// lies beyond the lowest or the highest one is nowhere near an edge.
 #[inline(always)]
-pub(crate) fn to_edge<F: F32Lanes>(halves: F) -> F {
-    let halves = halves.greater(F::splat(0.5));
-    (halves - halves.round()).abs()
+pub(crate) fn from_middle<F: F32Lanes>(limited: F, level: F) -> F {
+    (limited - level).abs()
 }
 
-/// Lanes that are not on an edge.
+/// Lanes that are not on an edge, for the largest distance of their coordinates from the middle.
 #[inline(always)]
-pub(crate) fn is_inside<F: F32Lanes>(to_edge: F) -> F::Mask {
-    F::splat(EDGE).lt(to_edge)
+pub(crate) fn is_inside<F: F32Lanes>(from_middle: F) -> F::Mask {
+    from_middle.lt(F::splat(0.5 - EDGE))
 }
 
 /// The points of a list that no other one dominates, for vectors rounded to `levels`.
@@ -62,7 +59,10 @@ mod tests {
         let inverse = 1.0 / scale;
         let level = |v: f32| nearest_int(0.5 * (inverse * v - 1.0)).clamp(0, top) as usize;
         let key = x.iter().rev().fold(0, |key, &v| key * if N == 8 { 3 } else { 8 } + level(v));
-        let inside = x.iter().all(|&v| is_inside(to_edge(Floats::<8>::splat(0.5 * inverse * v))).bits() & 1 == 1);
+        let inside = x.iter().all(|&v| {
+            let limited = Floats::<8>::splat((inverse * (0.5 * v) - 0.5).clamp(0.0, top as f32));
+            is_inside(from_middle(limited, Floats::splat(level(v) as f32))).bits() & 1 == 1
+        });
         if let (Spot::Near(all), Spot::Near(few)) = (neighbours.spot(key, false), neighbours.spot(key, true)) {
             let best = |list: grid::List<'_>| {
                 list.words.as_flattened()[nearest_spelled_out(&spelled_out(list, &x, &root, scale))]

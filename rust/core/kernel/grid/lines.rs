@@ -1,35 +1,20 @@
 //! Distances to the points of a list as functions of the scale.
 //!
 //! `sum(root * (s * q - x)^2)` is `s * (s * slope - offset)` plus a term without `q`, where `slope = sum(root * q^2)` and
-//! `offset = sum(2 * root * x * q)`. So points compare as the *heights* `s * slope - offset` do, which are linear in `s`: a
-//! point that lies below another one at both ends of a stretch of scales does so in between, too. Slopes and offsets are
-//! summed once for all scales.
+//! `offset = sum(2 * root * x * q)`. So points compare as the *heights* `s * slope - offset` do. Slopes and offsets are summed
+//! once for all scales.
 //!
 //! Heights do not round as distances do. Let `u = 2^-24` and `S = sum(root * (top * s + |x|)^2)` for the largest scale of a
 //! search, which exceeds the others by a factor of 1.5 at most. A distance as the reference sums it is off by at most
 //! `14 * u * S`; a height, 12 roundings of terms whose sum is `S / s` at most, by `18 * u * S / s`, where `s` is the largest
-//! scale. A lead of more than `(2 * 14 * 1.5 + 2 * 18) * u * S / s = 78 * u * S / s` in computed heights at both ends of a
-//! stretch therefore proves that the reference finds the same point for all scales of the stretch. [`margin`] is `2^-17 * S / s`
-//! (`128 * u`), or infinite where underflow might matter.
+//! scale. A lead of more than `(2 * 14 * 1.5 + 2 * 18) * u * S / s = 78 * u * S / s` in computed heights therefore proves that the
+//! reference finds the same point. [`margin`] is `2^-17 * S / s` (`128 * u`), or infinite where underflow might matter.
 
-use super::scores::Vector;
-use super::{CHUNK, Few, List, look_up, next_level};
-use crate::lanes::{F32Lanes, I32Lanes, Mask, head};
+use super::{look_up, next_level};
+use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, head};
 
-/// Points of a list, at most, rounded up to whole vectors.
-const MOST: usize = 320;
 /// Leads in distance below this prove nothing.
 const LEAST_MARGIN: f32 = 1e-30;
-
-/// Slopes and offsets of a list's points.
-pub(crate) struct Lines {
-    slopes: [f32; MOST],
-    offsets: [f32; MOST],
-    /// Vectors that hold points.
-    vectors: usize,
-    /// Lanes of the last vector that do, as bits.
-    valid: u32,
-}
 
 /// What points are measured with: for each coordinate what every level adds to slopes and offsets, as tables.
 #[derive(Clone, Copy)]
@@ -74,135 +59,73 @@ fn lines<F: F32Lanes, const N: usize>(words: &[u16], terms: &Terms<F, N>) -> (F,
     (slope, offset)
 }
 
-/// The lowest points at both ends of a stretch.
-#[derive(Clone, Copy)]
-pub(crate) struct Ends {
+/// The lowest points under as many scales as there are lanes.
+pub(crate) struct Lowest<F: F32Lanes> {
     /// Their words.
-    pub(crate) words: [u16; 2],
-    /// Whether both are lower than all others by more than the margin; otherwise words are meaningless.
-    pub(crate) clear: bool,
+    pub(crate) words: F::Int,
+    /// Lanes in which it is lower than all others by more than the margin; in others words are meaningless.
+    pub(crate) clear: F::Mask,
 }
 
-impl Ends {
-    /// Whether one point is the nearest all along the stretch.
-    #[inline(always)]
-    pub(crate) fn even(&self) -> bool {
-        self.clear & (self.words[0] == self.words[1])
-    }
-}
-
-/// The ends of a stretch with a list of at most `E` points: 8, 16, or 32 if there are more than 16.
+/// The lowest of the first `count` words, one scale a lane. They are read by whole vectors.
 #[inline(always)]
-pub(crate) fn ends_of_few<F: F32Lanes, const N: usize, const E: usize>(
-    few: &Few<'_>,
+pub(crate) fn lowest<F: F32Lanes, const N: usize>(
+    words: &[u16],
+    count: usize,
     terms: &Terms<F, N>,
-    scales: [f32; 2],
+    scales: F,
     margin: f32,
-) -> Ends {
-    // The widest vectors may read on to the end of the chunk, which repeats the last point.
-    let vectors = E.div_ceil(F::LEN);
-    let words: &[u16; 2 * CHUNK] = head(few.words.as_flattened());
-    let mut all = [(terms.slopes[0], terms.offsets[0]); 4];
-    for v in 0..vectors {
-        all[v] = lines(&words[v * F::LEN..], terms);
-    }
-    let valid = u32::MAX >> ((32 - few.count as u32) % 32);
-    let mut ends = Ends { words: [0; 2], clear: true };
-    for s in 0..2 {
-        let scale = F::splat(scales[s]);
-        let mut heights = [scale; 4];
-        let mut least = scale * all[0].0 - all[0].1;
-        heights[0] = least;
-        for v in 1..vectors {
-            heights[v] = scale * all[v].0 - all[v].1;
-            least = least.lesser(heights[v]);
-        }
-        let limit = F::splat(least.least() + margin);
-        let mut near = 0;
-        for v in 0..vectors {
-            near |= heights[v].lt(limit).bits() << (v * F::LEN);
-        }
-        near &= valid;
-        ends.clear &= near.is_power_of_two();
-        ends.words[s] = words[near.trailing_zeros() as usize % (2 * CHUNK)];
-    }
-    ends
-}
-
-/// The lowest point under a scale.
-#[derive(Clone, Copy)]
-pub(crate) struct Lowest {
-    /// Its word; meaningless if it is not clear.
-    pub(crate) word: u16,
-    /// Whether all others are higher by more than the margin.
-    pub(crate) clear: bool,
-}
-
-impl Lines {
-    /// No lines.
-    pub(crate) fn new() -> Self {
-        Self { slopes: [0.0; MOST], offsets: [0.0; MOST], vectors: 0, valid: 0 }
-    }
-
-    /// Sums up the lines of a list.
-    #[inline(always)]
-    pub(crate) fn fill<F: F32Lanes, const N: usize>(&mut self, list: List<'_>, terms: &Terms<F, N>) {
-        let flat = list.words.as_flattened();
-        self.vectors = list.count.div_ceil(F::LEN);
-        self.valid = u32::MAX >> (31 - (list.count - 1) % F::LEN);
-        for v in 0..self.vectors {
-            let (slope, offset) = lines(&flat[v * F::LEN..], terms);
-            slope.store(&mut self.slopes[v * F::LEN..]);
-            offset.store(&mut self.offsets[v * F::LEN..]);
-        }
-    }
-
-    /// Heights of the points of a vector.
-    #[inline(always)]
-    fn heights<F: F32Lanes>(&self, v: usize, scale: F) -> F {
-        scale * F::load(&self.slopes[v * F::LEN..]) - F::load(&self.offsets[v * F::LEN..])
-    }
-
-    /// The lowest point of the list under a scale. Vectors are filled up with the last point.
-    #[inline(always)]
-    pub(crate) fn lowest<F: F32Lanes>(&self, list: List<'_>, scale: f32, margin: f32) -> Lowest {
-        let scale = F::splat(scale);
-        let mut least = self.heights(0, scale);
-        for v in 1..self.vectors {
-            least = least.lesser(self.heights(v, scale));
-        }
-        let limit = F::splat(least.least() + margin);
-        // One vector with one point below the limit.
-        let (mut near, mut at, mut clear) = (0, 0, true);
-        for v in 0..self.vectors {
-            let valid = if v + 1 == self.vectors { self.valid } else { u32::MAX };
-            let here = self.heights(v, scale).lt(limit).bits() & valid;
-            if here != 0 {
-                clear &= near == 0;
-                (near, at) = (here, v * F::LEN);
+) -> Lowest<F> {
+    let infinite = F::splat(f32::INFINITY);
+    let mut search = Search { scales, least: infinite, second: infinite, words: F::Int::splat(0) };
+    let mut left = count;
+    'points: for words in words.chunks_exact(F::LEN) {
+        let (slope, offset) = lines(words, terms);
+        let (mut slopes, mut offsets, mut points) = ([0.0; MAX_LANES], [0.0; MAX_LANES], [0; MAX_LANES]);
+        slope.store(&mut slopes);
+        offset.store(&mut offsets);
+        F::Int::load_u16(words).store(&mut points);
+        for at in (0..F::LEN).step_by(8) {
+            let (slopes, offsets, points) = (head(&slopes[at..]), head(&offsets[at..]), head(&points[at..]));
+            match left {
+                1 => search.among::<1>(slopes, offsets, points),
+                2 => search.among::<2>(slopes, offsets, points),
+                3 => search.among::<3>(slopes, offsets, points),
+                4 => search.among::<4>(slopes, offsets, points),
+                5 => search.among::<5>(slopes, offsets, points),
+                6 => search.among::<6>(slopes, offsets, points),
+                7 => search.among::<7>(slopes, offsets, points),
+                _ => search.among::<8>(slopes, offsets, points),
             }
+            if left <= 8 {
+                break 'points;
+            }
+            left -= 8;
         }
-        clear &= near.is_power_of_two();
-        let position = at + near.trailing_zeros() as usize % F::LEN;
-        Lowest { word: list.words.as_flattened()[position], clear }
     }
-
-    /// The ends of a stretch of a list.
-    #[inline(always)]
-    pub(crate) fn ends<F: F32Lanes>(&self, list: List<'_>, scales: [f32; 2], margin: f32) -> Ends {
-        let first = self.lowest::<F>(list, scales[0], margin);
-        let last = self.lowest::<F>(list, scales[1], margin);
-        Ends { words: [first.word, last.word], clear: first.clear & last.clear }
-    }
+    Lowest { words: search.words, clear: (search.least + F::splat(margin)).lt(search.second) }
 }
 
-/// The scale under which two points are equally high, nearly; anything if there is none. The vector has roots for weights.
-#[inline(always)]
-pub(crate) fn crossing<F: F32Lanes, const N: usize>(vector: &Vector<F, N>, words: [u16; 2]) -> f32 {
-    let (first, last) = (vector.point(words[0]), vector.point(words[1]));
-    let diff = first - last;
-    let (offset, slope) = (vector.product * (diff + diff)).sums(vector.weight * diff * (first + last));
-    offset / slope
+/// The two lowest heights so far, and the word of the lowest.
+struct Search<F: F32Lanes> {
+    scales: F,
+    least: F,
+    second: F,
+    words: F::Int,
+}
+
+impl<F: F32Lanes> Search<F> {
+    /// Goes on with the first `K` of some points.
+    #[inline(always)]
+    fn among<const K: usize>(&mut self, slopes: &[f32; 8], offsets: &[f32; 8], words: &[i32; 8]) {
+        for i in 0..K {
+            let height = self.scales * F::splat(slopes[i]) - F::splat(offsets[i]);
+            let lower = height.lt(self.least);
+            self.second = self.second.lesser(self.least.greater(height));
+            self.words = F::Int::select(lower, F::Int::splat(words[i]), self.words);
+            self.least = self.least.lesser(height);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -214,11 +137,11 @@ mod tests {
     use super::super::nearest::tests::{nearest_spelled_out, spelled_out};
     use super::*;
     use crate::kernel::grid::{self, Neighbours, Spot, odd_numbers};
-    use crate::lanes::MAX_LANES;
+    use crate::lanes::Mask;
     use crate::lanes::portable::Floats;
 
-    /// Where a point is clear at both ends, the distances as the reference sums them say the same of all scales between.
-    /// Returns how many stretches were clear, and how many there were.
+    /// Where a point is clear, the distances as the reference sums them say the same. Returns how many scales were clear, and how
+    /// many there were.
     fn check<F: F32Lanes, const N: usize>(
         neighbours: &Neighbours<N>,
         keys: &[usize],
@@ -227,9 +150,9 @@ mod tests {
         top: f32,
     ) -> (u32, u32) {
         let (mut clear, mut all) = (0, 0);
-        let mut lines = Lines::new();
         for key in keys {
             let key = key % 3usize.pow(8).min(8usize.pow(N as u32));
+            let slot = neighbours.slot(key, false);
             let Spot::Near(list) = neighbours.spot(key, false) else { continue };
             let widest = x.iter().fold(1e-20f32, |a, b| a.max(b.abs())) / (0.8 * top);
             let sum = (0..N).fold(0.0, |sum, i| sum + root[i] * (widest * top + x[i].abs()).powi(2));
@@ -237,31 +160,19 @@ mod tests {
             margin(F::splat(sum), F::splat(widest)).store(&mut margins);
             let products: [f32; N] = std::array::from_fn(|i| root[i] * x[i]);
             let terms = Terms::<F, N>::new(root, &products, odd_numbers::<F, N>());
-            lines.fill(list, &terms);
-            for (from, to) in [(1.0, 1.5), (1.0, 1.02), (1.2, 1.3), (1.4, 1.5)] {
+            let scales: [f32; MAX_LANES] = std::array::from_fn(|i| widest / (1.0 + i as f32 / 31.0));
+            let found = lowest::<F, N>(neighbours.words(slot), slot.count(), &terms, F::load(&scales), margins[0]);
+            let mut words = [0; MAX_LANES];
+            found.words.store(&mut words);
+            for lane in 0..F::LEN {
                 all += 1;
-                let scales = [widest / from, widest / to];
-                let found = lines.ends::<F>(list, scales, margins[0]);
-                if list.count <= 32 {
-                    let few = neighbours.few(neighbours.slot(key, false));
-                    // Beyond its own chunks, a list is followed by another one's points.
-                    let same = match list.count {
-                        0..=8 => ends_of_few::<F, N, 8>(&few, &terms, scales, margins[0]),
-                        9..=16 => ends_of_few::<F, N, 16>(&few, &terms, scales, margins[0]),
-                        _ => ends_of_few::<F, N, 32>(&few, &terms, scales, margins[0]),
-                    };
-                    assert_eq!(same.clear, found.clear);
-                    assert!(!same.clear || same.words == found.words);
-                }
-                if !found.even() {
+                if found.clear.bits() >> lane & 1 == 0 {
                     continue;
                 }
                 clear += 1;
-                for step in 0..=10 {
-                    let scale = widest / (from + (to - from) * step as f32 / 10.0);
-                    let distances = spelled_out(list, x, root, scale);
-                    assert_eq!(list.words.as_flattened()[nearest_spelled_out(&distances)], found.words[0], "{step}");
-                }
+                let distances = spelled_out(list, x, root, scales[lane]);
+                let nearest = list.words.as_flattened()[nearest_spelled_out(&distances)];
+                assert_eq!(words[lane], i32::from(nearest), "{lane}");
             }
         }
         (clear, all)
@@ -281,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn clear_at_both_ends_is_nearest_between(
+        fn what_is_clear_is_nearest(
             keys in prop::collection::vec(0usize..6561, 24),
             x in prop::array::uniform8(-0.1f32..1.0),
             root in prop::array::uniform8(0f32..1.0),
@@ -294,9 +205,9 @@ mod tests {
         }
     }
 
-    /// Were no stretch clear, or all of them, the test above would say nothing.
+    /// Were nothing clear, the test above would say nothing; and kernels would be slow.
     #[test]
-    fn most_stretches_are_clear_and_some_are_not() {
+    fn nearly_all_is_clear() {
         let mut runner = TestRunner::deterministic();
         let vectors = (prop::array::uniform8(0f32..1.0), prop::array::uniform8(0.1f32..1.0));
         let cases = (prop::collection::vec(0usize..6561, 24), vectors);
@@ -308,19 +219,7 @@ mod tests {
             }
         }
         for (clear, all) in totals {
-            assert!(2 * clear > all && clear < all, "{totals:?}");
+            assert!(100 * clear > 99 * all && clear < all, "{totals:?}");
         }
-    }
-
-    #[test]
-    fn every_list_fits() {
-        fn longest<const N: usize>(neighbours: &Neighbours<N>, keys: usize) -> usize {
-            let counts = (0..keys).map(|key| neighbours.slot(key, false).count());
-            counts.max().unwrap().next_multiple_of(MAX_LANES)
-        }
-        for book in [&*grid::IQ2_XXS, &*grid::IQ2_XS, &*grid::IQ2_S] {
-            assert!(longest(book, 6561) <= MOST);
-        }
-        assert!(longest(&grid::IQ3_XXS, 4096).max(longest(&grid::IQ3_S, 4096)) <= MOST);
     }
 }

@@ -6,9 +6,9 @@
 //!
 //! - [`cell`]: which points of a list can be left out;
 //! - [`nearest`]: the best of some points under a scale;
-//! - [`lines`]: where it stays the best while the scale changes;
-//! - [`candidates`]: the points of a sub-block under a row of scales;
-//! - [`scores`]: which of these scales may be the best.
+//! - [`lines`]: the same under a row of scales, one a lane;
+//! - [`candidates`]: the points of a super-block under all scales of a search;
+//! - [`scores`]: which of these scales is the best.
 
 pub(crate) mod candidates;
 pub(crate) mod cell;
@@ -19,10 +19,17 @@ pub(crate) mod scores;
 use std::sync::LazyLock;
 
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES};
+use crate::prefetch::prefetch;
 use crate::reference::grid::{self, Grid, Place};
 
 /// Lists of neighbours are filled up to whole chunks: the widest vectors, or two narrower ones.
 pub(crate) const CHUNK: usize = MAX_LANES;
+
+/// What is added to a word if rounding alone led to it.
+pub(crate) const ON_GRID: i32 = 1 << 16;
+
+/// More than there are keys, and a power of two: a mask takes the place of a check.
+const KEYS: usize = 8192;
 
 /// Bits of a level in a word.
 pub(crate) const fn bits<const N: usize>() -> u32 {
@@ -91,16 +98,8 @@ pub(crate) struct List<'n> {
     pub(crate) count: usize,
 }
 
-/// The first two chunks of a list; the second one may belong to another list.
-#[derive(Clone, Copy)]
-pub(crate) struct Few<'n> {
-    pub(crate) words: &'n [[u16; CHUNK]; 2],
-    /// How many neighbours there are.
-    pub(crate) count: usize,
-}
-
-/// An entry of a codebook's table. From the lowest bit: the number of neighbours (12 bits), their number in steps (see
-/// [`Slot::length`], 4 bits), and the chunk at which they start; for points of the codebook 0, 0 and their word.
+/// An entry of a codebook's table. From the lowest bit: the number of neighbours (16 bits), and the chunk at which they start;
+/// for points of the codebook 0 and their word.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot(u32);
 
@@ -108,13 +107,16 @@ impl Slot {
     /// How many neighbours there are; 0 for a point of the codebook.
     #[inline(always)]
     pub(crate) fn count(self) -> usize {
-        (self.0 & 0xfff) as usize
+        (self.0 & 0xffff) as usize
     }
 
-    /// 0 for up to 8 neighbours, 1 for up to 16, 2 for up to 32, 3 for more.
+    /// Lengths of lists.
+    pub(crate) const LENGTHS: usize = 32;
+
+    /// How many neighbours there are, or the last length if there are more.
     #[inline(always)]
     pub(crate) fn length(self) -> usize {
-        (self.0 >> 12 & 3) as usize
+        self.count().min(Self::LENGTHS - 1)
     }
 
     /// The word of a point of the codebook.
@@ -126,8 +128,8 @@ impl Slot {
 
 /// A codebook's points and neighbour lists by key.
 pub(crate) struct Neighbours<const N: usize> {
-    /// For vectors anywhere, and for those well inside their cells.
-    slots: Vec<[Slot; 2]>,
+    /// For vectors anywhere, and for those well inside their cells, which are most: apart, so that the latter lie together.
+    slots: Box<[[Slot; KEYS]; 2]>,
     /// Index of the point with this key.
     indices: Vec<u16>,
     words: Vec<[u16; CHUNK]>,
@@ -136,14 +138,14 @@ pub(crate) struct Neighbours<const N: usize> {
 impl<const N: usize> Neighbours<N> {
     fn new(grid: &Grid<N>) -> Self {
         let keys = base::<N>().pow(N as u32);
-        let mut all = Self { slots: vec![[Slot(0); 2]; keys], indices: vec![0; keys], words: Vec::new() };
+        let mut all = Self { slots: Box::new([[Slot(0); KEYS]; 2]), indices: vec![0; keys], words: Vec::new() };
         let pack =
             |levels: &[u8; N]| (0..N).fold(0, |word, i| word | u16::from(levels[i]) << (bits::<N>() as usize * i));
         // Lists that are read often lie together.
         for in_cell in [true, false] {
             for key in 0..keys {
                 let levels: [u8; N] = std::array::from_fn(|i| (key / base::<N>().pow(i as u32) % base::<N>()) as u8);
-                all.slots[key][usize::from(in_cell)] = match grid.place(&levels) {
+                all.slots[usize::from(in_cell)][key] = match grid.place(&levels) {
                     Place::OnGrid(index) => {
                         all.indices[key] = index;
                         Slot(u32::from(pack(&levels)) << 16)
@@ -156,8 +158,6 @@ impl<const N: usize> Neighbours<N> {
                 };
             }
         }
-        // The last list may be read as two chunks.
-        all.words.push([0; CHUNK]);
         all
     }
 
@@ -167,15 +167,14 @@ impl<const N: usize> Neighbours<N> {
         for words in list.chunks(CHUNK) {
             self.words.push(std::array::from_fn(|i| *words.get(i).unwrap_or(&list[list.len() - 1])));
         }
-        let length = [8, 16, 32].iter().filter(|&&most| list.len() > most).count() as u32;
-        assert!(start < 1 << 16 && list.len() < 1 << 12, "codebooks are as they are");
-        Slot(start << 16 | length << 12 | list.len() as u32)
+        assert!(start < 1 << 16 && list.len() < 1 << 16, "codebooks are as they are");
+        Slot(start << 16 | list.len() as u32)
     }
 
     /// The entry of a rounded vector, which may be well inside its [`cell`].
     #[inline(always)]
     pub(crate) fn slot(&self, key: usize, in_cell: bool) -> Slot {
-        self.slots[key][usize::from(in_cell)]
+        self.slots[usize::from(in_cell)][key % KEYS]
     }
 
     /// The neighbours that an entry stands for.
@@ -185,10 +184,17 @@ impl<const N: usize> Neighbours<N> {
         List { words: chunks, count: slot.count() }
     }
 
-    /// The same for at most 32 neighbours.
+    /// Asks for the first chunk of words, if there are any.
     #[inline(always)]
-    pub(crate) fn few(&self, slot: Slot) -> Few<'_> {
-        Few { words: crate::lanes::head(&self.words[usize::from(slot.word())..]), count: slot.count() }
+    pub(crate) fn ask_for(&self, slot: Slot) {
+        let chunk = if slot.count() == 0 { 0 } else { usize::from(slot.word()) };
+        prefetch(self.words.as_ptr().wrapping_add(chunk), 2 * CHUNK);
+    }
+
+    /// The words of neighbours, and of lists behind.
+    #[inline(always)]
+    pub(crate) fn words(&self, slot: Slot) -> &[u16] {
+        self.words[usize::from(slot.word())..].as_flattened()
     }
 
     /// Looks up a rounded vector, which may be well inside its [`cell`].

@@ -17,6 +17,7 @@ pub(super) const ROWS: usize = 4;
 pub(super) type Dot = unsafe fn(facts: &Facts, rows: [&[Slab]; ROWS], x: &[Rounded], sums: &mut [f32; ROWS]);
 
 /// The function for a format. It needs what `isa` stands for.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
 pub(super) fn dot(facts: &Facts, isa: Isa) -> Dot {
     match isa {
         #[cfg(target_arch = "x86_64")]

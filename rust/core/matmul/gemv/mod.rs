@@ -16,6 +16,7 @@ use crate::block::Format;
 pub(super) const PIECES: [usize; 3] = [4, 2, 1];
 
 /// Bytes ahead of the block in hand that are asked for: what arrives while memory takes to answer, several times over.
+#[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 4608;
 
 /// Products of one row of weights with as many rows of activations as `sums` has entries; `x` has `slabs` entries for each.
@@ -23,6 +24,7 @@ pub(super) type MultiplyRow = unsafe fn(row: &[u8], x: &[Rounded], slabs: usize,
 
 /// The functions for each of [`PIECES`], if there are any for the format. They need what `isa` stands for, and a row of
 /// whole blocks.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
 pub(super) fn kernels(format: Format, isa: Isa) -> Option<[MultiplyRow; PIECES.len()]> {
     match isa {
         #[cfg(target_arch = "x86_64")]
@@ -33,6 +35,7 @@ pub(super) fn kernels(format: Format, isa: Isa) -> Option<[MultiplyRow; PIECES.l
 
 /// A function that unpacks the format's blocks as the kernels take them apart, where that is faster than the definition in
 /// [`super::unpack`], which it equals. It needs what `isa` stands for.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
 pub(super) fn unpack(format: Format, isa: Isa) -> Option<UnpackRow> {
     match isa {
         #[cfg(target_arch = "x86_64")]

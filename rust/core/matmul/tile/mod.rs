@@ -9,6 +9,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
+mod fours;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use std::ops::Range;
 
@@ -16,6 +22,7 @@ use super::activation::Rounded;
 use super::slab::{Facts, GROUPS, SLAB, Scaling, Slab};
 use crate::arch::Isa;
 use crate::block::Format;
+use crate::prefetch::prefetch;
 
 /// Columns of activations side by side.
 pub(super) const COLUMNS: usize = 16;
@@ -128,7 +135,7 @@ impl Side {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Row {
-    /// Codes: 256 bytes, or 256 of 16 bits.
+    /// Codes: 256 bytes, or 256 of 16 bits. Behind 256 bytes, what the biases contribute to each four, see [`fours`].
     codes: [u8; 2 * SLAB],
     /// Integer scale of each 16, twice.
     scales: [[i16; 2]; GROUPS],
@@ -185,12 +192,35 @@ pub(super) struct Kernels {
 pub(super) fn kernels(facts: &Facts, isa: Isa) -> Option<Kernels> {
     match isa {
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if std::arch::is_x86_feature_detected!("avx512vnni") => vnni::avx512::kernels(facts),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 if std::arch::is_x86_feature_detected!("avxvnni") => vnni::avx::kernels(facts),
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx512 => avx2::kernels(facts),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => neon::kernels(facts),
         _ => None,
     }
 }
 
-/// Lays out a slab; `sums` adds up each 16 signed codes, which compilers take apart into single bytes.
+/// Pairs of minima, as [`Side::sums`].
+#[inline(always)]
+fn mins(slab: &Slab, facts: &Facts) -> [[i16; 2]; GROUPS / 2] {
+    std::array::from_fn(|j| match facts.group {
+        16 => [slab.mins[2 * j], slab.mins[2 * j + 1]],
+        _ => [slab.mins[4 * j % GROUPS], slab.mins[(4 * j + 2) % GROUPS]],
+    })
+}
+
+/// Asks for the `i`th of `shares` of the `count` values at `start`, which need not be readable.
+#[inline(always)]
+pub(super) fn fetch_share<T>(start: *const T, count: usize, i: usize, shares: usize) {
+    let share = (count * size_of::<T>()).div_ceil(shares);
+    prefetch(start.cast::<u8>().wrapping_add(i * share), share);
+}
+
+/// Lays out a slab as its plan says; `sums` adds up each 16 signed codes, which compilers take apart into single bytes.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sums: impl Fn(&[u8; SLAB]) -> [i32; GROUPS]) {
     match facts.scaling {
@@ -207,10 +237,7 @@ fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sums: im
         }
     }
     if facts.mins && facts.scaling == Scaling::Super {
-        row.mins = std::array::from_fn(|j| match facts.group {
-            16 => [slab.mins[2 * j], slab.mins[2 * j + 1]],
-            _ => [slab.mins[4 * j % GROUPS], slab.mins[(4 * j + 2) % GROUPS]],
-        });
+        row.mins = mins(slab, facts);
     }
     match pairing {
         Pairing::Unsigned => row.codes[..SLAB].copy_from_slice(&slab.codes),
@@ -251,14 +278,21 @@ fn lay_out(slab: &Slab, pairing: Pairing, facts: &Facts, row: &mut Row, sums: im
 }
 
 #[inline(always)]
-fn pack(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [Quad], side: &mut Side) {
-    let plan = Plan::new(facts);
+fn pack(
+    x: &[f32],
+    cols: usize,
+    slab: Range<usize>,
+    pairing: Pairing,
+    facts: &Facts,
+    quads: &mut [Quad],
+    side: &mut Side,
+) {
     for column in 0..COLUMNS {
         let rounded = match x.get(column * cols..(column + 1) * cols) {
             Some(x) => Rounded::new(facts, &x[slab.clone()]),
             None => Rounded::ZERO,
         };
-        match plan.pairing {
+        match pairing {
             Pairing::Unsigned | Pairing::Signs => spread(&rounded.codes.map(|code| code as u8), column, quads),
             Pairing::Biased => spread(&rounded.codes.map(|code| code as u8 ^ 0x80), column, quads),
             Pairing::Wide => {

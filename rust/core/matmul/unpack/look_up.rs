@@ -47,8 +47,9 @@ impl LookUp for Portable {
     }
 }
 
-/// A shuffle of bytes, and F16C. Only used inside functions with AVX2 and F16C enabled.
-#[cfg(target_arch = "x86_64")]
+/// A shuffle of bytes, and the machine's own conversion of halves. On x86-64, only used inside functions with AVX2 and F16C
+/// enabled.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) struct Shuffle;
 
 #[cfg(target_arch = "x86_64")]
@@ -88,5 +89,38 @@ impl LookUp for Shuffle {
         use std::arch::x86_64::*;
         // SAFETY: used only where F16C was detected.
         unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(half.to_bits())))) }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl LookUp for Shuffle {
+    #[inline(always)]
+    fn look_up(values: &[i8; 16], bytes: &[u8; 16], to: &mut [u8; 32]) {
+        use std::arch::aarch64::*;
+        // SAFETY: NEON is part of the target; tables and bytes are one register each, and `to` is two.
+        unsafe {
+            let (values, bytes) = (vreinterpretq_u8_s8(vld1q_s8(values.as_ptr())), vld1q_u8(bytes.as_ptr()));
+            vst1q_u8(to.as_mut_ptr(), vqtbl1q_u8(values, vandq_u8(bytes, vdupq_n_u8(15))));
+            vst1q_u8(to.as_mut_ptr().add(16), vqtbl1q_u8(values, vshrq_n_u8::<4>(bytes)));
+        }
+    }
+
+    #[inline(always)]
+    fn add_fifth(bits: u32, codes: &mut [u8; 32]) {
+        use std::arch::aarch64::*;
+        const BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+        for (codes, bits) in codes.as_chunks_mut::<16>().0.iter_mut().zip(bits.to_le_bytes().as_chunks::<2>().0) {
+            // SAFETY: NEON is part of the target; codes and masks are one register each.
+            unsafe {
+                let spread = vcombine_u8(vdup_n_u8(bits[0]), vdup_n_u8(bits[1]));
+                let fifth = vandq_u8(vtstq_u8(spread, vld1q_u8(BITS.as_ptr())), vdupq_n_u8(16));
+                vst1q_u8(codes.as_mut_ptr(), vorrq_u8(vld1q_u8(codes.as_ptr()), fifth));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn widen(half: f16) -> f32 {
+        crate::arch::neon::widen_one(half)
     }
 }

@@ -8,7 +8,7 @@ mod look_up;
 mod small;
 pub(super) mod tables;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use look_up::Shuffle;
 use look_up::{LookUp, Portable};
 
@@ -64,6 +64,8 @@ macro_rules! table {
                         #[cfg(target_arch = "x86_64")]
                         // SAFETY: `Isa::is_available` has found these features.
                         Isa::Avx2 | Isa::Avx512 => |bytes, slabs| unsafe { wide(bytes, slabs) },
+                        #[cfg(target_arch = "aarch64")]
+                        Isa::Neon => unpack_row::<Own, Shuffle>,
                         _ => unpack_row::<Own, Portable>,
                     };
                     Some(Unpacker { facts: Own::FACTS, unpack })

@@ -173,7 +173,8 @@ unsafe fn four_columns<F: Block, const N: usize>(
 unsafe fn transposed(from: [*const f32; 4]) -> [__m128; 4] {
     // SAFETY: by this function's contract; SSE is part of x86-64.
     unsafe {
-        let [mut a, mut b, mut c, mut d] = from.map(|from| _mm_loadu_ps(from));
+        let (mut a, mut b) = (_mm_loadu_ps(from[0]), _mm_loadu_ps(from[1]));
+        let (mut c, mut d) = (_mm_loadu_ps(from[2]), _mm_loadu_ps(from[3]));
         _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
         [a, b, c, d]
     }

@@ -58,18 +58,14 @@ pub(super) fn kernels(facts: &Facts) -> Option<Kernels> {
         _ => return None,
     };
     let quads = if pairing == Wide { SLAB / 2 } else { SLAB / 4 };
-    let direct = (facts.format == Format::Q8_0).then_some([
-        signs::blocks::<4> as Direct,
-        signs::blocks::<8>,
-        signs::blocks::<16>,
-    ]);
+    let direct = (facts.format == Format::Q8_0).then_some([signs::blocks::<8> as Direct, signs::blocks::<16>]);
     let few = if direct.is_some() { FEW_DIRECT } else { plan.few(facts) };
     Some(Kernels { quads, few, multiply, direct, lay_out, pack })
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pack(x: &[f32], cols: usize, slab: Range<usize>, facts: &Facts, quads: &mut [Quad], side: &mut Side) {
-    super::pack(x, cols, slab, facts, quads, side);
+    super::pack(x, cols, slab, Plan::new(facts).pairing, facts, quads, side);
 }
 
 /// Lays out with the facts that steer it known to the compiler; `GROUP` 0 where it makes no difference.
