@@ -93,12 +93,12 @@ fn extreme_blocks_and_activations_do_not_overflow() {
         let mut x = vec![1.0; 3 * cols];
         x[cols..].iter_mut().enumerate().for_each(|(i, x)| *x = end(i));
         x[2 * cols..].iter_mut().for_each(|x| *x = -1.0);
-        x.extend(numbers(4, 6 * cols));
+        x.extend(numbers(4, 14 * cols));
         let wanted = product(Isa::Scalar, weights, &x, Activations::Int8, 1);
         // Which NaN an operation on two of them gives is open.
         let settled = |bits: &u32| if f32::from_bits(*bits).is_nan() { f32::NAN.to_bits() } else { *bits };
         for &isa in Isa::ALL.iter().filter(|isa| isa.is_available()) {
-            for n in [1, 2, 3, 7, 9] {
+            for n in [1, 2, 3, 4, 7, 9, 17] {
                 let own = product(isa, weights, &x[..n * cols], Activations::Int8, 1);
                 let (own, wanted) = (own.iter().map(settled), wanted[..n * 10].iter().map(settled));
                 assert!(own.eq(wanted), "{format} {isa} batch of {n}");
