@@ -22,9 +22,9 @@ pub(super) struct Plain {
 /// Decodes any whole number of blocks.
 pub(super) type DecodeRow = fn(&[u8], &mut [f32]);
 
-/// Compiles every decoder for some features: the compiler finds the vectors in its loops. AVX-512 takes those for AVX2, which do
-/// what memory does: with scatters at hand the compiler turns loops over groups of 16 weights inside out, into byte by byte
-/// transpositions and four times the instructions.
+/// Compiles every decoder for some features: the compiler finds the vectors in its loops. AVX-512 takes those for AVX2: with
+/// scatters at hand, the compiler transposes loops over groups of 16 weights, byte by byte. In the decoder of Q3_K half of the
+/// instructions move single bytes then, and all weights are scattered.
 macro_rules! decoders {
     ($($format:ident => $module:ident),+ $(,)?) => {
         #[cfg(target_arch = "x86_64")]
