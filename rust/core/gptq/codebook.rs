@@ -6,8 +6,8 @@
 use std::sync::LazyLock;
 
 use super::dense::Dense;
-use super::factor::WINDOW;
-use super::form::{Factors, Form, GROUP, Parts, Quad};
+use super::factor::{GROUP, WINDOW};
+use super::form::{Factors, Form, Parts, Quad};
 use crate::block::bits::nibble;
 use crate::block::layout::Layout;
 use crate::block::vector::{self, VectorCodes};

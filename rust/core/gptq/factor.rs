@@ -6,7 +6,6 @@
 //! arXiv 2210.17323; Chee et al. 2023, arXiv 2307.13304, theorem 6).
 
 use super::Options;
-use super::form::GROUP;
 use super::product::Panels;
 use crate::encode::Run;
 use crate::error::{At, Error, Result};
@@ -14,6 +13,9 @@ use crate::linalg::{cholesky, square_of};
 
 /// Columns of a window: the part of a row that is solved before its error is passed on.
 pub(super) const WINDOW: usize = 256;
+
+/// Columns that formats with codebooks choose together.
+pub(super) const GROUP: usize = 8;
 
 /// Rows of a task where a matrix is copied.
 const ROWS: usize = 32;

@@ -4,15 +4,12 @@
 //! times one `f16` for the whole block, as in the k-quants.
 
 use super::dense::Dense;
-use super::factor::WINDOW;
+use super::factor::{GROUP, WINDOW};
 use crate::block::Format;
 use crate::reference::rounding::to_half;
 
 /// Sub-blocks of a window, at most: groups of 16 weights.
 pub(crate) const MAX_SUBS: usize = WINDOW / 16;
-
-/// Weights that formats with codebooks choose together.
-pub(crate) const GROUP: usize = 8;
 
 /// The quadratic form of the errors of a group.
 pub(crate) type Quad = [[f32; GROUP]; GROUP];

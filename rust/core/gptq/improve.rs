@@ -4,8 +4,8 @@
 //! gradient `g = S u`: a change of the stored values by `delta` lowers the objective by `2 delta^T g - delta^T S delta`.
 
 use super::dense::Dense;
-use super::factor::{Square, WINDOW};
-use super::form::{Factors, Form, GROUP, Parts, Quad};
+use super::factor::{GROUP, Square, WINDOW};
+use super::form::{Factors, Form, Parts, Quad};
 use super::refit::{Slopes, refit};
 use crate::arch::Isa;
 use crate::linalg::Tiles;

@@ -1,7 +1,7 @@
 //! Levels of a window, one position (or one group) after the other, each making up for the errors before it.
 
-use super::factor::Window;
-use super::form::{Form, GROUP, Parts, Quad};
+use super::factor::{GROUP, Window};
+use super::form::{Form, Parts, Quad};
 use super::improve::Place;
 use crate::linalg::{MAX_TILE, Sums};
 use crate::matmul::wide::LANES;
