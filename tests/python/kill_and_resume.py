@@ -1,4 +1,4 @@
-"""Kills conversions with SIGKILL at random moments and takes them up again.
+"""Kills conversions with SIGKILL, after a first piece and at random moments, and takes them up again.
 
     python tests/python/kill_and_resume.py MODEL [--kills 50] [--variant Q4_K_M] [--imatrix FILE]
 
@@ -8,6 +8,7 @@ Every resumed output must equal that of a conversion that was left in peace, and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import random
 import signal
@@ -49,7 +50,8 @@ def kill_and_resume(model: Path, folder: Path, *, kills: int, words: list[str], 
     wanted = [_digest(path) for path in outputs]
     for path in outputs:
         path.unlink()
-    # Most of a short run is the start of the interpreter, in which there is nothing to resume.
+    # Most of a short run is the start of the interpreter, in which there is nothing to resume. So a run is first killed
+    # after a piece, however fast pieces are on this machine, and the one that takes it up at any moment.
     startup = _startup(command, words)
     while tally.killed < kills:
         attempts = 0
@@ -58,7 +60,11 @@ def kill_and_resume(model: Path, folder: Path, *, kills: int, words: list[str], 
             again = ["--resume", "--overwrite"]
             process = subprocess.Popen([*command, str(folder / "out.gguf"), *words, *second, *again])
             if attempts < 2 and tally.killed < kills:
-                time.sleep(rng.uniform(startup, max(duration, startup * 1.1)))
+                if attempts == 0:
+                    _wait_for_a_piece(process, folder)
+                    time.sleep(rng.uniform(0, max(0.0, duration - startup) / 4))
+                else:
+                    time.sleep(rng.uniform(startup, max(duration, startup * 1.1)))
                 process.send_signal(signal.SIGKILL)
             code = process.wait()
             if code == 0:
@@ -66,7 +72,7 @@ def kill_and_resume(model: Path, folder: Path, *, kills: int, words: list[str], 
             assert code == -signal.SIGKILL, f"exit code {code}"
             tally.killed += 1
             tally.killed_twice += attempts == 1
-            tally.left_pieces += any(p.suffix == ".journal" and p.stat().st_size > 48 for p in folder.iterdir())
+            tally.left_pieces += _has_pieces(folder)
             attempts += 1
         tally.finished_first += attempts == 0
         assert [_digest(path) for path in outputs] == wanted, f"after {tally.killed} kills an output differs"
@@ -74,6 +80,20 @@ def kill_and_resume(model: Path, folder: Path, *, kills: int, words: list[str], 
         for path in outputs:
             path.unlink()
     return tally
+
+
+def _has_pieces(folder: Path) -> bool:
+    # A journal begins with what it belongs to. It may be renamed or gone while one looks.
+    for path in folder.glob("*.journal"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > 48:
+                return True
+    return False
+
+
+def _wait_for_a_piece(process: subprocess.Popen[bytes], folder: Path) -> None:
+    while process.poll() is None and not _has_pieces(folder):
+        time.sleep(0.001)
 
 
 def _startup(command: list[str], words: list[str]) -> float:
