@@ -146,6 +146,9 @@ pub(crate) fn conversions<F: F32Lanes>() {
             assert_eq!(half.to_bits(), crate::reference::rounding::to_half(value).to_bits(), "{value}");
         }
     }
+    for count in 0..=F::LEN {
+        assert_eq!(F::first(count).bits(), (1 << count) - 1);
+    }
 }
 
 /// A square turned over.

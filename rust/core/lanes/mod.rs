@@ -135,6 +135,22 @@ pub(crate) trait F32Lanes:
     /// Transposes a square of `LEN` vectors: lane `i` of vector `j` and lane `j` of vector `i` change places.
     fn transpose(square: &mut [Self]);
 
+    /// The first `count` lanes.
+    #[inline(always)]
+    fn first(count: usize) -> Self::Mask {
+        const NUMBERS: [f32; MAX_LANES] = {
+            let mut numbers = [0.0; MAX_LANES];
+            let mut i = 0;
+            while i < MAX_LANES {
+                numbers[i] = i as f32;
+                i += 1;
+            }
+            numbers
+        };
+        // By way of `i32`, which every processor turns into a float without a branch.
+        Self::load(&NUMBERS).lt(Self::splat(count as i32 as f32))
+    }
+
     /// Lanes where `self > other`; false for NaN.
     #[inline(always)]
     fn gt(self, other: Self) -> Self::Mask {

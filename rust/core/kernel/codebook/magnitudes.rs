@@ -1,6 +1,6 @@
 //! A super-block without its signs, as the searches take it.
 
-use crate::kernel::grid::candidates::{Weights, octets};
+use crate::kernel::grid::candidates::{WEIGHTS, Weights, octets};
 use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
 use crate::reference::codebook::Signs;
 
@@ -29,10 +29,10 @@ impl Magnitudes {
     /// All zeros.
     pub(crate) fn new() -> Self {
         Self {
-            x: [0.0; 256 + MAX_LANES],
-            weight: [0.0; 256 + MAX_LANES],
-            root: [0.0; 256 + MAX_LANES],
-            product: [0.0; 256 + MAX_LANES],
+            x: [0.0; WEIGHTS],
+            weight: [0.0; WEIGHTS],
+            root: [0.0; WEIGHTS],
+            product: [0.0; WEIGHTS],
             signs: [0; 32],
             largest: [0.0; 32],
         }

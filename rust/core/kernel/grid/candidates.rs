@@ -30,7 +30,10 @@ pub(crate) const ROOM: usize = 32 + 2 * MAX_LANES;
 pub(crate) type Words = [i32; ROOM];
 
 /// One value a weight, with room for the last vector to be read by all lanes.
-pub(crate) type Weights = [f32; 256 + MAX_LANES];
+pub(crate) type Weights = [f32; WEIGHTS];
+
+/// See [`Weights`].
+pub(crate) const WEIGHTS: usize = 256 + MAX_LANES;
 
 /// Pieces of runs, at most, and one more, rounded up to a power of two: a mask then takes the place of a check.
 const PIECES: usize = (VECTORS * MAX_CANDIDATES + 1).next_power_of_two();
@@ -104,7 +107,7 @@ impl Workspace {
             margins: [[0.0; OCTETS]; 2],
             scales: [[0.0; ROOM]; SUB_BLOCKS],
             inside: [0; 2],
-            products: [0.0; 256 + MAX_LANES],
+            products: [0.0; WEIGHTS],
             pieces: [Piece(0); PIECES],
             order: [0; PIECES],
         }
@@ -143,8 +146,6 @@ pub(crate) fn find<F: F32Lanes, const N: usize, const W: usize>(
     let off_grid = workspace.list::<F, N, W>(neighbours, weighted, tops.len());
     let Workspace { words, margins, scales, products, pieces, order, .. } = workspace;
     let values = odd_numbers::<F, N>();
-    let numbers: [f32; MAX_LANES] = std::array::from_fn(|i| i as f32);
-    let lanes = F::load(&numbers);
     for &number in &order[..off_grid.min(PIECES)] {
         let piece = pieces[usize::from(number) % PIECES];
         let (vector, from, slot) = (piece.vector(), piece.from(), piece.slot());
@@ -153,7 +154,7 @@ pub(crate) fn find<F: F32Lanes, const N: usize, const W: usize>(
         let scales = &scales[octet / (W / 8)][from..];
         let margin = margins[vector % (8 / N)][octet];
         let found = lines::lowest::<F, N>(neighbours.words(slot), slot.count(), &terms, F::load(scales), margin);
-        let own = lanes.lt(F::splat((piece.to() - from) as i32 as f32));
+        let own = F::first(piece.to() - from);
         let words = &mut words[vector][from..];
         let old = F::Int::load(words);
         // Compilers make a masked store of a selection, which takes some processors a dozen cycles.

@@ -104,14 +104,14 @@ pub(crate) struct List<'n> {
 pub(crate) struct Slot(u32);
 
 impl Slot {
+    /// Lengths of lists.
+    pub(crate) const LENGTHS: usize = 32;
+
     /// How many neighbours there are; 0 for a point of the codebook.
     #[inline(always)]
     pub(crate) fn count(self) -> usize {
         (self.0 & 0xffff) as usize
     }
-
-    /// Lengths of lists.
-    pub(crate) const LENGTHS: usize = 32;
 
     /// How many neighbours there are, or the last length if there are more.
     #[inline(always)]

@@ -12,7 +12,7 @@
 
 use super::candidates::{ROOM, Words};
 use super::{look_up, next_level, odd_numbers};
-use crate::lanes::{F32Lanes, I32Lanes, MAX_LANES, Mask};
+use crate::lanes::{F32Lanes, I32Lanes, Mask};
 
 /// `t`.
 const SHARE: f32 = 1.0 / 16_384.0;
@@ -45,14 +45,12 @@ pub(crate) fn best<F: F32Lanes, const N: usize, const W: usize>(
         3 => sums.fill::<F, N, W, 3>(words, product, weight),
         _ => sums.fill::<F, N, W, 4>(words, product, weight),
     }
-    let numbers: [f32; MAX_LANES] = std::array::from_fn(|i| i as f32);
     let mut scores = [0.0; ROOM];
     let (mut highest, mut least_q2) = (F::splat(0.0), F::splat(f32::INFINITY));
     for at in (0..count).step_by(F::LEN) {
         let (qx, q2) = (F::load(&sums.qx[at..]), F::load(&sums.q2[at..]));
         // Behind the last candidate stands anything.
-        let there = F::load(&numbers).lt(F::splat((count - at) as i32 as f32));
-        let score = F::select(there, qx * qx / q2, F::splat(0.0));
+        let score = F::select(F::first(count - at), qx * qx / q2, F::splat(0.0));
         score.store(&mut scores[at..]);
         highest = score.greater(highest);
         least_q2 = least_q2.lesser(q2);

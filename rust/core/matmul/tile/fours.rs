@@ -4,7 +4,7 @@
 //! Nothing overflows, so that every format goes the same way: signed codes, broadcast, against activations, which have
 //! 128 added where the instruction wants them unsigned. Sums start with what takes that off again.
 
-use super::{CODE, COLUMNS, Facts, GROUP, Quad, Row, SLAB, Scaling, Side, Slab};
+use super::{CODE, COLUMNS, Facts, GROUP, Quad, Row, SLAB, Scaling, Side, Slab, word};
 
 /// Sums of 32 bits, one a column: 16, or the first 8 of them, as all else here.
 pub(super) trait Sums: Copy {
@@ -126,9 +126,7 @@ pub(super) fn super_blocks<S: Sums, const R: usize, const QUADS: usize, const NA
         for (i, quads) in quads.as_chunks::<QUADS>().0.iter().enumerate() {
             let part = products::<S, R, QUADS>(rows, i * QUADS, quads);
             for r in 0..R {
-                let [low, high] = rows[r].scales[i * QUADS / 4];
-                let scale = i32::from(low as u16) | i32::from(high) << 16;
-                whole[r] = whole[r].add_scaled::<NARROW>(part[r], scale);
+                whole[r] = whole[r].add_scaled::<NARROW>(part[r], word(rows[r].scales[i * QUADS / 4]));
             }
         }
         for r in 0..R {

@@ -212,6 +212,12 @@ fn mins(slab: &Slab, facts: &Facts) -> [[i16; 2]; GROUPS / 2] {
     })
 }
 
+/// A pair of halfwords as a word, as kernels multiply it with pairs.
+#[inline(always)]
+fn word(pair: [i16; 2]) -> i32 {
+    i32::from(pair[0] as u16) | i32::from(pair[1]) << 16
+}
+
 /// Asks for the `i`th of `shares` of the `count` values at `start`, which need not be readable.
 #[inline(always)]
 pub(super) fn fetch_share<T>(start: *const T, count: usize, i: usize, shares: usize) {

@@ -4,16 +4,10 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::fours::{self, Depth, Sums, kernels, pair};
-use super::{COLUMNS, Facts, Kernels, Multiply, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab};
+use super::{COLUMNS, Facts, Kernels, Multiply, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab, word};
 
 /// Multiplying words is two instructions, adding a third.
 const SCALING_COST: usize = 3;
-
-/// A pair of halfwords as a word.
-#[inline(always)]
-fn word(pair: [i16; 2]) -> i32 {
-    i32::from(pair[0] as u16) | i32::from(pair[1]) << 16
-}
 
 /// AVX-512 VNNI. Eight rows: eight sums of products, eight of scaled sums, and a quad, in 32 registers. Half a register
 /// would take as long as a whole one.

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use super::{
     COLUMNS, Direct, Facts, GROUPS, Kernels, LayOut, Multiply, Pairing, Plan, Quad, Row, SLAB, Scaling, Side, Slab,
+    word,
 };
 use crate::block::Format;
 
@@ -210,7 +211,7 @@ fn widen<const HALVES: usize>(sums: &mut [__m256i; HALVES], narrow: &[__m256i; H
 #[inline(always)]
 fn splat(pair: [i16; 2]) -> __m256i {
     // SAFETY: every caller has AVX2 enabled.
-    unsafe { _mm256_set1_epi32(i32::from(pair[0] as u16) | i32::from(pair[1]) << 16) }
+    unsafe { _mm256_set1_epi32(word(pair)) }
 }
 
 /// `to + (a * b) * whole`, where `b` and `to` are one of two halves of 16 columns.
